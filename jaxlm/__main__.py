@@ -1,0 +1,5 @@
+"""`python -m jaxlm` is the console program."""
+
+from jaxlm.cli import run
+
+run()

@@ -1,0 +1,203 @@
+"""The command line: `jaxlm finetune|evaluate|predict|convert|bench`; scripts/*.py are these same commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxlm.errors import Interrupted, RunFailure, UserError
+
+log = logging.getLogger("jaxlm")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0, 1 a failure, 2 a user's mistake, 3 a saved interruption."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    options.command_line = shlex.join(["jaxlm", *arguments])
+    from jaxlm.track import setup_logging
+
+    setup_logging(options.verbose)
+    try:
+        options.run_command(options)
+    except UserError as error:
+        return _fail("error", error, 2)
+    except Interrupted as error:
+        return _fail("interrupted", error, 3)
+    except RunFailure as error:
+        return _fail("failed", error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", "nothing was saved", 3)
+    except BrokenPipeError:  # the reader of our standard output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def run() -> None:
+    """Entry point of the console program."""
+    sys.exit(main())
+
+
+def _fail(kind: str, message: Any, status: int) -> int:
+    print(f"{kind}: {message}", file=sys.stderr)
+    return status
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    from jaxlm.configfile import load_config
+
+    config = load_config(Path(options.config), options.overrides)
+    if options.dry_run:
+        from jaxlm.dryrun import dry_run
+
+        print(dry_run(config))
+        return
+    from jaxlm.train import finetune
+
+    print(score_lines(finetune(config, command=options.command_line)))
+
+
+def score_lines(summary: dict[str, Any]) -> str:
+    """The scores of a finished run in a few lines, baselines beside them."""
+    shown = ("accuracy", "f1_macro", "f1", "matthews", "f1_micro", "pearson", "spearman", "loss")
+    systems = {f"{split} ({summary['name']})": scores for split, scores in summary["scores"].items()}
+    systems.update({f"baseline {name}": scores for name, scores in summary["baselines"].items()})
+    lines = [
+        f"{name:40s} " + "  ".join(f"{metric} {scores[metric]:.4f}" for metric in shown if metric in scores)
+        for name, scores in systems.items()
+    ]
+    return "\n".join(lines or ["finished; no validation or test split to score"])
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from jaxlm.predict import evaluate_run
+
+    scores = evaluate_run(options.run, split=options.split, data=options.data, overrides=options.overrides)
+    print(json.dumps(scores, indent=2, ensure_ascii=False))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from jaxlm.data.sources import load_jsonl_stream
+    from jaxlm.predict import load_predictor, predict_stream
+
+    predictor = load_predictor(options.run, text=_columns(options.text))
+    if options.input == "-":
+        rows = load_jsonl_stream(sys.stdin.buffer, "stdin")
+        _write_lines(options.output, lambda: predict_stream(predictor, rows, "stdin"))
+        return
+    path = Path(options.input)
+    if not path.is_file():
+        raise UserError(f"--input: no file {path}; expected jsonl, or - for standard input")
+    with path.open("rb") as handle:
+        rows = load_jsonl_stream(handle, str(path))
+        _write_lines(options.output, lambda: predict_stream(predictor, rows, str(path)))
+
+
+def _columns(text: list[str] | None) -> str | list[str] | None:
+    if text is not None and len(text) > 2:
+        raise UserError(f"--text: expected one or two columns, found {len(text)}")
+    return text[0] if text and len(text) == 1 else text
+
+
+def _write_lines(output: str, lines: Callable[[], Any]) -> None:
+    """Writes to stdout, or to a file that appears whole or not at all."""
+    if output == "-":
+        for line in lines():
+            sys.stdout.write(line)
+        sys.stdout.flush()
+        return
+    path = Path(output)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(lines())
+        partial.replace(path)
+    except OSError as error:
+        raise RunFailure(f"--output: cannot write {path}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from jaxlm import convert
+
+    if options.action == "inspect":
+        if len(options.paths) != 1:
+            raise UserError("convert inspect: expected one HF-format directory, run directory or hub id")
+        print(convert.inspect(options.paths[0]))
+        return
+    if len(options.paths) != 2:
+        raise UserError("convert export: expected RUN_DIR HF_DIR")
+    convert.export_run(options.paths[0], Path(options.paths[1]))
+    log.info("wrote %s", options.paths[1])
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from jaxlm import bench
+
+    for name in ("model", "train"):
+        if not Path(getattr(options, name)).exists():
+            raise UserError(f"--{name}: no {getattr(options, name)}; see docs/data.md for where to get it")
+    shared = {"steps": options.steps, "warmup": options.warmup, "dtype": options.dtype}
+    if options.worker:
+        packing = not options.no_packing
+        figures = bench.measure(options.model, options.train, packing=packing, seed=options.seed, **shared)
+        print(json.dumps(figures))
+        return
+    print(bench.bench(options.model, options.train, rounds=options.rounds, peer=options.peer, **shared))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jaxlm", description=__doc__)
+    parser.add_argument("--verbose", action="store_true", help="log debugging details")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run_command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run_command=run_command)
+        return sub
+
+    sub = command("finetune", _finetune, "Fine-tune by a config; the same command resumes an unfinished run.")
+    sub.add_argument("--config", required=True, metavar="FILE")
+    sub.add_argument("--dry-run", action="store_true", help="check, build and compile one step, then stop")
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the config")
+
+    sub = command("evaluate", _evaluate, "Score a finished run on a split of its config or on a file.")
+    sub.add_argument("--run", required=True, metavar="RUN_DIR")
+    sub.add_argument("--split", choices=("train", "validation", "test"), default=None)
+    sub.add_argument("--data", metavar="FILE", help="a labelled file with the columns of the run's config")
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the run's config")
+
+    sub = command("predict", _predict, "Answer rows: jsonl in, the same rows with `prediction` out.")
+    sub.add_argument("--run", required=True, metavar="RUN_OR_HF_DIR")
+    sub.add_argument("--input", required=True, metavar="FILE|-")
+    sub.add_argument("--output", required=True, metavar="FILE|-")
+    sub.add_argument("--text", nargs="+", metavar="COLUMN", help="text columns for a bare HF directory (default: text)")
+
+    sub = command("convert", _convert, "Export a run in HF format, or show what a checkpoint holds.")
+    sub.add_argument("action", choices=("export", "inspect"))
+    sub.add_argument("paths", nargs="+", metavar="DIR")
+
+    sub = command("bench", _bench, "Examples per second of fine-tuning, packed and padded, in interleaved runs.")
+    sub.add_argument("--suite", choices=("finetune",), default="finetune")
+    sub.add_argument("--peer", action="store_true", help="the Transformers Trainer beside it (extra: parity)")
+    sub.add_argument("--model", default="models/minilm", metavar="HF_DIR")
+    sub.add_argument("--train", default="data/classification/sst2/train.tsv", metavar="TSV")
+    sub.add_argument("--steps", type=int, default=50)
+    sub.add_argument("--warmup", type=int, default=10)
+    sub.add_argument("--rounds", type=int, default=3)
+    sub.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    sub.add_argument("--worker", action="store_true", help="one measurement in this process, as JSON")
+    sub.add_argument("--no-packing", action="store_true", help="with --worker: pad instead of packing")
+    sub.add_argument("--seed", type=int, default=0)
+    return parser

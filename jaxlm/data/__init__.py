@@ -1,0 +1,1 @@
+"""Text in: sources, cleaning, tokenizers, packing and the loader."""

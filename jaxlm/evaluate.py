@@ -1,0 +1,118 @@
+"""Exact evaluation: every row of a split is computed once, windows are averaged, metrics see the whole split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxlm.config import DataConfig
+from jaxlm.data.loader import eval_batches
+from jaxlm.data.pack import Batch, Example
+from jaxlm.data.shapes import eval_shapes
+from jaxlm.errors import RunFailure
+from jaxlm.models import Model
+from jaxlm.models.base import BATCH_INPUTS
+from jaxlm.sharding import Rules, batch_shardings
+from jaxlm.step import make_eval_step
+from jaxlm.tasks import Classification
+from jaxlm.tasks.classification import Examples
+
+
+def to_device(batch: Batch, keys: Sequence[str], rules: Rules, *, leading: int = 0) -> dict[str, jax.Array]:
+    """Puts this process's rows of a batch on the mesh."""
+    local = {key: batch[key] for key in keys}
+    if rules.mesh is None:
+        return {key: jnp.asarray(value) for key, value in local.items()}
+    shardings = batch_shardings(local, rules, leading=leading)
+    return {key: jax.make_array_from_process_local_data(shardings[key], value) for key, value in local.items()}
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A model's compiled forward pass, laid out for evaluation."""
+
+    model: Model
+    data: DataConfig
+    pad_id: int
+
+    @cached_property
+    def _step(self) -> Callable[..., jax.Array]:
+        return jax.jit(make_eval_step(self.model.apply))
+
+    def outputs(self, params: Any, examples: Sequence[Example], num_rows: int) -> np.ndarray:
+        """Computes the outputs of each row of a split.
+
+        Args:
+          num_rows: rows of the split's table; those without an example stay NaN.
+        Returns:
+          float32 [num_rows, C] in the order of the table; of a windowed row, the mean over its windows.
+        """
+        totals = np.zeros((num_rows, self.model.num_outputs))
+        weights = np.zeros((num_rows, 1))
+        pending: list[tuple[jax.Array, Batch]] = []
+        for batch in self._batches(examples):
+            outputs = self._step(params, to_device(batch, BATCH_INPUTS, self.model.compute.rules))
+            pending.append((outputs, batch))
+            if len(pending) > 2:  # the device computes ahead of the host, but not without bound
+                self._collect(*pending.pop(0), totals, weights)
+        for outputs, batch in pending:
+            self._collect(outputs, batch, totals, weights)
+        with np.errstate(invalid="ignore"):
+            return (totals / weights).astype(np.float32)
+
+    def _batches(self, examples: Sequence[Example]) -> Iterator[Batch]:
+        multiple = self.model.compute.rules.num_batch_shards
+        shapes = eval_shapes(
+            [len(example.ids) for example in examples],
+            max_length=self.data.max_length,
+            row_length=self.data.row_length,
+            row_multiple=multiple,
+            packing=self.data.packing,
+            eval_rows=self.data.eval_rows,
+        )
+        return eval_batches(
+            examples,
+            num_rows=shapes.row_counts[0],
+            row_length=shapes.row_length,
+            slots=shapes.slots,
+            pad_id=self.pad_id,
+            packing=self.data.packing,
+            row_multiple=multiple,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            max_shapes=self.data.max_shapes,
+        )
+
+    def _collect(self, outputs: jax.Array, batch: Batch, totals: np.ndarray, weights: np.ndarray) -> None:
+        gather = partial(multihost_utils.process_allgather, tiled=True) if jax.process_count() > 1 else np.asarray
+        values, rows, share = (np.asarray(gather(x)) for x in (outputs, batch["examples"], batch["weights"]))
+        used = rows >= 0
+        if not np.isfinite(values[used]).all():
+            raise RunFailure("evaluation: the model's outputs are not finite; the parameters have diverged")
+        np.add.at(totals, rows[used], values[used].astype(np.float64) * share[used][:, None])
+        np.add.at(weights, rows[used], share[used][:, None])
+
+
+def score(task: Classification, outputs: np.ndarray, split: Examples) -> dict[str, float]:
+    """Metrics and mean loss of a split's rows, from their outputs [num_rows, C]."""
+    labels = {example.index: example.label for example in split.examples}
+    rows = np.fromiter(labels, int)
+    targets = np.stack(list(labels.values()))
+    total, weight = task.loss()(
+        jnp.asarray(outputs[rows]), jnp.asarray(targets), jnp.ones(len(rows), jnp.float32)
+    )
+    return {"loss": float(total) / float(weight), **task.metrics(outputs[rows], targets)}
+
+
+def prediction_rows(task: Classification, outputs: np.ndarray, split: Examples) -> list[dict[str, Any]]:
+    """The input rows, each with its prediction, in the order of the file."""
+    rows = sorted({example.index for example in split.examples})
+    predictions = task.predictions(outputs[rows])
+    return [{**split.table.rows[row], "prediction": made} for row, made in zip(rows, predictions, strict=True)]

@@ -1,0 +1,120 @@
+"""The end of a run: the best checkpoint is scored on every split, exported, and written up."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jaxlm.baselines import baseline_scores
+from jaxlm.evaluate import Evaluator, prediction_rows, score
+from jaxlm.hf.io import export_model
+from jaxlm.prepare import Prepared
+from jaxlm.progress import Progress
+from jaxlm.report import write_report
+from jaxlm.rundir import RunDir
+from jaxlm.track import Tracker
+
+PACKAGES = ("jaxlm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+
+
+def conclude(
+    run: RunDir,
+    prepared: Prepared,
+    params: Any,
+    steps: int,
+    steps_per_epoch: int,
+    progress: Progress,
+    evaluator: Evaluator,
+    tracker: Tracker,
+    initialised: Sequence[str],
+    metric: str | None,
+    command: str,
+) -> dict[str, Any]:
+    """Scores, exports and reports.
+
+    Args:
+      params: those of the best checkpoint, or the last without a validation split.
+    Returns:
+      The summary, as in summary.json; written last, so that a run that has one is whole.
+    """
+    task = prepared.task
+    scores: dict[str, dict[str, float]] = {}
+    for name in ("validation", "test"):
+        if name not in prepared.splits:
+            continue
+        split = prepared.splits[name]
+        outputs = evaluator.outputs(params, split.examples, len(split.table.rows))
+        scores[name] = score(task, outputs, split)
+        tracker.evaluation(steps, name if name == "test" else "validation (best)", scores[name])
+        if jax.process_index() == 0:
+            run.write_text(f"predictions/{name}.jsonl", to_jsonl(prediction_rows(task, outputs, split)))
+    scored = next((name for name in ("test", "validation") if name in scores), None)
+    baselines = {}
+    if prepared.config.task.baselines and scored is not None:
+        baselines = baseline_scores(task, prepared.splits["train"], prepared.splits[scored], prepared.config.seed)
+    summary = {
+        "name": prepared.config.name,
+        "status": "finished",
+        "command": command,
+        "steps": steps,
+        "epochs": round(steps / steps_per_epoch, 3),
+        "best_step": progress.best.step if metric is not None else None,
+        "metric": metric,
+        "scores": scores,
+        "baselines": baselines,
+        "problem": task.problem,
+        "label_names": list(task.label_names),
+        "task": {"text": list(task.text_columns), "label": task.config.label},
+        "data": {
+            name: {
+                "rows": len(split.table.rows),
+                "truncated": split.truncated,
+                "skipped": split.skipped + split.table.skipped,
+            }
+            for name, split in prepared.splits.items()
+        },
+        "cleaned": prepared.cleaned,
+        "throughput": progress.window.throughput(),
+        "model": {
+            "family": prepared.model.family.name,
+            "parameters": prepared.model.num_parameters,
+            "init": prepared.config.model.init,
+            "new_parameters": list(initialised),
+        },
+        "environment": environment(prepared),
+    }
+    if jax.process_index() == 0:
+        export_model(run.model, prepared.model, params, task.hf_config())
+        prepared.tokenizer.save(run.model)
+        run.write_json("summary.json", {**summary, "status": "reporting"})
+        write_report(run.path)
+        run.write_json("summary.json", summary)
+    return summary
+
+
+def environment(prepared: Prepared) -> dict[str, Any]:
+    """Versions, devices and mesh of this run."""
+    mesh = prepared.rules.mesh
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+        "mesh": dict(mesh.shape) if mesh is not None else {},
+        **versions,
+    }
+
+
+def to_jsonl(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)

@@ -1,0 +1,148 @@
+"""The two-way row engine: one declarative table per family maps parameter paths to HF checkpoint keys.
+
+A `Row` names a parameter, the HF key and the einops pattern that turns the HF tensor into the parameter; swapping the
+pattern's sides gives the export. `{i}` in the key stacks layers along the parameter's first axis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from einops import rearrange
+
+
+@dataclass(frozen=True)
+class Row:
+    param: str
+    """Parameter path, "trunk/layers/q"."""
+    key: str
+    """HF key, "bert.encoder.layer.{i}.attention.self.query.weight"; `{i}` is the layer."""
+    pattern: str = ""
+    """einops pattern HF -> parameter of one layer, "(n h) d -> d n h"; empty: the same shape."""
+
+    @property
+    def stacked(self) -> bool:
+        return "{i}" in self.key
+
+    def keys(self, shape: Sequence[int]) -> list[str]:
+        """HF keys that this row reads or writes for a parameter of this (stacked) shape."""
+        return [self.key.replace("{i}", str(i)) for i in range(shape[0])] if self.stacked else [self.key]
+
+    def hf_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of each HF tensor, from the (stacked) parameter's shape."""
+        inner = tuple(shape[1:] if self.stacked else shape)
+        if not self.pattern:
+            return inner
+        hf_side, param_side = self.pattern.split("->")
+        sizes = dict(zip(param_side.split(), inner, strict=True))
+        groups = re.findall(r"\(([^)]*)\)|(\S+)", hf_side)
+        return tuple(int(np.prod([sizes[n] for n in (group or name).split()])) for group, name in groups)
+
+    def to_param(self, tensor: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """One layer's HF tensor as a parameter; `shape` is the (stacked) parameter's."""
+        if not self.pattern:
+            return tensor
+        inner = shape[1:] if self.stacked else shape
+        names = self.pattern.split("->")[1].split()
+        return rearrange(tensor, self.pattern, **dict(zip(names, inner, strict=True)))
+
+    def from_param(self, value: np.ndarray) -> np.ndarray:
+        """One layer's parameter as an HF tensor."""
+        if not self.pattern:
+            return value
+        left, right = self.pattern.split("->")
+        return np.ascontiguousarray(rearrange(value, f"{right} -> {left}"))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A family's rows and the keys of its checkpoints that no parameter needs."""
+
+    rows: tuple[Row, ...]
+    prefix: str
+    """Key prefix of the trunk ("bert."); checkpoints of the bare trunk lack it."""
+    ignore: tuple[str, ...] = ()
+    """Regular expressions of keys that belong to other heads or are buffers."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """(regular expression, replacement) from older key spellings to today's."""
+
+    def canonical(self, key: str) -> str:
+        for old, new in self.aliases:
+            key = re.sub(old, new, key)
+        return key
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an import will do: every parameter is either read or initialised, every key read or ignored."""
+
+    reads: dict[str, tuple[Row, list[str]]]
+    """Parameter path -> its row and the checkpoint's own spelling of each key, in layer order."""
+    missing: list[str]
+    """Parameters without a tensor in the checkpoint."""
+    ignored: list[str]
+    """Checkpoint keys that no parameter needs."""
+    mismatched: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    """Parameter path -> (key, shape found, shape expected)."""
+    unread: list[str] = field(default_factory=list)
+    """Checkpoint keys that the table does not know."""
+
+
+def plan_import(table: Table, params: Mapping[str, Sequence[int]], tensors: Mapping[str, Sequence[int]]) -> Plan:
+    """Matches a checkpoint's tensors with a model's parameters.
+
+    Args:
+      params: parameter path -> shape.
+      tensors: checkpoint key -> shape.
+    Raises:
+      ValueError: two checkpoint keys that mean the same.
+    """
+    spelled: dict[str, str] = {}
+    for key in tensors:
+        canonical = table.canonical(key)
+        if canonical in spelled:
+            raise ValueError(f"checkpoint keys {spelled[canonical]!r} and {key!r} both mean {canonical!r}")
+        spelled[canonical] = key
+    if not any(key.startswith(table.prefix) for key in spelled):
+        spelled = {table.prefix + key: original for key, original in spelled.items()}
+
+    reads, missing, mismatched = {}, [], {}
+    used: set[str] = set()
+    for row in rows_for(table, params):
+        shape = params[row.param]
+        keys = row.keys(shape)
+        if not all(key in spelled for key in keys):
+            missing.append(row.param)
+            continue
+        used.update(keys)
+        expected = row.hf_shape(shape)
+        wrong = [(spelled[k], tuple(tensors[spelled[k]])) for k in keys if tuple(tensors[spelled[k]]) != expected]
+        if wrong:
+            mismatched[row.param] = (*wrong[0], expected)
+        reads[row.param] = (row, [spelled[key] for key in keys])
+    rest = [key for key in spelled if key not in used]
+    ignored = [key for key in rest if any(re.search(pattern, key) for pattern in table.ignore)]
+    return Plan(
+        reads, missing, [spelled[k] for k in ignored], mismatched, [spelled[k] for k in rest if k not in set(ignored)]
+    )
+
+
+def rows_for(table: Table, params: Iterable[str]) -> list[Row]:
+    """The rows of a model's parameters.
+
+    Raises:
+      ValueError: a parameter without a row, or with two (a mistake in the family's table).
+    """
+    names = list(params)
+    by_param: dict[str, Row] = {}
+    for row in table.rows:
+        if row.param in by_param:
+            raise ValueError(f"table: parameter {row.param!r} has two rows")
+        by_param[row.param] = row
+    lost = [name for name in names if name not in by_param]
+    if lost:
+        raise ValueError(f"table: no row for parameter {', '.join(lost)}")
+    return [by_param[name] for name in names]

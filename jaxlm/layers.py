@@ -1,0 +1,197 @@
+"""Primitives that the families are written from: declared parameters, dense maps, norms, dropout, layer stacks.
+
+Shape letters: R rows, T row length, S slots, D embed, N heads, H head_dim, F mlp, V vocab, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.core import meta
+
+from jaxlm.sharding import Rules
+
+Key = jax.Array | None
+"""A PRNG key while training; None computes without dropout."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a model is computed; never changes its parameter tree."""
+
+    dtype: Any = jnp.float32
+    attention: str = "auto"
+    remat: str = "none"
+    unroll: int = 1
+    rules: Rules = Rules()
+
+
+def param(
+    module: nn.Module, name: str, init: Callable[..., jax.Array], shape: Sequence[int], axes: Sequence[str]
+) -> jax.Array:
+    """Declares a float32 parameter with one logical axis name beside each dimension."""
+    if len(shape) != len(axes):
+        raise ValueError(f"parameter {name}: shape {tuple(shape)} and axes {tuple(axes)} differ in rank")
+    return module.param(name, nn.with_partitioning(init, tuple(axes)), tuple(shape), jnp.float32, unbox=True)
+
+
+def normal(std: float) -> Callable[..., jax.Array]:
+    """Normal initialiser with mean 0."""
+    return nn.initializers.normal(std)
+
+
+def expand(x: jax.Array, rank: int) -> jax.Array:
+    """Adds leading axes of size one up to `rank`: biases meet activations without implicit rank promotion."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape)
+
+
+def dense(
+    module: nn.Module,
+    name: str,
+    x: jax.Array,
+    sizes: Sequence[int],
+    axes: Sequence[str],
+    *,
+    contract: int = 1,
+    init: Callable[..., jax.Array],
+    dtype: Any,
+    bias: bool = True,
+) -> jax.Array:
+    """Affine map of the last `contract` axes of x: parameter `name` of shape `sizes`, `name_bias` of its output axes.
+
+    Args:
+      x: [..., sizes[:contract]].
+      sizes, axes: kernel shape, inputs then outputs, and its logical axes.
+    Returns:
+      [..., sizes[contract:]] in `dtype`.
+    """
+    kernel = param(module, name, init, sizes, axes).astype(dtype)
+    dims = (tuple(range(x.ndim - contract, x.ndim)), tuple(range(contract)))
+    y = jax.lax.dot_general(x.astype(dtype), kernel, (dims, ((), ())))
+    if bias:
+        b = param(module, f"{name}_bias", nn.initializers.zeros, sizes[contract:], axes[contract:])
+        y = y + expand(b.astype(dtype), y.ndim)
+    return y
+
+
+def embed(
+    module: nn.Module, name: str, ids: jax.Array, num: int, embed_dim: int, axis: str, init_std: float
+) -> jax.Array:
+    """Rows of a float32 embedding table [num, embed_dim], whose first logical axis is `axis`."""
+    table = param(module, name, normal(init_std), (num, embed_dim), (axis, "embed"))
+    return jnp.take(table, ids, axis=0)
+
+
+def layer_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Array:
+    """Layer normalisation over the last axis (Ba et al., 2016), computed in float32, returned in x's dtype."""
+    scale = param(module, f"{name}_scale", nn.initializers.ones, x.shape[-1:], ("norm",))
+    bias = param(module, f"{name}_bias", nn.initializers.zeros, x.shape[-1:], ("norm",))
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(-1, keepdims=True)
+    centred = x32 - mean
+    inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+    return (centred * inverse * expand(scale, x.ndim) + expand(bias, x.ndim)).astype(x.dtype)
+
+
+def dropout(x: jax.Array, rate: float, key: Key) -> jax.Array:
+    """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate) (Srivastava et al., 2014).
+
+    Each 32-bit draw decides two elements, so `rate` is taken to the nearest 2^-16 and the scale is exact for that.
+    """
+    if key is None or rate == 0.0:
+        return x
+    threshold = round(rate * 2**16)
+    width = x.shape[-1]
+    words = jax.random.bits(key, (*x.shape[:-1], -(-width // 2)), jnp.uint32)
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)[..., :width]
+    scale = np.asarray(2**16 / (2**16 - threshold), x.dtype)
+    return jnp.where(halves >= np.uint16(threshold), x * scale, jnp.zeros_like(x))
+
+
+def split(key: Key, num: int) -> Sequence[Key]:
+    """Splits a key; None stays None."""
+    return (None,) * num if key is None else tuple(jax.random.split(key, num))
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the activation of an HF `hidden_act` name; KeyError for an unknown one (see `ACTIVATIONS`)."""
+    return ACTIVATIONS[name]
+
+
+def _gelu(x: jax.Array) -> jax.Array:
+    """x * Phi(x) by erf, which XLA's CPU backend computes more than twice as fast as `jax.nn.gelu`'s erfc."""
+    return x * (0.5 + 0.5 * jax.lax.erf(x * np.asarray(2**-0.5, x.dtype)))
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": _gelu,
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def init_stack(block: nn.Module, num_layers: int, *args: Any) -> Callable[[jax.Array], Any]:
+    """Returns an initialiser of `num_layers` copies of a block's parameters, stacked along a new axis `layers`."""
+
+    def init(key: jax.Array) -> Any:
+        one = lambda k: block.init(k, *args)["params"]  # noqa: E731
+        stacked = jax.vmap(one)(jax.random.split(key, num_layers))
+        return meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "layers"})
+
+    return init
+
+
+def run_stack(
+    apply: Callable[[Any, jax.Array, Key], jax.Array],
+    params: Any,
+    x: jax.Array,
+    key: Key,
+    compute: Compute,
+    last: Callable[[Any, jax.Array, Key], jax.Array] | None = None,
+) -> jax.Array:
+    """Runs stacked layers in order.
+
+    Args:
+      apply: (one layer's parameters, x, key) -> x.
+      params: tree of [L, ...] arrays.
+      last: stands in for `apply` in the last layer, where the model reads only some positions of its output.
+    """
+    num_layers = jax.tree.leaves(params)[0].shape[0]
+    unrolled = compute.unroll >= num_layers
+    step = _remat(apply, compute.remat, scanned=not unrolled)
+    final = _remat(last, compute.remat, scanned=False) if last else step
+    if unrolled:
+        layers = [jax.tree.map(lambda p, i=i: p[i], params) for i in range(num_layers)]
+        for layer, k in zip(layers, split(key, num_layers), strict=True):
+            x = (final if layer is layers[-1] else step)(layer, x, k)
+        return x
+
+    keys = None if key is None else jax.random.split(key, num_layers)
+    scanned = num_layers if last is None else num_layers - 1
+    take = lambda part: jax.tree.map(lambda p: p[part], (params, keys))  # noqa: E731
+    if scanned:
+        x, _ = jax.lax.scan(
+            lambda x, layer: (step(layer[0], x, layer[1]), None), x, take(slice(0, scanned)), unroll=compute.unroll
+        )
+    if last is not None:
+        layer, k = take(num_layers - 1)
+        x = final(layer, x, k)
+    return x
+
+
+def _remat(fn: Callable[..., jax.Array], policy: str, *, scanned: bool) -> Callable[..., jax.Array]:
+    if policy == "none":
+        return fn
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    # Outside a scan, XLA would merge the recomputation with the forward pass and so keep what it was to forget.
+    return jax.checkpoint(fn, policy=dots if policy == "dots" else None, prevent_cse=not scanned)

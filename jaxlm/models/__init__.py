@@ -1,0 +1,25 @@
+"""Model families by HF `model_type`: one line each."""
+
+from __future__ import annotations
+
+from jaxlm.errors import UserError
+from jaxlm.models import bert, distilbert, electra, roberta
+from jaxlm.models.base import Family, Model
+
+FAMILIES: dict[str, Family] = {
+    "bert": bert.FAMILY,
+    "distilbert": distilbert.FAMILY,
+    "electra": electra.FAMILY,
+    "roberta": roberta.FAMILY,
+    "xlm-roberta": roberta.XLM_FAMILY,
+}
+
+
+def get_family(name: str, where: str) -> Family:
+    """Returns a family by name; UserError listing the supported ones, prefixed by `where` the name came from."""
+    if name not in FAMILIES:
+        raise UserError(f"{where}: model type {name!r} is not supported; supported: {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+__all__ = ["FAMILIES", "Family", "Model", "get_family"]

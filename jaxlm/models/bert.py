@@ -1,0 +1,122 @@
+"""BERT (Devlin et al., 2019, arXiv:1810.04805): config, modules, presets, HF table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jaxlm.heads import pooled_classifier
+from jaxlm.hf.table import Row, Table
+from jaxlm.layers import Compute, Key, split
+from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
+from jaxlm.models.post_norm import (
+    BERT_FIELDS,
+    OLD_NORM_NAMES,
+    Stack,
+    StackConfig,
+    embedding_rows,
+    embeddings,
+    stack_rows,
+)
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    vocab_size: int = 30522
+    num_layers: int = 12
+    embed_dim: int = 768
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    max_positions: int = 512
+    num_types: int = 2
+    activation: str = "gelu"
+    norm_eps: float = 1e-12
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    classifier_dropout: float | None = None
+    init_std: float = 0.02
+    pad_id: int = 0
+
+
+class BertTrunk(nn.Module):
+    config: BertConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "R T"],
+        segment_ids: Int[Array, "R T"],
+        positions: Int[Array, "R T"],
+        token_types: Int[Array, "R T"],
+        slot_positions: Int[Array, "R S"] | None = None,
+        key: Key = None,
+    ) -> Float[Array, "R Q D"]:
+        c = self.config
+        embed_key, stack_key = split(key, 2)
+        x = embeddings(
+            self, tokens, positions, token_types, embed_key,
+            sizes=(c.vocab_size, c.max_positions, c.num_types, c.embed_dim),
+            norm_eps=c.norm_eps, dropout_rate=c.dropout, init_std=c.init_std, compute=self.compute,
+        )  # fmt: skip
+        stack = StackConfig(
+            num_layers=c.num_layers, embed_dim=c.embed_dim, num_heads=c.num_heads, mlp_dim=c.mlp_dim,
+            activation=c.activation, norm_eps=c.norm_eps, attention_dropout=c.attention_dropout,
+            attention_output_dropout=c.dropout, mlp_dropout=c.dropout, init_std=c.init_std,
+        )  # fmt: skip
+        return Stack(stack, self.compute, name="stack")(x, segment_ids, slot_positions, stack_key)
+
+
+# What Transformers assumes where an older config.json is silent.
+_DEFAULTS = write_hf(BertConfig(), BERT_FIELDS)
+
+
+def _from_hf(config: Mapping[str, Any]) -> BertConfig:
+    check_encoder(config)
+    return BertConfig(**read_hf(config, BERT_FIELDS, _DEFAULTS))
+
+
+_BASE = BertConfig()
+
+FAMILY = Family(
+    name="bert",
+    config=BertConfig,
+    presets={
+        "tiny": replace(_BASE, num_layers=2, embed_dim=128, num_heads=2, mlp_dim=512),
+        "mini": replace(_BASE, num_layers=4, embed_dim=256, num_heads=4, mlp_dim=1024),
+        "small": replace(_BASE, num_layers=4, embed_dim=512, num_heads=8, mlp_dim=2048),
+        "base": _BASE,
+        "base-cased": replace(_BASE, vocab_size=28996),
+        "large": replace(_BASE, num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096),
+    },
+    published={
+        "tiny": 4_386_178,
+        "mini": 11_171_074,
+        "small": 28_764_674,
+        "base": 109_483_778,
+        "base-cased": 108_311_810,
+        "large": 335_143_938,
+    },
+    trunk=BertTrunk,
+    heads={"classification": pooled_classifier("tanh", dropout_before=False)},
+    architectures={"classification": "BertForSequenceClassification"},
+    table=Table(
+        rows=(
+            *embedding_rows("bert.embeddings."),
+            *stack_rows("bert.encoder.layer.{i}."),
+            Row("head/dense", "bert.pooler.dense.weight", "e d -> d e"),
+            Row("head/dense_bias", "bert.pooler.dense.bias"),
+            Row("head/out", "classifier.weight", "c d -> d c"),
+            Row("head/out_bias", "classifier.bias"),
+        ),
+        prefix="bert.",
+        ignore=(r"^cls\.", r"embeddings\.position_ids$", r"^bert\.pooler\.", r"^classifier\.", r"^qa_outputs\."),
+        aliases=OLD_NORM_NAMES,
+    ),
+    from_hf=_from_hf,
+    to_hf=lambda config: write_hf(config, BERT_FIELDS),
+)

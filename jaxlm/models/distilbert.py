@@ -1,0 +1,133 @@
+"""DistilBERT (Sanh et al., 2019, arXiv:1910.01108): BERT without token types, pooler and attention output dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jaxlm.heads import pooled_classifier
+from jaxlm.hf.table import Row, Table
+from jaxlm.layers import Compute, Key, split
+from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
+from jaxlm.models.post_norm import Stack, StackConfig, embeddings, stack_rows
+
+_NORM_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class DistilBertConfig:
+    vocab_size: int = 30522
+    num_layers: int = 6
+    embed_dim: int = 768
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    max_positions: int = 512
+    activation: str = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    classifier_dropout: float = 0.2
+    init_std: float = 0.02
+    pad_id: int = 0
+
+
+class DistilBertTrunk(nn.Module):
+    config: DistilBertConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "R T"],
+        segment_ids: Int[Array, "R T"],
+        positions: Int[Array, "R T"],
+        token_types: Int[Array, "R T"],
+        slot_positions: Int[Array, "R S"] | None = None,
+        key: Key = None,
+    ) -> Float[Array, "R Q D"]:
+        c = self.config
+        embed_key, stack_key = split(key, 2)
+        x = embeddings(
+            self, tokens, positions, token_types, embed_key,
+            sizes=(c.vocab_size, c.max_positions, 0, c.embed_dim),
+            norm_eps=_NORM_EPS, dropout_rate=c.dropout, init_std=c.init_std, compute=self.compute,
+        )  # fmt: skip
+        stack = StackConfig(
+            num_layers=c.num_layers, embed_dim=c.embed_dim, num_heads=c.num_heads, mlp_dim=c.mlp_dim,
+            activation=c.activation, norm_eps=_NORM_EPS, attention_dropout=c.attention_dropout,
+            attention_output_dropout=0.0, mlp_dropout=c.dropout, init_std=c.init_std,
+        )  # fmt: skip
+        return Stack(stack, self.compute, name="stack")(x, segment_ids, slot_positions, stack_key)
+
+
+# `sinusoidal_pos_embds` is left out: it only says what the position table held before pretraining.
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "num_layers": "n_layers",
+    "embed_dim": "dim",
+    "num_heads": "n_heads",
+    "mlp_dim": "hidden_dim",
+    "max_positions": "max_position_embeddings",
+    "activation": "activation",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "classifier_dropout": "seq_classif_dropout",
+    "init_std": "initializer_range",
+    "pad_id": "pad_token_id",
+}
+_NAMES = {
+    "q": "attention.q_lin",
+    "k": "attention.k_lin",
+    "v": "attention.v_lin",
+    "o": "attention.out_lin",
+    "attention_norm": "sa_layer_norm",
+    "up": "ffn.lin1",
+    "down": "ffn.lin2",
+    "mlp_norm": "output_layer_norm",
+}
+_DEFAULTS = write_hf(DistilBertConfig(), _FIELDS)
+
+
+def _from_hf(config: Mapping[str, Any]) -> DistilBertConfig:
+    check_encoder(config, "activation")
+    return DistilBertConfig(**read_hf(config, _FIELDS, _DEFAULTS))
+
+
+_BASE = DistilBertConfig()
+
+FAMILY = Family(
+    name="distilbert",
+    config=DistilBertConfig,
+    presets={
+        "base": _BASE,
+        "base-cased": replace(_BASE, vocab_size=28996),
+        "base-multilingual-cased": replace(_BASE, vocab_size=119547),
+    },
+    published={"base": 66_955_010, "base-cased": 65_783_042, "base-multilingual-cased": 135_326_210},
+    trunk=DistilBertTrunk,
+    heads={"classification": pooled_classifier("relu", dropout_before=False)},
+    architectures={"classification": "DistilBertForSequenceClassification"},
+    table=Table(
+        rows=(
+            Row("trunk/tokens", "distilbert.embeddings.word_embeddings.weight"),
+            Row("trunk/positions", "distilbert.embeddings.position_embeddings.weight"),
+            Row("trunk/embed_norm_scale", "distilbert.embeddings.LayerNorm.weight"),
+            Row("trunk/embed_norm_bias", "distilbert.embeddings.LayerNorm.bias"),
+            *stack_rows("distilbert.transformer.layer.{i}.", _NAMES),
+            Row("head/dense", "pre_classifier.weight", "e d -> d e"),
+            Row("head/dense_bias", "pre_classifier.bias"),
+            Row("head/out", "classifier.weight", "c d -> d c"),
+            Row("head/out_bias", "classifier.bias"),
+        ),
+        prefix="distilbert.",
+        ignore=(
+            r"^vocab_(transform|layer_norm|projector)\.", r"embeddings\.position_ids$", r"^(pre_)?classifier\.",
+            r"^qa_outputs\.",
+        ),  # fmt: skip
+    ),
+    from_hf=_from_hf,
+    to_hf=lambda config: write_hf(config, _FIELDS),
+)

@@ -1,0 +1,140 @@
+"""RoBERTa (Liu et al., 2019, arXiv:1907.11692) and XLM-R (Conneau et al., 2020, arXiv:1911.02116): BERT's network with
+positions counted from pad_id + 1, and a head of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jaxlm.errors import UserError
+from jaxlm.heads import pooled_classifier
+from jaxlm.hf.table import Row, Table
+from jaxlm.layers import Compute, Key, split
+from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
+from jaxlm.models.post_norm import (
+    BERT_FIELDS,
+    OLD_NORM_NAMES,
+    Stack,
+    StackConfig,
+    embedding_rows,
+    embeddings,
+    stack_rows,
+)
+
+
+@dataclass(frozen=True)
+class RobertaConfig:
+    vocab_size: int = 50265
+    num_layers: int = 12
+    embed_dim: int = 768
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    max_positions: int = 512
+    """Longest example; the position table has pad_id + 1 more rows, which no token reads."""
+    num_types: int = 1
+    activation: str = "gelu"
+    norm_eps: float = 1e-5
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    classifier_dropout: float | None = None
+    init_std: float = 0.02
+    pad_id: int = 1
+
+
+class RobertaTrunk(nn.Module):
+    config: RobertaConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "R T"],
+        segment_ids: Int[Array, "R T"],
+        positions: Int[Array, "R T"],
+        token_types: Int[Array, "R T"],
+        slot_positions: Int[Array, "R S"] | None = None,
+        key: Key = None,
+    ) -> Float[Array, "R Q D"]:
+        c = self.config
+        embed_key, stack_key = split(key, 2)
+        offset = c.pad_id + 1
+        x = embeddings(
+            self, tokens, positions + offset, token_types, embed_key,
+            sizes=(c.vocab_size, c.max_positions + offset, c.num_types, c.embed_dim),
+            norm_eps=c.norm_eps, dropout_rate=c.dropout, init_std=c.init_std, compute=self.compute,
+        )  # fmt: skip
+        stack = StackConfig(
+            num_layers=c.num_layers, embed_dim=c.embed_dim, num_heads=c.num_heads, mlp_dim=c.mlp_dim,
+            activation=c.activation, norm_eps=c.norm_eps, attention_dropout=c.attention_dropout,
+            attention_output_dropout=c.dropout, mlp_dropout=c.dropout, init_std=c.init_std,
+        )  # fmt: skip
+        return Stack(stack, self.compute, name="stack")(x, segment_ids, slot_positions, stack_key)
+
+
+# What Transformers assumes where an older config.json is silent; it is not what the published checkpoints have.
+_DEFAULTS = {
+    **write_hf(RobertaConfig(), BERT_FIELDS),
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
+del _DEFAULTS["vocab_size"]  # differs between the two model types
+
+
+def _from_hf(config: Mapping[str, Any]) -> RobertaConfig:
+    check_encoder(config)
+    values = read_hf(config, BERT_FIELDS, _DEFAULTS)
+    rows, offset = values["max_positions"], values["pad_id"] + 1
+    if rows <= offset:
+        raise UserError(
+            f"config.json: max_position_embeddings={rows} leaves no position above pad_token_id={offset - 1}"
+        )
+    return RobertaConfig(**{**values, "max_positions": rows - offset})
+
+
+def _to_hf(config: RobertaConfig) -> dict[str, Any]:
+    return write_hf(replace(config, max_positions=config.max_positions + config.pad_id + 1), BERT_FIELDS)
+
+
+_BASE = RobertaConfig()
+_LARGE = replace(_BASE, num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096)
+_XLM_VOCAB = 250002
+
+FAMILY = Family(
+    name="roberta",
+    config=RobertaConfig,
+    presets={"base": _BASE, "large": _LARGE},
+    published={"base": 124_647_170, "large": 355_361_794},
+    trunk=RobertaTrunk,
+    heads={"classification": pooled_classifier("tanh", dropout_before=True)},
+    architectures={"classification": "RobertaForSequenceClassification"},
+    table=Table(
+        rows=(
+            *embedding_rows("roberta.embeddings."),
+            *stack_rows("roberta.encoder.layer.{i}."),
+            Row("head/dense", "classifier.dense.weight", "e d -> d e"),
+            Row("head/dense_bias", "classifier.dense.bias"),
+            Row("head/out", "classifier.out_proj.weight", "c d -> d c"),
+            Row("head/out_bias", "classifier.out_proj.bias"),
+        ),
+        prefix="roberta.",
+        ignore=(
+            r"^lm_head\.", r"embeddings\.position_ids$", r"^roberta\.pooler\.", r"^classifier\.", r"^qa_outputs\.",
+        ),  # fmt: skip
+        aliases=OLD_NORM_NAMES,
+    ),
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+)
+
+XLM_FAMILY = replace(
+    FAMILY,
+    name="xlm-roberta",
+    presets={"base": replace(_BASE, vocab_size=_XLM_VOCAB), "large": replace(_LARGE, vocab_size=_XLM_VOCAB)},
+    published={"base": 278_045_186, "large": 559_892_482},
+    architectures={"classification": "XLMRobertaForSequenceClassification"},
+)

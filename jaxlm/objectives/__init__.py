@@ -1,0 +1,1 @@
+"""Loss functions: (sum, weight sum) pairs of packed batches."""

@@ -1,0 +1,46 @@
+"""The optimizer: schedule, decay mask and clipping as one optax transformation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from jaxlm.config import OptimizerConfig
+
+
+def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """Returns step -> learning rate: linear warm-up from 0, then linear or cosine decay to `final`, or constant.
+
+    The decay spans the steps after warm-up and reaches its end at `total_steps`.
+    """
+    warmup = round(config.warmup * total_steps) if config.warmup < 1 else round(config.warmup)
+    warmup = min(warmup, total_steps)
+    peak, decay_steps = config.learning_rate, max(total_steps - warmup, 1)
+    after = {
+        "linear": lambda: optax.linear_schedule(peak, peak * config.final, decay_steps),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final),
+        "constant": lambda: optax.constant_schedule(peak),
+    }[config.schedule]()
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def decay_mask(params: Any) -> Any:
+    """True for parameters that weight decay applies to: all but biases and norm scales."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: not str(path[-1].key).endswith(("_bias", "_scale")), params)
+
+
+def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter, 2019) after clipping by the global norm."""
+    adamw = optax.adamw(
+        make_schedule(config, total_steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=decay_mask,
+    )
+    return adamw if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)

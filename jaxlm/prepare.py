@@ -1,0 +1,158 @@
+"""From a config to everything a run needs: tables, tokenizer, task, tokenized splits, mesh and model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.config import Config, ModelConfig
+from jaxlm.data.clean import clean_tables
+from jaxlm.data.sources import load
+from jaxlm.data.table import Table
+from jaxlm.data.tokenize import Tokenizer, load_tokenizer
+from jaxlm.data.train_tokenizer import train_wordpiece
+from jaxlm.errors import UserError
+from jaxlm.hf.hub import resolve
+from jaxlm.hf.io import Checkpoint, load_params
+from jaxlm.layers import Compute
+from jaxlm.models import Model, get_family
+from jaxlm.models.base import override
+from jaxlm.sharding import Rules, make_mesh, make_rules
+from jaxlm.tasks import TASKS, Classification
+from jaxlm.tasks.classification import Examples, text_columns
+
+log = logging.getLogger("jaxlm")
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's parts, before any parameter exists."""
+
+    config: Config
+    task: Classification
+    tokenizer: Tokenizer
+    splits: dict[str, Examples]
+    cleaned: dict[str, int]
+    """What the cleaning did, counted."""
+    model: Model
+    checkpoint: Checkpoint | None
+    """Where the parameters come from; None: drawn at random."""
+
+    @property
+    def rules(self) -> Rules:
+        return self.model.compute.rules
+
+    def init_params(self) -> tuple[Any, tuple[str, ...]]:
+        """Reads or draws the parameters; returns them and the names of those that no checkpoint held."""
+        key = jax.random.key(self.config.seed)
+        if self.checkpoint is not None:
+            imported = load_params(self.checkpoint, self.model, key, new_head=self.config.model.new_head)
+            return imported.params, imported.initialised
+        shardings = jax.tree.map(lambda s: s.sharding, self.model.shapes)
+        return jax.jit(self.model.init, out_shardings=shardings)(key), ()
+
+
+def prepare(config: Config, *, tokenizer_cache: Path | None = None, splits: Sequence[str] = SPLITS) -> Prepared:
+    """Loads, checks and tokenizes a config's data and builds its model.
+
+    Args:
+      tokenizer_cache: directory where a tokenizer trained for this run is kept.
+      splits: those to load of train, validation, test.
+    Raises:
+      UserError: whatever the user's config, data or checkpoint got wrong.
+    """
+    checkpoint = None
+    if config.model.init is not None:
+        checkpoint = Checkpoint(resolve(config.model.init, key="model.init", revision=config.model.revision))
+        checkpoint.model_config  # noqa: B018  an unsupported checkpoint is refused before the data is read
+    tables = load_tables(config, splits)
+    known_labels = None if checkpoint is None or config.model.new_head else checkpoint.label_names
+    task = TASKS[config.task.kind].from_data(config.task, tables.get("train"), known_labels)
+    tables, cleaned = clean_tables(tables, text_columns(config.task), config.data.clean)
+    tokenizer = _tokenizer(config, checkpoint, tables.get("train"), tokenizer_cache)
+    examples = {
+        split: task.examples(table, tokenizer, config.data, key=f"data.{split}") for split, table in tables.items()
+    }
+    for split, tokenized in examples.items():
+        if not tokenized.examples:
+            raise UserError(f"data.{split}: no usable row in {tokenized.table.name}")
+    model = build_model(config, task, tokenizer, checkpoint)
+    return Prepared(config, task, tokenizer, examples, cleaned, model, checkpoint)
+
+
+def load_tables(config: Config, splits: Sequence[str]) -> dict[str, Table]:
+    """Reads the splits that the config names."""
+    sources = {split: getattr(config.data, split) for split in splits}
+    return {
+        split: load(source, key=f"data.{split}", split=split, on_bad_row=config.data.on_bad_row)
+        for split, source in sources.items()
+        if source is not None
+    }
+
+
+def _tokenizer(config: Config, checkpoint: Checkpoint | None, train: Table | None, cache: Path | None) -> Tokenizer:
+    model = config.model
+    if model.train_tokenizer is None:
+        if model.tokenizer is not None:
+            return load_tokenizer(resolve(model.tokenizer, key="model.tokenizer"))
+        if checkpoint is None:
+            raise UserError(
+                "model.tokenizer: expected a tokenizer directory, a hub id, or model.train_tokenizer without model.init"
+            )
+        return load_tokenizer(checkpoint.directory)
+    if cache is not None and cache.is_dir():
+        return load_tokenizer(cache)
+    if train is None:
+        raise UserError("model.train_tokenizer: expected data.train to learn the vocabulary from")
+    settings = model.train_tokenizer
+    texts = (str(row[column]) for row in train.rows for column in text_columns(config.task))
+    tokenizer = train_wordpiece(
+        texts, vocab_size=settings.vocab_size, lowercase=settings.lowercase, min_frequency=settings.min_frequency
+    )
+    log.info("trained a WordPiece vocabulary of %d entries on %s", tokenizer.vocab_size, train.name)
+    if cache is not None:
+        tokenizer.save(cache)
+    return tokenizer
+
+
+def build_model(config: Config, task: Classification, tokenizer: Tokenizer, checkpoint: Checkpoint | None) -> Model:
+    """Returns the model on its mesh; UserError where config, tokenizer and checkpoint do not fit together."""
+    model, where = config.model, "model.family"
+    if checkpoint is not None:
+        family, sizes, where = checkpoint.family, checkpoint.model_config, f"{checkpoint.directory}/config.json"
+    else:
+        family = get_family(model.family or "", "model.family")
+        if model.preset is not None and model.preset not in family.presets:
+            presets = ", ".join(family.presets)
+            raise UserError(f"model.preset: {family.name} has no preset {model.preset!r}; it has {presets}")
+        sizes = family.presets[model.preset] if model.preset else family.config()
+        sizes = override(replace(sizes, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id or 0), model.config)
+    rates = {name: getattr(model, name) for name in ("dropout", "attention_dropout", "classifier_dropout")}
+    sizes = override(sizes, {name: rate for name, rate in rates.items() if rate is not None})
+    if tokenizer.vocab_size > sizes.vocab_size:
+        raise UserError(
+            f"{where}: the tokenizer has {tokenizer.vocab_size} ids, the model's vocab_size is {sizes.vocab_size}; "
+            "they do not belong together"
+        )
+    if config.data.max_length > sizes.max_positions:
+        raise UserError(
+            f"data.max_length={config.data.max_length}: the model has {sizes.max_positions} positions; set it to at "
+            f"most {sizes.max_positions}"
+        )
+    mesh = make_mesh(config.mesh.preset, data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    return Model(family, sizes, task.head, task.num_outputs, make_compute(model, make_rules(config.mesh.preset, mesh)))
+
+
+def make_compute(model: ModelConfig, rules: Rules) -> Compute:
+    """How to compute, from the config's knobs and the platform."""
+    # Unrolled, XLA's CPU compiler saves the copies in and out of the loop; elsewhere compile time weighs more.
+    unroll = model.unroll if model.unroll != "auto" else 1_000_000 if jax.default_backend() == "cpu" else 1
+    return Compute(jnp.dtype(model.dtype), model.attention, model.remat, unroll, rules)

@@ -1,0 +1,184 @@
+"""The run directory: where each file of a run lies, one writer at a time, and writes that a crash cannot tear.
+
+With several processes, only the first opens, locks and writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxlm.errors import RunFailure, UserError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """`runs/<name>/`. The constructor touches nothing: it serves readers; `open` is for the run itself."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of `<split>.jsonl`."""
+        return self.path / "predictions"
+
+    @property
+    def model(self) -> Path:
+        """Folder in HF format."""
+        return self.path / "model"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run ended by itself: `status` in summary.json is "finished"."""
+        summary = self.read_json("summary.json")
+        return isinstance(summary, dict) and summary.get("status") == "finished"
+
+    @classmethod
+    def open(cls, root: Path, name: str, *, fresh: bool) -> RunDir:
+        """Makes the directory, or takes up the one that is there, and checks that it can be written.
+
+        Args:
+          root: parent of run directories (`logging.directory`), made if absent.
+          name: the run's name.
+          fresh: move an existing directory aside, to the first free `<name>.old-<n>`; nothing is ever deleted.
+
+        Raises:
+          UserError: it cannot be made or written; or, with `fresh`, another process is writing it.
+        """
+        run = cls(Path(root).absolute() / name)
+        try:
+            if fresh and run.path.is_dir():
+                with run.lock():
+                    number = 1
+                    while (aside := run.path.with_name(f"{name}.old-{number}")).exists():
+                        number += 1
+                    run.path.rename(aside)
+                _log.info("%s moved to %s", run.path, aside.name)
+            run.path.mkdir(parents=True, exist_ok=True)
+            # Mode bits do not tell: root may write anything, and nobody a read-only file system.
+            with tempfile.TemporaryFile(dir=run.path):
+                pass
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(
+                f"{run.path}: a file stands where the run directory, or one of its parents, should be ({error}). "
+                "Move it away, or choose another place with logging.directory=DIR or name=NAME"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{run.path}: the run directory cannot be written ({error}). "
+                "Make it writable, or choose another place with logging.directory=DIR"
+            ) from error
+        return run
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for this process; the system lets it go when the process ends, however it ends.
+
+        Raises:
+          UserError: another process holds it; the message names its id.
+        """
+        with (self.path / "run.lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise UserError(
+                    f"{self.path}: process {file.read().strip() or '(unknown)'} is working on this run. "
+                    "Wait until it ends or stop it, or choose another name=NAME"
+                ) from None
+            except OSError as error:  # file systems without locks
+                _log.warning("%s: cannot be locked (%s); run nothing else on it", self.path, error)
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file, whole or not at all; a reader sees the old text or the new.
+
+        Args:
+          name: relative to the run directory; folders are made.
+          text: written in UTF-8.
+
+        Raises:
+          RunFailure: the disk is full, for instance; the old file is intact.
+        """
+        path = self.path / name
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            free = ""
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                free = f" ({shutil.disk_usage(self.path).free:,} bytes free there)"
+            raise RunFailure(f"{path}: cannot be written{free}: {error}") from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a value as JSON, as `write_text` does. NaN and infinities, which JSON lacks, become null."""
+        self.write_text(name, json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """The value of a JSON file, None if there is no such file.
+
+        Raises:
+          UserError: the file is not JSON.
+        """
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UserError(f"{path}: expected JSON: {error}. Delete the file or bring it back from a copy") from error
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

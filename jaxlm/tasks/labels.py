@@ -1,0 +1,108 @@
+"""Labels of classification rows: which problem they pose, their names, and their ids."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxlm.config import TaskConfig
+from jaxlm.data.table import Table
+from jaxlm.errors import UserError
+
+
+def split_labels(value: Any, separator: str | None) -> list[str]:
+    """The labels of a multi-label cell: a list as it is, a string at the separator; empty: none."""
+    if isinstance(value, (list, tuple)):
+        return [str(v) for v in value]
+    if value is None or value == "":
+        return []
+    return [part.strip() for part in str(value).split(separator)] if separator else [str(value)]
+
+
+def spell(value: Any) -> str:
+    """A label as a name; booleans are 0 and 1."""
+    return str(int(value)) if isinstance(value, (bool, np.bool_)) else str(value)
+
+
+def infer_problem(values: Sequence[Any], separator: str | None) -> str:
+    """Lists or a separator: multi-label; fractional numbers: regression; two values: binary; else multi-class."""
+    if separator is not None or any(isinstance(v, (list, tuple)) for v in values):
+        return "multilabel"
+    if any(_fractional(v) for v in values):
+        return "regression"
+    return "binary" if len({str(v) for v in values}) == 2 else "multiclass"
+
+
+def _fractional(value: Any) -> bool:
+    if isinstance(value, float):
+        return True
+    if not isinstance(value, str) or not any(mark in value.lower() for mark in (".", "nan")):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def names_of(values: Sequence[Any], problem: str, separator: str | None) -> tuple[str, ...]:
+    """Distinct labels, numbers by value and words by spelling."""
+    if problem == "multilabel":
+        names = {label for v in values for label in split_labels(v, separator)}
+    else:
+        names = {spell(v) for v in values if v is not None and v != ""}
+    return tuple(sorted(names, key=lambda n: (0, int(n), n) if n.lstrip("-").isdigit() else (1, 0, n)))
+
+
+class LabelEncoder:
+    """Label cells -> arrays. Errors name file, row and label."""
+
+    def __init__(self, problem: str, names: Sequence[str], task: TaskConfig) -> None:
+        self.problem, self.names, self._task = problem, tuple(names), task
+        self._ids = {name: i for i, name in enumerate(names)}
+        # Integer labels beside a checkpoint's words ("NEGATIVE", "POSITIVE") are ids.
+        self._as_ids = not any(name.lstrip("-").isdigit() for name in names)
+
+    def encode(self, table: Table, row: int) -> np.ndarray:
+        """Returns int32 [] (a class), float32 [C] (multi-label) or float32 [] (regression).
+
+        Raises:
+          UserError: a label outside the label set, an absent label, a target that is no finite number.
+        """
+        value = table.rows[row][self._task.label]
+        if self.problem == "regression":
+            return self._target(value, table, row)
+        if self.problem == "multilabel":
+            target = np.zeros(len(self.names), np.float32)
+            for label in split_labels(value, self._task.label_separator):
+                target[self._id(label, table, row)] = 1.0
+            return target
+        return np.asarray(self._id(value, table, row), np.int32)
+
+    def _target(self, value: Any, table: Table, row: int) -> np.ndarray:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise UserError(
+                f"{table.where(row)}: {self._task.label}={value!r}: expected a finite number as regression target"
+            )
+        return np.asarray(number, np.float32)
+
+    def _id(self, value: Any, table: Table, row: int) -> int:
+        name = spell(value)
+        if name in self._ids:
+            return self._ids[name]
+        if self._as_ids and name.isdigit() and int(name) < len(self.names):
+            return int(name)
+        near = difflib.get_close_matches(name, self.names, 1)
+        raise UserError(
+            f"{table.where(row)}: {self._task.label}={value!r} is not one of the {len(self.names)} labels "
+            f"({', '.join(self.names[:8])}{', ...' if len(self.names) > 8 else ''})"
+            f"{f'; did you mean {near[0]!r}?' if near else ''}"
+        )

@@ -1,0 +1,301 @@
+"""The one train loop: steps, log lines, evaluations, checkpoints, early stopping, resumption."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxlm.checkpoint import Checkpointer
+from jaxlm.config import Config
+from jaxlm.configfile import dump_config, load_config
+from jaxlm.data.loader import TrainLoader
+from jaxlm.data.pack import Batch
+from jaxlm.errors import Interrupted, UserError
+from jaxlm.evaluate import Evaluator, score, to_device
+from jaxlm.finish import conclude
+from jaxlm.interrupt import Interrupt, watch_signals
+from jaxlm.metrics import higher_is_better
+from jaxlm.models.base import BATCH_INPUTS
+from jaxlm.optim import make_optimizer, make_schedule
+from jaxlm.prepare import Prepared, prepare
+from jaxlm.progress import BestSoFar, Progress
+from jaxlm.rundir import RunDir
+from jaxlm.state import TrainState, abstract_state, init_state, state_shardings
+from jaxlm.step import make_train_step
+from jaxlm.track import Tracker
+
+log = logging.getLogger("jaxlm")
+
+TRAIN_INPUTS = (*BATCH_INPUTS, "labels", "weights")
+DEFAULT_EPOCHS = 3.0
+IN_FLIGHT = 2
+"""Steps the device may be ahead of the host: enough to hide the loader, few enough to stop promptly."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, compiled into functions: what `finetune`, `--dry-run` and the benchmark share."""
+
+    prepared: Prepared
+    loader: TrainLoader
+    total_steps: int
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    step: Any
+    """Jitted (state, batch) -> (state, metrics); the state is donated."""
+
+    def to_device(self, batch: Batch) -> dict[str, jax.Array]:
+        """Splits a loader's batch into micro-batches [K, R / K, ...] and puts it on the mesh."""
+        micro = self.prepared.config.train.accumulation
+        split = {key: batch[key].reshape(micro, -1, *batch[key].shape[1:]) for key in TRAIN_INPUTS}
+        return to_device(split, TRAIN_INPUTS, self.prepared.rules, leading=1)
+
+    @property
+    def key(self) -> jax.Array:
+        """Key of the dropout masks; differs from that of the parameters."""
+        return jax.random.key(self.prepared.config.seed + 1)
+
+    def init_state(self) -> tuple[TrainState, tuple[str, ...]]:
+        """The state before the first step, and the names of the parameters that no checkpoint held."""
+        params, initialised = self.prepared.init_params()
+        return init_state(params, self.optimizer, self.key, self.prepared.rules), initialised
+
+    def abstract_state(self) -> TrainState:
+        return abstract_state(self.prepared.model.shapes, self.optimizer, self.key, self.prepared.rules)
+
+
+def make_plan(prepared: Prepared) -> Plan:
+    """Builds loader, optimizer and train step of a prepared run."""
+    config = prepared.config
+    train = config.train
+    if "train" not in prepared.splits:
+        raise UserError("data.train: expected a source of training rows")
+    loader = TrainLoader(
+        prepared.splits["train"].examples,
+        batch_size=None if train.batch_tokens else train.batch_size,
+        batch_tokens=train.batch_tokens,
+        packing=config.data.packing,
+        row_length=config.data.row_length,
+        max_length=config.data.max_length,
+        max_shapes=config.data.max_shapes,
+        row_multiple=train.accumulation * prepared.rules.num_batch_shards,
+        pad_id=prepared.tokenizer.pad_id or 0,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    epochs = DEFAULT_EPOCHS if train.epochs is None else train.epochs
+    total = train.steps if train.steps is not None else max(1, round(epochs * loader.steps_per_epoch))
+    optimizer, schedule = make_optimizer(config.optimizer, total), make_schedule(config.optimizer, total)
+    shardings = state_shardings(prepared.model.shapes, optimizer, prepared.rules)
+    step = jax.jit(
+        make_train_step(prepared.model.apply, prepared.task.loss(train.label_smoothing), optimizer, schedule),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
+    return Plan(prepared, loader, total, optimizer, schedule, step)
+
+
+def finetune(config: Config, *, command: str = "") -> dict[str, Any]:
+    """Runs, resumes or reports a fine-tuning run; returns its summary.
+
+    Raises:
+      UserError, RunFailure: see the message; what was saved stays.
+      Interrupted: a signal came; the state is saved.
+    """
+    first = jax.process_index() == 0
+    run = RunDir.open(Path(config.logging.directory), config.name, fresh=config.train.fresh and first)
+    with run.lock(), watch_signals() as interrupt:
+        same_settings(run, config)
+        if run.finished:
+            log.info("%s is finished; start over with train.fresh=true, or choose another name", run.path)
+            return run.read_json("summary.json")
+        prepared = prepare(config, tokenizer_cache=run.path / "tokenizer")
+        plan = make_plan(prepared)
+        metric = _metric(prepared)
+        run.write_text("config.yaml", dump_config(config))
+        keep = Checkpointer(
+            run.checkpoints,
+            keep=config.checkpoint.keep,
+            metric=metric,
+            higher_is_better=metric is None or higher_is_better(metric),
+        )
+        with keep as checkpoints:
+            state, progress, initialised = _start(plan, checkpoints, metric)
+            start = int(state.step)
+            log.info(
+                "%s: %d parameters, %d steps%s, %s", config.name, prepared.model.num_parameters, plan.total_steps,
+                f", resumed at {start}" if start else "", _devices(plan),
+            )  # fmt: skip
+            evaluator = Evaluator(prepared.model, config.data, prepared.tokenizer.pad_id or 0)
+            with _tracker(run, plan, start) as tracker:
+                state = _loop(plan, state, progress, checkpoints, evaluator, tracker, interrupt, initialised, metric)
+                steps, params = int(state.step), state.params
+                checkpoints.wait()
+                if metric is not None and checkpoints.best_step() not in (None, steps):
+                    params = checkpoints.restore(plan.abstract_state(), checkpoints.best_step())[1].params
+                return conclude(
+                    run, prepared, params, steps, plan.loader.steps_per_epoch, progress, evaluator, tracker,
+                    initialised, metric, command,
+                )  # fmt: skip
+
+
+def _tracker(run: RunDir, plan: Plan, start: int) -> Tracker:
+    return Tracker(
+        run.path,
+        resume_step=start,
+        total_steps=plan.total_steps,
+        tensorboard=plan.prepared.config.logging.tensorboard,
+        enabled=jax.process_index() == 0,
+    )
+
+
+def _devices(plan: Plan) -> str:
+    mesh = plan.prepared.rules.mesh
+    sizes = "x".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1) if mesh else ""
+    return f"{jax.device_count()} {jax.devices()[0].platform} device(s){f' ({sizes})' if sizes else ''}"
+
+
+def same_settings(run: RunDir, config: Config) -> None:
+    """Refuses to resume under settings that would change the result.
+
+    Raises:
+      UserError: names every key that differs from the run's config.yaml.
+    """
+    if not run.config.is_file():
+        return
+    old, new = (_flat(c.model_dump()) for c in (load_config(run.config), config))
+    free = ("train.fresh", "logging.", "checkpoint.", "mesh.")
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not key.startswith(free)]
+    if changed:
+        listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed[:5])
+        raise UserError(
+            f"{run.path} was started with other settings ({listed}). Use the old ones to resume, another name=NAME, "
+            "or train.fresh=true to start over (the old run is moved aside)"
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    dotted = f"{prefix}." if prefix else ""
+    return {key: leaf for name, item in value.items() for key, leaf in _flat(item, dotted + name).items()}
+
+
+def _metric(prepared: Prepared) -> str | None:
+    """What ranks checkpoints; None without a validation split."""
+    train, task = prepared.config.train, prepared.task
+    if "validation" not in prepared.splits:
+        if train.early_stopping or train.metric:
+            raise UserError("train.metric, train.early_stopping: expected data.validation to evaluate on")
+        return None
+    metric = train.metric or task.primary_metric
+    if metric not in task.metric_names:
+        raise UserError(f"train.metric={metric}: expected one of {', '.join(task.metric_names)}")
+    return metric
+
+
+def _start(
+    plan: Plan, checkpoints: Checkpointer, metric: str | None
+) -> tuple[TrainState, Progress, tuple[str, ...]]:
+    """The state to go on from: the newest sound checkpoint, else the first step."""
+    if checkpoints.latest_step() is None:
+        state, initialised = plan.init_state()
+        return state, Progress(BestSoFar(metric is None or higher_is_better(metric))), initialised
+    _, state, extra = checkpoints.restore(plan.abstract_state())
+    plan.loader.set_state(extra["data"])
+    return state, Progress.from_json(extra["progress"]), tuple(extra["initialised"])
+
+
+def _loop(
+    plan: Plan,
+    state: TrainState,
+    progress: Progress,
+    checkpoints: Checkpointer,
+    evaluator: Evaluator,
+    tracker: Tracker,
+    interrupt: Interrupt,
+    initialised: tuple[str, ...],
+    metric: str | None,
+) -> TrainState:
+    config, prepared = plan.prepared.config, plan.prepared
+    step = int(state.step)
+    eval_every = plan.loader.steps_per_epoch if config.train.eval_every == "epoch" else int(config.train.eval_every)
+    window, clock, shapes = progress.window, _Clock(), set()
+    pending: deque[dict[str, jax.Array]] = deque()
+
+    def collect(limit: int) -> None:
+        while len(pending) > limit:
+            done = jax.device_get(pending.popleft())
+            window.losses.append(float(done["loss"]))
+            window.norms.append(float(done["grad_norm"]))
+
+    while step < plan.total_steps and not progress.best.stopped:
+        batch = next(plan.loader)
+        compiled = (shape := batch["tokens"].shape) in shapes
+        with clock.lap(window if compiled else None):
+            state, metrics = plan.step(state, plan.to_device(batch))
+            step += 1
+            pending.append({"loss": metrics["loss"], "grad_norm": metrics["grad_norm"]})
+            collect(IN_FLIGHT if compiled else 0)
+            last = step == plan.total_steps
+            log_now, eval_now = step % config.logging.every == 0 or last, step % eval_every == 0 or last
+            save_now = eval_now if config.checkpoint.every is None else step % config.checkpoint.every == 0 or last
+            if log_now or eval_now or save_now or interrupt.received:
+                collect(0)
+        shapes.add(shape)
+        _count(window, batch, timed=compiled)
+        tracker.advance(step)
+        window.check(step)
+        if log_now:
+            tracker.train(step, window.flush(float(np.asarray(plan.schedule(step - 1)))))
+        scores, best = None, False
+        if eval_now and metric is not None:
+            outputs = evaluator.outputs(
+                state.params, prepared.splits["validation"].examples, len(prepared.splits["validation"].table.rows)
+            )
+            scores = score(prepared.task, outputs, prepared.splits["validation"])
+            tracker.evaluation(step, "validation", scores)
+            best = progress.best.update(step, scores.get(metric), config.train.early_stopping)
+        if save_now or best or progress.best.stopped or interrupt.received:
+            extra = {"data": plan.loader.get_state(), "progress": progress.to_json(), "initialised": initialised}
+            checkpoints.save(step, state, extra, scores, wait=interrupt.received is not None)
+        if interrupt.received and not last:
+            raise Interrupted(
+                f"{interrupt.received}: saved at step {step} of {plan.total_steps}; the same command resumes"
+            )
+    return state
+
+
+class _Clock:
+    """Adds the time of training steps to a window; evaluation, saving and compilation are left out."""
+
+    @contextmanager
+    def lap(self, window: Any) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if window is not None:
+            window.seconds += time.perf_counter() - start
+
+
+def _count(window: Any, batch: Batch, *, timed: bool) -> None:
+    processes = jax.process_count()
+    tokens = int((batch["segment_ids"] > 0).sum()) * processes
+    examples = int((batch["examples"] >= 0).sum()) * processes
+    window.tokens += tokens
+    window.examples += examples
+    window.cells += math.prod(batch["tokens"].shape) * processes
+    if timed:
+        window.timed_tokens += tokens
+        window.timed_examples += examples

@@ -1,0 +1,191 @@
+"""The benchmark's peer: fine-tunes a text classifier with the Transformers Trainer and prints its speed as JSON.
+
+It runs as a process of its own, so that torch and jax never share one, and imports nothing of jaxlm.
+The input is TSV without a header: one or two texts, then a label.
+
+The clock starts at the end of step `--warmup` and stops at the end of the last step, so loading, collation and the
+optimizer are inside it, start-up and evaluation outside. The group-by-length sampler sorts mega-batches of 50 batches
+by falling length: measure a multiple of 50 steps (the default), or the result depends on which lengths were drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+
+class Examples(torch.utils.data.Dataset):
+    """Tokenised rows; `labels` gives the ids of the label names."""
+
+    def __init__(self, path: Path, tokenizer, max_length: int, labels: dict[str, int]):
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+        texts = [[row[i] for row in rows] for i in range(len(rows[0]) - 1)]
+        encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+        self.rows = [
+            {**{key: values[i] for key, values in encoded.items()}, "labels": labels[row[-1]]}
+            for i, row in enumerate(rows)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.rows[index]
+
+
+class CountingCollator:
+    """Pads as the default collator does, and counts what it padded."""
+
+    def __init__(self, tokenizer, multiple: int | None):
+        self.collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
+        self.batches: list[tuple[int, int, int]] = []
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = self.collate(rows)
+        self.batches.append((len(rows), int(batch["attention_mask"].sum()), batch["input_ids"].numel()))
+        return batch
+
+
+class Clock(TrainerCallback):
+    """The time at the end of each step; a GPU is waited for at the two ends of the measured span only."""
+
+    def __init__(self, warmup: int):
+        self.warmup = warmup
+        self.ends: list[float] = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available() and state.global_step in (self.warmup, state.max_steps):
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+
+def label_ids(path: Path) -> dict[str, int]:
+    """The label names of a file, numbered in sorted order."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {name: i for i, name in enumerate(sorted({line.rsplit("\t", 1)[1] for line in lines}))}
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Fine-tunes as asked; the figures to print."""
+    transformers.set_seed(args.seed)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    labels = label_ids(args.train)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    options = {"num_labels": len(labels), "attn_implementation": "sdpa"}
+    if args.random_weights:
+        config = AutoConfig.from_pretrained(args.model, **options)
+        model = AutoModelForSequenceClassification.from_config(config)
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(args.model, dtype=torch.float32, **options)
+    train = Examples(args.train, tokenizer, args.max_length, labels)
+    validation = Examples(args.validation, tokenizer, args.max_length, labels) if args.validation else None
+    collator, clock = CountingCollator(tokenizer, args.pad_to_multiple_of), Clock(args.warmup)
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=directory,
+                max_steps=args.steps,
+                per_device_train_batch_size=args.batch_size,
+                per_device_eval_batch_size=args.batch_size,
+                learning_rate=args.learning_rate,
+                weight_decay=args.weight_decay,
+                train_sampling_strategy="group_by_length" if args.group_by_length else "random",
+                bf16=args.precision == "bf16",
+                torch_compile=args.compile,
+                dataloader_pin_memory=torch.cuda.is_available(),
+                seed=args.seed,
+                logging_strategy="no",
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=collator,
+            compute_metrics=lambda p: {"accuracy": float(np.mean(np.argmax(p.predictions, -1) == p.label_ids))},
+            callbacks=[clock],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        measured = collator.batches[args.warmup : args.steps]
+        scores = trainer.evaluate() if validation else {}
+    seconds = clock.ends[-1] - clock.ends[args.warmup - 1]
+    examples, tokens, cells = (sum(column) for column in zip(*measured, strict=True))
+    per_example = sum(len(row["input_ids"]) for row in train.rows) / len(train)
+    return {
+        "peer": "transformers-trainer",
+        "group_by_length": args.group_by_length,
+        "precision": args.precision,
+        "compile": args.compile,
+        "batch_size": args.batch_size,
+        "steps": len(measured),
+        "seconds": seconds,
+        "examples_per_second": examples / seconds,
+        "tokens_per_second": tokens / seconds,
+        # What the token rate means at the data's mean length: free of the luck of the draw.
+        "examples_per_second_at_mean_length": tokens / seconds / per_example,
+        "padding_share": 1 - tokens / cells,
+        "accuracy": scores.get("eval_accuracy"),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; see the module's docstring for what is measured."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", required=True, help="HF-format directory or hub id, with its tokenizer")
+    parser.add_argument("--train", required=True, type=Path)
+    parser.add_argument("--validation", type=Path, help="score the trained model on this file")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--warmup", type=int, default=10, help="steps before the clock starts, at least 1")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--weight-decay", type=float, default=0.01)
+    parser.add_argument("--group-by-length", action="store_true", help="batches of like lengths")
+    parser.add_argument("--pad-to-multiple-of", type=int, help="fewer shapes, and tensor cores' favourites, on a GPU")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model")
+    parser.add_argument("--random-weights", action="store_true", help="take only the config and tokenizer of the model")
+    parser.add_argument("--threads", type=int, help="CPU threads; absent: torch's own choice")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="one line of JSON and nothing else")
+    args = parser.parse_args(argv)
+    if not 1 <= args.warmup < args.steps:
+        parser.error(f"--warmup {args.warmup}: expected at least 1 and less than --steps {args.steps}")
+    return args
+
+
+def main() -> None:
+    args = parse()
+    if args.json:
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+    print(json.dumps(run(args), indent=None if args.json else 2))
+
+
+if __name__ == "__main__":
+    main()
