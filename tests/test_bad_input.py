@@ -85,7 +85,7 @@ def test_wrong_encoding_names_the_byte(tmp_path, capsys):
     path = write_config(tmp_path)
     (tmp_path / "train.jsonl").write_bytes('{"text": "café", "label": "pos"}\n'.encode("latin-1"))
     message = refused(capsys, "finetune", "--config", path)
-    assert "train.jsonl" in message and "byte 13" in message and "data.train.encoding" in message
+    assert "train.jsonl" in message and "byte offset 13" in message and "data.train.encoding" in message
 
 
 def test_nan_regression_target(tmp_path, capsys):
