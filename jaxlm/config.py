@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from jaxlm.config_data import DataConfig
+from jaxlm.config_section import Section
+from jaxlm.config_tasks import ClassificationConfig, TaskConfig
 
 
-class _Section(BaseModel):
-    """Frozen, and closed to unknown keys; the string under a field is its description."""
+class TokenizerTrainingConfig(Section):
+    """A vocabulary learned from the training texts, before the model is made."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
-    )
-
-
-class TokenizerTrainingConfig(_Section):
-    """A WordPiece vocabulary learned from the training texts, before the model is made."""
-
+    type: Literal["wordpiece", "unigram", "bpe", "byte_bpe", "char"] = "wordpiece"
+    """Kind of vocabulary: WordPiece, SentencePiece unigram or BPE, byte-level BPE, or one token to a character."""
+    family: str | None = None
+    """Whose special tokens it has; absent: `bert`, `t5`, `llama`, `gpt2` by type."""
     vocab_size: int = Field(default=8000, gt=5)
-    """Entries at most, the five special tokens included."""
+    """Entries at most, special tokens included; characters are all kept."""
     lowercase: bool = True
-    """Fold case and strip accents."""
+    """WordPiece: fold case and strip accents."""
     min_frequency: int = Field(default=2, gt=0)
-    """Pairs seen less often are not merged."""
+    """WordPiece and byte-level BPE: pairs seen less often are not merged."""
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """What is trained, and how it is computed."""
 
     init: str | None = None
-    """An HF-format directory, a hub id, or an earlier run's directory; absent: random, from `family` + `preset`."""
+    """An HF-format directory, a hub id, an earlier run's directory, or the config of a pretraining run, which is run
+    first if it has no result yet; absent: random, from `family` + `preset`."""
     family: str | None = None
     """Architecture of a model that starts from random weights, for instance `bert`."""
     preset: str | None = None
@@ -57,6 +58,8 @@ class ModelConfig(_Section):
     """Attention kernel; `auto`: cuDNN where the device, dtype and shapes allow it, else XLA."""
     remat: Literal["none", "full", "dots"] = "none"
     """Activations recomputed in the backward pass: none, all of a layer, or all but its matrix products."""
+    logits_chunk: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """Language models: tokens of a row whose logits exist at once; `auto`: all, unless that were over 2^25 numbers."""
     unroll: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Layers unrolled per scan step; `auto`: all of them on a CPU (faster steps), one elsewhere (faster compiles)."""
 
@@ -68,114 +71,7 @@ class ModelConfig(_Section):
         return self
 
 
-class TaskConfig(_Section):
-    """The columns of a row and what is predicted from them."""
-
-    kind: Literal["classification"] = "classification"
-    """What is predicted: one label, several, or a number for each text."""
-    text: str | tuple[str, str] = "text"
-    """Text column, or the two columns of a pair."""
-    label: str = "label"
-    """Label column."""
-    problem: Literal["auto", "binary", "multiclass", "multilabel", "regression"] = "auto"
-    """Kind of target, and so the loss; `auto`: taken from the training labels."""
-    labels: tuple[str, ...] | None = None
-    """Label names in id order; absent: the checkpoint's, else the sorted labels of the training rows."""
-    label_separator: str | None = None
-    """For multi-label columns of one string: what stands between the labels. jsonl and parquet may hold lists."""
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Multi-label: a label is predicted at or above this probability."""
-    baselines: bool = False
-    """Also score a majority baseline and TF-IDF with logistic regression on the test (else validation) rows."""
-
-
-class SourceConfig(_Section):
-    """Where one split comes from: exactly one of `path`, `rows`, `tfds`, `builtin`."""
-
-    path: str | None = None
-    """A file, relative to where the command runs."""
-    rows: tuple[dict[str, Any], ...] | None = None
-    """The rows themselves, each a mapping of column names to values."""
-    tfds: str | None = None
-    """A TensorFlow Datasets name such as `glue/sst2`, prepared as ArrayRecord."""
-    builtin: Literal["stdlib_docstrings"] | None = None
-    """A data set made on the machine: docstrings of the Python standard library, labelled by topic."""
-    split: str | None = None
-    """TFDS or built-in split; absent: the name of the key it stands under."""
-    data_dir: str | None = None
-    """TFDS directory; absent: TFDS's own default."""
-    format: Literal["auto", "jsonl", "csv", "tsv", "parquet"] = "auto"
-    """Format of the file at `path`; `auto`: by its suffix."""
-    columns: tuple[str, ...] | None = None
-    """Column names of a csv or tsv file that has no header line; absent: the first line is the header."""
-    rename: dict[str, str] = Field(default_factory=dict)
-    """Column mapping, file's name -> name used by the task."""
-    quoting: bool | Literal["auto"] = "auto"
-    """csv/tsv quotes; `auto`: on for csv, off for tsv."""
-    encoding: str = "utf-8"
-    """Text encoding of the file, by the name Python knows it under."""
-    limit: int | None = Field(default=None, gt=0)
-    """Only the first rows."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> SourceConfig:
-        given = [k for k in ("path", "rows", "tfds", "builtin") if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(f"expected exactly one of path, rows, tfds, builtin; found {', '.join(given) or 'none'}")
-        return self
-
-
-class CleanConfig(_Section):
-    """Text preprocessing; each action is counted in the log."""
-
-    unicode: Literal["none", "NFC", "NFKC"] = "none"
-    """Unicode normal form."""
-    control_characters: bool = False
-    """Remove control and zero-width characters (tab and line feed stay)."""
-    whitespace: bool = False
-    """Fold runs of white space into one space and strip the ends."""
-    deduplicate: bool = False
-    """Drop training rows whose texts occurred earlier in the training rows."""
-    leaks: Literal["ignore", "warn", "drop"] = "warn"
-    """Training rows whose texts stand in validation or test."""
-
-
-class DataConfig(_Section):
-    """The rows, and how they become batches."""
-
-    train: SourceConfig | None = None
-    """Training rows."""
-    validation: SourceConfig | None = None
-    """Rows of the evaluations during training, which choose the best checkpoint."""
-    test: SourceConfig | None = None
-    """Rows that the best checkpoint is scored on at the end."""
-    max_length: int = Field(default=128, gt=0)
-    """Longest example in tokens, special tokens included."""
-    long_text: Literal["truncate", "window"] = "truncate"
-    """What becomes of a longer text: cut at the end, or read in overlapping windows whose outputs are averaged."""
-    stride: int = Field(default=32, ge=0)
-    """Tokens shared by neighbouring windows."""
-    packing: bool = True
-    """Several examples to a row, kept apart by segment masks; false: one to a row, padded."""
-    row_length: int | None = Field(default=None, gt=0)
-    """Packed row length; absent: the multiple of 8, from the longest example to `max_length`, that wastes least."""
-    max_shapes: int = Field(default=4, gt=0)
-    """Most distinct batch shapes, hence compilations, of the training loader."""
-    eval_rows: int | None = Field(default=None, gt=0)
-    """Rows of an evaluation batch; absent: as many as give about 4,096 tokens."""
-    on_bad_row: Literal["stop", "skip"] = "stop"
-    """A row that cannot be used stops the run, or is skipped and counted."""
-    clean: CleanConfig = CleanConfig()
-    """Text preprocessing."""
-
-    @model_validator(mode="after")
-    def _windows_advance(self) -> DataConfig:
-        if self.long_text == "window" and self.stride >= self.max_length:
-            raise ValueError(f"expected stride below max_length ({self.max_length}), found {self.stride}")
-        return self
-
-
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """How gradients change the parameters."""
 
     name: Literal["adamw"] = "adamw"
@@ -200,7 +96,7 @@ class OptimizerConfig(_Section):
     """Global gradient norm bound; null: none."""
 
 
-class EarlyStoppingConfig(_Section):
+class EarlyStoppingConfig(Section):
     """Ends a run that has stopped improving."""
 
     patience: int = Field(default=3, gt=0)
@@ -209,11 +105,11 @@ class EarlyStoppingConfig(_Section):
     """What the metric must gain to count as an improvement."""
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """The training loop."""
 
     batch_size: int = Field(default=32, gt=0)
-    """Examples per optimizer step, exactly, packed or not."""
+    """Examples per optimizer step, exactly, packed or not; in pretraining, rows of `data.max_length` tokens."""
     batch_tokens: int | None = Field(default=None, gt=0)
     """Instead of `batch_size`: packed rows of about this many tokens per step, however many examples they hold."""
     accumulation: int = Field(default=1, gt=0)
@@ -230,6 +126,8 @@ class TrainConfig(_Section):
     """Absent: the run goes its full length."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread evenly over the classes."""
+    scratch_baseline: bool = False
+    """Also train the same network from random parameters, as run NAME-scratch, and print its scores beside."""
     fresh: bool = False
     """Start over: the run directory of the same name is moved aside."""
 
@@ -240,7 +138,7 @@ class TrainConfig(_Section):
         return self
 
 
-class MeshConfig(_Section):
+class MeshConfig(Section):
     """How devices share the work. Sizes multiply to the number of devices; one may be -1: the devices that are left."""
 
     preset: Literal["ddp", "fsdp", "fsdp_tp"] = "ddp"
@@ -253,7 +151,7 @@ class MeshConfig(_Section):
     """Devices that split heads and MLP columns; absent: 2 under fsdp_tp, else 1."""
 
 
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     """When the state of a run is saved."""
 
     every: int | None = Field(default=None, gt=0)
@@ -262,7 +160,7 @@ class CheckpointConfig(_Section):
     """Best checkpoints kept, beside the newest."""
 
 
-class LoggingConfig(_Section):
+class LoggingConfig(Section):
     """Where progress is written."""
 
     every: int = Field(default=10, gt=0)
@@ -273,7 +171,7 @@ class LoggingConfig(_Section):
     """Write TensorBoard event files beside `metrics.jsonl`."""
 
 
-class Config(_Section):
+class Config(Section):
     """A whole run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -282,8 +180,8 @@ class Config(_Section):
     """Seed of initialisation, dropout and the order of the rows."""
     model: ModelConfig = ModelConfig()
     """What is trained, and how it is computed."""
-    task: TaskConfig = TaskConfig()
-    """The columns of a row, and what is predicted from them."""
+    task: TaskConfig = ClassificationConfig()
+    """What is learned, and from which columns."""
     data: DataConfig = DataConfig()
     """The rows, and how they become batches."""
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from jaxlm.config import Config
 from jaxlm.errors import UserError
-from jaxlm.schema_doc import describe, section_of, walk
+from jaxlm.schema_doc import describe, sections_of, walk
 
 # The YAML 1.2 core schema. YAML 1.1, PyYAML's own, reads `1e-3` as text and the label `no` as a boolean.
 # Each type with its pattern and the characters it may begin with.
@@ -244,39 +245,57 @@ def _explain(keys: tuple[str, ...], node: _Node, error: Any) -> str:
     dotted = ".".join(keys)
     match error["type"]:
         case "extra_forbidden":
-            return f"unknown key {dotted}; {_hint(keys)}"
+            return f"unknown key {dotted}; {_hint(keys, error['loc'])}"
+        case "union_tag_invalid":
+            known, found = error["ctx"]["expected_tags"].replace("'", ""), error["ctx"]["tag"]
+            near = difflib.get_close_matches(found, known.split(", "), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return f"{dotted}.kind: expected one of {known}, found {_show(found)}{hint}"
         case "missing":
             keys = (*keys, str(error["loc"][-1]))
-            return f"{'.'.join(keys)} is missing; expected {_expected(keys)}"
+            return f"{'.'.join(keys)} is missing; expected {_expected(keys, error['loc'])}"
         case "value_error":
             return f"{dotted}: {error['ctx']['error']}"
         case "string_pattern_mismatch":
             return f"{dotted}: expected text matching {error['ctx']['pattern']}, found {_show(node.plain())}"
-    return f"{dotted}: expected {_expected(keys)}, found {_show(node.plain())}"
+    return f"{dotted}: expected {_expected(keys, error['loc'])}, found {_show(node.plain())}"
 
 
-def _expected(keys: tuple[str, ...]) -> str:
+def _field(keys: tuple[str, ...], location: Sequence[str | int]) -> FieldInfo | None:
+    """The schema's field of a key, None for one that it lacks.
+
+    Args:
+      location: pydantic's; of a section of several kinds it names the one that the document chose.
+    """
+    section: type[BaseModel] | None = Config
+    for key in keys[:-1]:
+        info = section.model_fields.get(key) if section else None
+        kinds = sections_of(info.annotation) if info else ()
+        chosen = [kind for kind in kinds if len(kinds) == 1 or kind.model_fields["kind"].default in location]
+        section = chosen[0] if chosen else None
+    return section.model_fields.get(keys[-1]) if section else None
+
+
+def _expected(keys: tuple[str, ...], location: Sequence[str | int]) -> str:
     """The type of a key in words; where the path leads into a list or mapping, that of the whole."""
-    known = dict(walk())
     for end in range(len(keys), 0, -1):
-        info = known.get(".".join(keys[:end]))
+        info = _field(keys[:end], location)
         if info is not None:
             words = describe(info.annotation, info.metadata)
             return words if end == len(keys) else f"{'.'.join(keys[:end])} to be {words}"
     raise AssertionError(f"{keys} is not in the schema")
 
 
-def _hint(keys: tuple[str, ...]) -> str:
+def _hint(keys: tuple[str, ...], location: Sequence[str | int]) -> str:
     """What an unknown key may have meant: a namesake in another section, else the nearest in its own, else any."""
-    section: type[BaseModel] = Config
-    for key in keys[:-1]:
-        section = section_of(section.model_fields[key].annotation) or section
     prefix = "".join(f"{key}." for key in keys[:-1])
-    namesakes = [key for key, _ in walk() if key.rpartition(".")[2] == keys[-1]]
-    near = [prefix + key for key in difflib.get_close_matches(keys[-1], section.model_fields, n=1)]
+    siblings = [key.removeprefix(prefix) for key, _ in walk() if key.startswith(prefix)]
+    siblings = [key for key in dict.fromkeys(siblings) if _field((*keys[:-1], key), location)]
+    namesakes = [key for key, _ in walk() if key.rpartition(".")[2] == keys[-1] and key != ".".join(keys)]
+    near = [prefix + key for key in difflib.get_close_matches(keys[-1], siblings, n=1)]
     if namesakes or near:
-        return f"did you mean {' or '.join(namesakes or near)}?"
-    return f"known keys: {', '.join(section.model_fields)}"
+        return f"did you mean {' or '.join(dict.fromkeys(namesakes or near))}?"
+    return f"known keys: {', '.join(siblings)}"
 
 
 def _show(value: Any) -> str:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxlm.config import DataConfig
+from jaxlm.config_data import DataConfig
 from jaxlm.data.loader import eval_batches
 from jaxlm.data.pack import Batch, Example
 from jaxlm.data.shapes import eval_shapes

@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 
-from jaxlm.config import Config, DataConfig, ModelConfig, SourceConfig, TaskConfig
+from jaxlm.config import Config, ModelConfig
+from jaxlm.config_data import DataConfig, SourceConfig
+from jaxlm.config_tasks import ClassificationConfig
 from jaxlm.configfile import load_config
 from jaxlm.data.clean import clean_tables, clean_text
 from jaxlm.data.sources import load
@@ -84,7 +86,7 @@ def load_predictor(name: str, *, text: str | Sequence[str] | None = None) -> Pre
     if config is not None:
         task_config, data, model_config = config.task, config.data, config.model
     else:
-        task_config = TaskConfig(text=text if isinstance(text, str) else tuple(text)) if text else TaskConfig()  # type: ignore[arg-type]
+        task_config = ClassificationConfig(text=text if isinstance(text, str) else tuple(text)) if text else ClassificationConfig()  # type: ignore[arg-type]
         data, model_config = DataConfig(max_length=min(512, sizes.max_positions)), ModelConfig()
     # Rows are answered one by one: none may be skipped, and rows of a serving input may repeat.
     data = data.model_copy(update={"on_bad_row": "stop"})
@@ -133,7 +135,7 @@ def evaluate_run(
         like = config.data.validation or config.data.train
         kept = {"columns", "rename", "quoting", "encoding", "format"}
         columns = {} if like is None else like.model_dump(include=kept)
-        if Path(data).suffix != Path((like and like.path) or "").suffix:
+        if Path(data).suffix != Path(str(like and like.path)).suffix:
             columns.pop("format", None)
         source, key = SourceConfig(path=data, **columns), "--data"
     else:

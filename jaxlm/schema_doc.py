@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from jaxlm.config import Config
 
 _SCALARS = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "null", Any: "anything"}
-_PLURALS = {"text": "texts", "integer": "integers", "number": "numbers", "mapping": "mappings"}
+_PLURALS = {"text": "texts", "integer": "integers", "number": "numbers", "mapping": "mappings", "section": "sections"}
 
 
 def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
@@ -27,7 +27,7 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         bounds = [m for extra in args[1:] for m in (extra.metadata if isinstance(extra, FieldInfo) else [extra])]
         return describe(args[0], bounds)
     if origin in (Union, types.UnionType):
-        return " or ".join(describe(arg, metadata) for arg in args)
+        return " or ".join(dict.fromkeys(describe(arg, metadata) for arg in args))
     if origin is Literal:
         return str(args[0]) if len(args) == 1 else "one of " + ", ".join(map(str, args))
     if origin is tuple:
@@ -51,20 +51,24 @@ def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    """Returns the model class of a section's annotation, also where the section is optional."""
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
+def sections_of(annotation: Any) -> tuple[type[BaseModel], ...]:
+    """Returns the model classes of a section's annotation: several where a key decides which, none for a plain value.
+
+    A list of sections is a value: its items are not keys of their own.
+    """
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return (annotation,)
+    if get_origin(annotation) not in (Annotated, Union, types.UnionType):
+        return ()
+    found = (section for part in get_args(annotation) for section in sections_of(part))
+    return tuple(dict.fromkeys(found))
 
 
 def walk(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yields every key of the schema, dotted, sections before what they hold."""
+    """Yields every key of the schema, dotted, sections before what they hold; a key of several kinds once for each."""
     for name, field in model.model_fields.items():
         yield prefix + name, field
-        section = section_of(field.annotation)
-        if section is not None:
+        for section in sections_of(field.annotation):
             yield from walk(section, f"{prefix}{name}.")
 
 
@@ -72,12 +76,15 @@ def schema_reference() -> str:
     """Returns the Markdown reference of all config keys; a section that stands in several places is described once."""
     places: dict[type[BaseModel], list[str]] = {Config: []}
     for key, field in walk():
-        section = section_of(field.annotation)
-        if section is not None:
-            places.setdefault(section, []).append(key)
+        sections = sections_of(field.annotation)
+        for section in sections:
+            kind = section.model_fields.get("kind") if len(sections) > 1 else None
+            key_and_kind = key if kind is None else f"{key}: {{kind: {kind.default}}}"
+            if key_and_kind not in (listed := places.setdefault(section, [])):
+                listed.append(key_and_kind)
     parts = [
         "# Config keys\n\n"
-        "Generated from `jaxlm/config.py` by `python -m jaxlm.schema_doc > docs/config.md`. A config is YAML; on the\n"
+        "Generated from `jaxlm/config*.py` by `python -m jaxlm.schema_doc > docs/config.md`. A config is YAML; on the\n"
         "command line `key.path=value` overrides a key, for instance `train.epochs=1` or `data.train.path=my.tsv`.\n"
     ]
     for section, keys in places.items():

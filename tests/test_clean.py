@@ -8,7 +8,7 @@ import unicodedata
 
 import pytest
 
-from jaxlm.config import CleanConfig
+from jaxlm.config_data import CleanConfig
 from jaxlm.data.clean import clean_tables, clean_text
 from jaxlm.data.table import Table
 from jaxlm.errors import UserError

@@ -11,7 +11,7 @@ import yaml
 from jaxlm.config import Config, OptimizerConfig
 from jaxlm.configfile import dump_config, load_config
 from jaxlm.errors import UserError
-from jaxlm.schema_doc import schema_reference, section_of, walk
+from jaxlm.schema_doc import schema_reference, sections_of, walk
 
 Load = Callable[..., Config]
 
@@ -133,7 +133,7 @@ def test_every_mistake_is_reported_at_its_line(refused):
             "c.yaml:13: unknown key learning_rate; did you mean optimizer.learning_rate?",
             "c.yaml:14: unknown key epocs; known keys: name, seed, model, task, data, optimizer, train, mesh, "
             "checkpoint, logging",
-            "c.yaml:16: data.train: expected exactly one of path, rows, tfds, builtin; found path, tfds",
+            "c.yaml:16: data.train: expected exactly one of path, rows, tfds, builtin, mixture; found path, tfds",
             "c.yaml:17: data.validation.rows.0: expected data.validation.rows to be list of mappings or null, found 1",
             'c.yaml:18: data.packing: expected true or false, found "no"',
             "c.yaml:19: data.clean: expected section, found null",
@@ -156,7 +156,7 @@ def test_missing_name(refused):
         ),
         (
             "name: a\ndata: {test: {}}",
-            "c.yaml:2: data.test: expected exactly one of path, rows, tfds, builtin; found none",
+            "c.yaml:2: data.test: expected exactly one of path, rows, tfds, builtin, mixture; found none",
         ),
     ],
 )
@@ -232,7 +232,7 @@ def test_override_reaches_below_null(load):
 def test_override_replaces_or_conflicts_with_a_source(load, refused):
     assert load(SMALL, "data.train={path: x}").data.train == load("{name: a, data: {train: {path: x}}}").data.train
     assert refused(SMALL, "data.train.path=x") == [
-        "c.yaml:4 with override 'data.train.path=x': data.train: expected exactly one of path, rows, tfds, builtin; "
+        "c.yaml:4 with override 'data.train.path=x': data.train: expected exactly one of path, rows, tfds, builtin, mixture; "
         "found path, rows"
     ]
 
@@ -254,6 +254,32 @@ def test_override_replaces_or_conflicts_with_a_source(load, refused):
 def test_refused_override_is_named(refused, override, message):
     [line] = refused(SMALL, override)
     assert line.startswith(message)
+
+
+def test_kinds_of_task_have_keys_of_their_own(load, refused):
+    config = load("{name: a, task: {kind: masked_lm, mask_rate: 0.3}}")
+    assert config.task.kind == "masked_lm" and config.task.mask_rate == 0.3
+    assert load(dump_config(config)) == config
+    assert load("{name: a, task: {label: y}}").task.kind == "classification"
+    assert refused("{name: a, task: {kind: masked_lm, mask_rat: 0.3}}") == [
+        "c.yaml:1: unknown key task.mask_rat; did you mean task.mask_rate?"
+    ]
+    assert refused("{name: a, task: {kind: causal_lm, label: y}}")[0].startswith("c.yaml:1: unknown key task.label")
+    assert refused("{name: a, task: {kind: masked_lm, mask_rate: 2}}") == [
+        "c.yaml:1: task.mask_rate: expected number > 0 and < 1, found 2"
+    ]
+    assert refused("{name: a, task: {kind: maskedlm}}") == [
+        "c.yaml:1: task.kind: expected one of classification, causal_lm, prefix_lm, masked_lm, span_corruption, "
+        'replaced_tokens, found "maskedlm"; did you mean masked_lm?'
+    ]
+
+
+def test_mixtures_hold_sources(load, refused):
+    config = load("{name: a, data: {train: {mixture: [{path: a.txt, weight: 2}, {path: ['b*.txt', c.txt]}]}}}")
+    assert config.data.train is not None and config.data.train.mixture is not None
+    assert [part.weight for part in config.data.train.mixture] == [2.0, 1.0]
+    [line] = refused("{name: a, data: {train: {mixture: [{mixture: [{path: a}]}]}}}")
+    assert line.endswith("expected sources in a mixture, found another mixture")
 
 
 def test_dump_loads_back_equal(load):
@@ -279,7 +305,7 @@ def test_reference_is_up_to_date():
 
 def test_every_key_and_section_is_described():
     assert [key for key, field in walk() if not field.description] == []
-    sections = {section_of(field.annotation) for _, field in walk()} - {None}
+    sections = {section for _, field in walk() for section in sections_of(field.annotation)}
     assert [section.__name__ for section in sections if not section.__dict__.get("__doc__")] == []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.config import SourceConfig
+from jaxlm.config_data import SourceConfig
 from jaxlm.data import docstrings
 from jaxlm.data.docstrings import SPLITS, TOPICS, load_docstrings, near_copies
 from jaxlm.data.sources import load

@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from jaxlm.config import SourceConfig
+from jaxlm.config_data import SourceConfig
 from jaxlm.data.sources import load, load_jsonl_stream
 from jaxlm.errors import UserError
 

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-from jaxlm.config import CleanConfig
+from jaxlm.config_data import CleanConfig
 from jaxlm.data.table import Table
 from jaxlm.errors import UserError
 

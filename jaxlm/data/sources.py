@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from jaxlm.config import SourceConfig
+from jaxlm.config_data import SourceConfig
 from jaxlm.data import docstrings, tfds
 from jaxlm.data.table import Table, nearest, place
 from jaxlm.data.textfiles import BadRow, Record, open_lines, read_delimited, read_jsonl
@@ -109,7 +109,11 @@ def _decoded(handle: Iterable[bytes] | Iterable[str], name: str) -> Iterator[str
 
 
 def _check_keys(source: SourceConfig, key: str) -> None:
-    """Refuse keys that would be ignored."""
+    """Refuse keys that would be ignored, and what only a corpus for pretraining may be."""
+    if source.mixture is not None or isinstance(source.path, tuple):
+        raise UserError(f"{key}: labelled rows come from one source; a mixture or a list of files is for pretraining")
+    if source.format == "text" or source.builtin == "installed_docstrings":
+        raise UserError(f"{key}: {source.builtin or 'plain text'} has no labels; it is for pretraining")
     if source.split and (source.path or source.rows is not None):
         raise UserError(f"{key}.split: only TFDS and built-in sources have splits; name the split's own file in path")
     if source.data_dir and not source.tfds:
@@ -119,7 +123,7 @@ def _check_keys(source: SourceConfig, key: str) -> None:
 
 
 def _open_file(source: SourceConfig, key: str, stack: ExitStack) -> _Opened:
-    path = Path(source.path or "")
+    path = Path(str(source.path))
     _check_exists(path, key)
     kind = _format(path, source, key)
     if source.columns and kind not in ("csv", "tsv"):

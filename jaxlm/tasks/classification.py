@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, softmax
 
-from jaxlm.config import DataConfig, TaskConfig
+from jaxlm.config_data import DataConfig
+from jaxlm.config_tasks import ClassificationConfig
 from jaxlm.data.pack import Example
 from jaxlm.data.table import Table
 from jaxlm.data.tokenize import Tokenizer
@@ -46,7 +47,7 @@ class Examples:
 class Classification:
     """The task of one run: what it predicts, with which labels."""
 
-    config: TaskConfig
+    config: ClassificationConfig
     problem: str
     label_names: tuple[str, ...]
 
@@ -54,7 +55,7 @@ class Classification:
 
     @classmethod
     def from_data(
-        cls, config: TaskConfig, train: Table | None, checkpoint_labels: Sequence[str] | None
+        cls, config: ClassificationConfig, train: Table | None, checkpoint_labels: Sequence[str] | None
     ) -> Classification:
         """Settles problem and label names: task.labels, else the checkpoint's, else those of the training rows.
 
@@ -197,7 +198,7 @@ class Classification:
         }
 
     @classmethod
-    def from_hf(cls, config: TaskConfig, hf_config: Mapping[str, Any]) -> Classification:
+    def from_hf(cls, config: ClassificationConfig, hf_config: Mapping[str, Any]) -> Classification:
         """The task of an exported or downloaded checkpoint, from its config.json."""
         id2label = hf_config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         names = tuple(name for _, name in sorted((int(i), str(n)) for i, n in id2label.items()))
@@ -212,11 +213,11 @@ class Classification:
         return cls(config, problem, names)
 
 
-def text_columns(config: TaskConfig) -> tuple[str, ...]:
+def text_columns(config: ClassificationConfig) -> tuple[str, ...]:
     return (config.text,) if isinstance(config.text, str) else tuple(config.text)
 
 
-def config_columns(config: TaskConfig) -> tuple[str, ...]:
+def config_columns(config: ClassificationConfig) -> tuple[str, ...]:
     """The columns that a labelled row must have."""
     return (*text_columns(config), config.label)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.config import TaskConfig
+from jaxlm.config_tasks import ClassificationConfig
 from jaxlm.data.table import Table
 from jaxlm.errors import UserError
 
@@ -61,7 +61,7 @@ def names_of(values: Sequence[Any], problem: str, separator: str | None) -> tupl
 class LabelEncoder:
     """Label cells -> arrays. Errors name file, row and label."""
 
-    def __init__(self, problem: str, names: Sequence[str], task: TaskConfig) -> None:
+    def __init__(self, problem: str, names: Sequence[str], task: ClassificationConfig) -> None:
         self.problem, self.names, self._task = problem, tuple(names), task
         self._ids = {name: i for i, name in enumerate(names)}
         # Integer labels beside a checkpoint's words ("NEGATIVE", "POSITIVE") are ids.
