@@ -1,6 +1,6 @@
 """Masks and scaled dot-product attention over kernels.
 
-Shape letters: B rows, T query length, S key length, N heads, H head_dim.
+Shape letters: B rows, T query length, S key length, N heads, K key and value heads, H head_dim.
 """
 
 from __future__ import annotations
@@ -22,20 +22,51 @@ def segment_mask(query_BT: Int[Array, "B T"], key_BS: Int[Array, "B S"]) -> Bool
     return query_BT[:, None, :, None] == key_BS[:, None, None, :]
 
 
+def causal_mask(
+    query_BT: Int[Array, "B T"],
+    key_BS: Int[Array, "B S"],
+    *,
+    first: int | Int[Array, ""] = 0,
+    window: int | None = None,
+    prefix_BS: Int[Array, "B S"] | None = None,
+) -> Bool[Array, "B 1 T S"]:
+    """True where a key is of the query's segment and does not come after it.
+
+    Args:
+      query_BT, key_BS: segment ids.
+      first: column of the first query among the keys (0 but for cached decoding).
+      window: most columns that a query sees back, itself included (Beltagy et al., 2020).
+      prefix_BS: 1 where a key belongs to the prefix of its segment, which every query of the segment reads.
+    """
+    columns_T = jnp.arange(query_BT.shape[1], dtype=jnp.int32) + jnp.asarray(first, jnp.int32)
+    back_TS = columns_T[:, None] - jnp.arange(key_BS.shape[1], dtype=jnp.int32)[None, :]
+    seen = (back_TS >= 0)[None, None]
+    if window is not None:
+        seen = seen & (back_TS < window)[None, None]
+    if prefix_BS is not None:
+        seen = seen | (prefix_BS != 0)[:, None, None, :]
+    return segment_mask(query_BT, key_BS) & seen
+
+
 def attend(
     q_BTNH: Float[Array, "B T N H"],
-    k_BSNH: Float[Array, "B S N H"],
-    v_BSNH: Float[Array, "B S N H"],
+    k_BSKH: Float[Array, "B S K H"],
+    v_BSKH: Float[Array, "B S K H"],
     mask: Bool[Array, "B 1 T S"] | None = None,
     *,
+    bias: Float[Array, "1 N T S"] | None = None,
+    scale: float | None = None,
     dropout_rate: float = 0.0,
     key: Key = None,
     implementation: str = "auto",
 ) -> Float[Array, "B T N H"]:
-    """softmax(q k^T / sqrt(H)) v (Vaswani et al., 2017), the softmax in float32.
+    """softmax(scale q k^T + bias) v (Vaswani et al., 2017), the softmax in float32.
 
     Args:
+      k_BSKH, v_BSKH: of K heads, each read by N / K query heads (grouped-query attention; Ainslie et al., 2023).
       mask: True where a query may read a key.
+      bias: added to the logits (T5's relative positions).
+      scale: of the logits; absent: 1 / sqrt(H).
       dropout_rate, key: dropout of the attention probabilities; none without a key.
       implementation: "xla", "cudnn", or "auto": cuDNN on a GPU where it takes the dtype and head size, else XLA.
         Kernels that never form the probabilities cannot drop them out, so with dropout "auto" computes them openly.
@@ -49,15 +80,24 @@ def attend(
             "model.attention=auto"
         )
     if not drops:
-        kernel = "cudnn" if implementation == "cudnn" or implementation == "auto" and _cudnn_fits(q_BTNH) else "xla"
+        fits = implementation == "auto" and bias is None and _cudnn_fits(q_BTNH)
+        kernel = "cudnn" if implementation == "cudnn" or fits else "xla"
         with jax.numpy_dtype_promotion("standard"):  # inside, JAX itself mixes half precision with float32
-            return jax.nn.dot_product_attention(q_BTNH, k_BSNH, v_BSNH, mask=mask, implementation=kernel)
-    scale = jnp.asarray(q_BTNH.shape[-1] ** -0.5, q_BTNH.dtype)
-    logits = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH * scale, k_BSNH, preferred_element_type=jnp.float32)
+            return jax.nn.dot_product_attention(
+                q_BTNH, k_BSKH, v_BSKH, bias=bias, mask=mask, scale=scale, implementation=kernel
+            )
+    num_heads, head_dim = q_BTNH.shape[2:]
+    if k_BSKH.shape[2] != num_heads:
+        groups = num_heads // k_BSKH.shape[2]
+        k_BSKH, v_BSKH = (jnp.repeat(x, groups, axis=2) for x in (k_BSKH, v_BSKH))
+    q_BTNH = q_BTNH * jnp.asarray(head_dim**-0.5 if scale is None else scale, q_BTNH.dtype)
+    logits = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSKH, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias.astype(jnp.float32)
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    probs = jax.nn.softmax(logits, axis=-1).astype(v_BSNH.dtype)
-    return jnp.einsum("BNTS,BSNH->BTNH", dropout(probs, dropout_rate, key), v_BSNH)
+    probs = jax.nn.softmax(logits, axis=-1).astype(v_BSKH.dtype)
+    return jnp.einsum("BNTS,BSNH->BTNH", dropout(probs, dropout_rate, key), v_BSKH)
 
 
 def _cudnn_fits(q_BTNH: jax.Array) -> bool:

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxlm.layers import Compute, Key, activation, dense, dropout, normal, split
+from jaxlm.layers import Compute, Key, activation, dense, dropout, layer_norm, normal, param, split
+
+
+class LogitFactors(NamedTuple):
+    """The logits of a language model, states [..., D] x table [V, D] + bias [V], not yet multiplied out.
+
+    A loss needs them a few tokens at a time only (`objectives.cross_entropy`): whole, they are the largest array of all.
+    """
+
+    states: jax.Array
+    table: jax.Array
+    bias: jax.Array | None = None
+
+    def logits(self) -> jax.Array:
+        """float32 [..., V], the product in the states' dtype."""
+        table = self.table.astype(self.states.dtype)
+        axes = (((self.states.ndim - 1,), (1,)), ((), ()))
+        product = jax.lax.dot_general(self.states, table, axes, preferred_element_type=jnp.float32)
+        return product if self.bias is None else product + self.bias.reshape((1,) * (product.ndim - 1) + (-1,))
 
 
 class PooledClassifier(nn.Module):
@@ -27,7 +46,10 @@ class PooledClassifier(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, x_RSD: Float[Array, "R S D"], key: Key = None) -> Float[Array, "R S C"]:
+    def __call__(
+        self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None
+    ) -> Float[Array, "R S C"]:
+        del table
         embed_dim = x_RSD.shape[-1]
         before, after = split(key, 2)
         init = normal(self.init_std)
@@ -48,3 +70,65 @@ def pooled_classifier(activation: str, *, dropout_before: bool) -> Callable[[Any
         return PooledClassifier(num_outputs, activation, rate, dropout_before, config.init_std, compute)
 
     return build
+
+
+class LinearClassifier(nn.Module):
+    """Dropout and one dense map over one state per example: `score` of HF's decoders."""
+
+    num_outputs: int
+    dropout: float
+    bias: bool
+    init_std: float
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None
+    ) -> Float[Array, "R S C"]:
+        del table
+        x = dropout(x_RSD, self.dropout, key)
+        outputs = dense(
+            self, "out", x, (x.shape[-1], self.num_outputs), ("embed", "classes"),
+            init=normal(self.init_std), dtype=self.compute.dtype, bias=self.bias,
+        )  # fmt: skip
+        return outputs.astype(jnp.float32)
+
+
+class LanguageModelHead(nn.Module):
+    """Logits over the vocabulary by the token table, or by a table of its own."""
+
+    vocab_size: int
+    tied: bool
+    init_std: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "R S D"], key: Key, table: Array) -> LogitFactors:
+        del key
+        if not self.tied:
+            shape, axes = (self.vocab_size, x.shape[-1]), ("vocab", "embed")
+            table = param(self, "unembed", normal(self.init_std), shape, axes)
+        return LogitFactors(x, table)
+
+
+class MaskedLanguageModelHead(nn.Module):
+    """Dense, activation, norm, then the token table and a bias: HF's `cls.predictions` and `lm_head` of encoders."""
+
+    activation: str
+    norm_eps: float
+    init_std: float
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "R S D"], key: Key, table: Array) -> LogitFactors:
+        del key
+        sizes, axes = (x.shape[-1], table.shape[1]), ("embed", "embed_in")
+        x = dense(self, "transform", x, sizes, axes, init=normal(self.init_std), dtype=self.compute.dtype)
+        x = layer_norm(self, "transform_norm", activation(self.activation)(x), self.norm_eps)
+        bias = param(self, "vocab_bias", nn.initializers.zeros, table.shape[:1], ("vocab",))
+        return LogitFactors(x, table, bias)
+
+
+def masked_lm(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+    """A `Family.heads` entry for encoders that have BERT's config fields."""
+    del num_outputs
+    return MaskedLanguageModelHead(config.activation, config.norm_eps, config.init_std, compute)

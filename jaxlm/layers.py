@@ -99,6 +99,29 @@ def layer_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Ar
     return (centred * inverse * expand(scale, x.ndim) + expand(bias, x.ndim)).astype(x.dtype)
 
 
+def rms_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis (Zhang & Sennrich, 2019), in float32, returned in x's dtype."""
+    scale = param(module, f"{name}_scale", nn.initializers.ones, x.shape[-1:], ("norm",))
+    x32 = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + eps)
+    return (x32 * inverse * expand(scale, x.ndim)).astype(x.dtype)
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray) -> jax.Array:
+    """Rotary position embedding (Su et al., 2021): turns the pair (h, h + H/2) by position x frequency h.
+
+    Args:
+      frequencies: float32 [H/2], radians per position.
+    Returns:
+      As x, in its dtype; the angles are computed in float32.
+    """
+    angles = positions_BT.astype(jnp.float32)[:, :, None, None] * expand(jnp.asarray(frequencies, jnp.float32), 4)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BTNH.dtype)
+
+
 def dropout(x: jax.Array, rate: float, key: Key) -> jax.Array:
     """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate) (Srivastava et al., 2014).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
@@ -16,10 +16,13 @@ from flax.core import meta
 
 from jaxlm.errors import UserError
 from jaxlm.hf.table import Table
-from jaxlm.layers import ACTIVATIONS, Compute, Key
+from jaxlm.layers import ACTIVATIONS, Compute, Key, split
 from jaxlm.sharding import boxed_axes, is_axes, param_shardings
 
 BATCH_INPUTS = ("tokens", "segment_ids", "positions", "token_types", "slot_positions")
+"""What an encoder reads of a batch."""
+CAUSAL_INPUTS = ("tokens", "segment_ids", "positions", "prefix", "slot_positions")
+"""What a decoder or a recurrent model reads."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Family:
     """One architecture: everything that the rest of jaxlm knows about it.
 
     Every config class has at least: vocab_size, max_positions (longest example), pad_id, dropout, attention_dropout,
-    classifier_dropout.
+    classifier_dropout. Every trunk names its token embedding table `tokens` [V, D].
     """
 
     name: str
@@ -37,26 +40,44 @@ class Family:
     published: Mapping[str, int]
     """Preset -> published parameter count, as a classifier of two labels."""
     trunk: Callable[[Any, Compute], nn.Module]
-    """(config, compute) -> module; called with BATCH_INPUTS and a key, returns [R, S, D] (slots given) or [R, T, D]."""
+    """(config, compute) -> module; called with those of `inputs` that a batch has, by name, and a key; returns [R, S, D]
+    (slots given) or [R, T, D]."""
     heads: Mapping[str, Callable[[Any, Compute, int], nn.Module]]
-    """Head kind -> (config, compute, number of outputs) -> module from states to float32 outputs."""
+    """Head kind -> (config, compute, number of outputs) -> module from (states, key, token table) to the outputs."""
     architectures: Mapping[str, str]
     """Head kind -> HF class name."""
     table: Table
     from_hf: Callable[[Mapping[str, Any]], Any]
     to_hf: Callable[[Any], dict[str, Any]]
+    inputs: tuple[str, ...] = BATCH_INPUTS
+    """Batch arrays that the trunk reads."""
+    pool: str = "first"
+    """The token of an example that a classification head reads: "first" ([CLS]) or "last" (of models that look back)."""
+    networks: Mapping[str, Callable[[Any, Compute], Any]] = field(default_factory=dict)
+    """Head kind -> network, where it is more than the trunk under a head."""
+    init_cache: Callable[[Any, int, int, Any], Any] | None = None
+    """(config, rows, length, dtype) -> the empty state of step-by-step decoding; None: the family cannot generate."""
 
 
 class Network(nn.Module):
-    """A trunk and a head that reads one state per example slot."""
+    """A trunk and a head that reads its states: one per example slot, or all of them."""
 
     trunk: nn.Module
     head: nn.Module
+    inputs: tuple[str, ...]
 
-    def __call__(self, batch: Mapping[str, jax.Array], key: Key = None) -> jax.Array:
-        trunk_key, head_key = (None, None) if key is None else jax.random.split(key)
-        states = self.trunk(*(batch[name] for name in BATCH_INPUTS), key=trunk_key)
-        return self.head(states, head_key)
+    def __call__(self, batch: Mapping[str, jax.Array], key: Key = None) -> Any:
+        trunk_key, head_key = split(key, 2)
+        states = self.trunk(**{name: batch[name] for name in self.inputs if name in batch}, key=trunk_key)
+        return self.head(states, head_key, self._token_table())
+
+    def decode(self, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array, cache: Any) -> tuple[Any, Any]:
+        """One step of generation: the head's outputs at the last column, and the cache with these tokens in it."""
+        states, cache = self.trunk(tokens=tokens, segment_ids=segment_ids, positions=positions, cache=cache)
+        return self.head(states[:, -1:], None, self._token_table()), cache
+
+    def _token_table(self) -> jax.Array:
+        return meta.unbox(self.trunk.variables["params"]["tokens"])
 
 
 @dataclass(frozen=True)
@@ -71,36 +92,66 @@ class Model:
 
     @cached_property
     def _network(self) -> nn.Module:
-        if self.head not in self.family.heads:
-            raise UserError(
-                f"model family {self.family.name!r} has no {self.head} head; it has: {', '.join(self.family.heads)}"
-            )
+        kinds = (*self.family.heads, *self.family.networks)
+        if self.head not in kinds:
+            raise UserError(f"model family {self.family.name!r} has no {self.head} head; it has: {', '.join(kinds)}")
+        if self.head in self.family.networks:
+            return self.family.networks[self.head](self.config, self.compute)
         return Network(
             self.family.trunk(self.config, self.compute),
             self.family.heads[self.head](self.config, self.compute, self.num_outputs),
+            self.family.inputs,
         )
 
     def _boxed(self, key: jax.Array) -> Any:
-        batch = {name: jnp.zeros((1, 2), jnp.int32) for name in BATCH_INPUTS}
-        batch["slot_positions"] = jnp.zeros((1, 1), jnp.int32)
+        batch = {name: jnp.zeros((1, 2), jnp.int32) for name in self.family.inputs}
+        if "slot_positions" in batch:
+            batch["slot_positions"] = jnp.zeros((1, 1), jnp.int32)
         return self._network.init(key, batch)["params"]
 
     def init(self, key: jax.Array) -> Any:
         """Returns freshly initialised float32 parameters."""
         return meta.unbox(self._boxed(key))
 
-    def apply(self, params: Any, batch: Mapping[str, jax.Array], key: Key = None) -> jax.Array:
+    def apply(self, params: Any, batch: Mapping[str, jax.Array], key: Key = None) -> Any:
         """Computes the head's outputs.
 
         Args:
-          batch: the packed batch (docs/design.md): tokens, segment_ids, positions, token_types int32 [R, T],
+          batch: the packed batch (docs/design.md), of which the arrays in `family.inputs` are read: int32 [R, T], and
             slot_positions int32 [R, S].
           key: PRNG key of the dropout masks; None computes without dropout.
         Returns:
-          float32 [R, S, num_outputs].
+          float32 [R, S, num_outputs] of a classification head; of a language-model head the factors of its logits
+          (`heads.LogitFactors`), at the slots where the batch has slot_positions, else at all positions.
         """
-        outputs = self._network.apply({"params": params}, batch, key)
-        return cast(jax.Array, outputs)  # nothing is mutable, so there is no second value
+        return self._network.apply({"params": params}, batch, key)
+
+    def init_cache(self, rows: int, length: int) -> Any:
+        """Returns the state of step-by-step decoding before the first token.
+
+        Args:
+          length: most tokens of a row, prompt and continuation.
+        Raises:
+          UserError: the family cannot generate.
+        """
+        if self.family.init_cache is None:
+            raise UserError(f"model family {self.family.name!r} cannot generate text")
+        return self.family.init_cache(self.config, rows, length, self.compute.dtype)
+
+    def decode(
+        self, params: Any, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array, cache: Any
+    ) -> tuple[Any, Any]:
+        """Reads further tokens of each row and returns what the head says at the last of them.
+
+        Args:
+          tokens, segment_ids, positions: int32 [R, T], T columns that follow those already in the cache. Prompts of
+            different lengths are padded on the left, with segment 0.
+          cache: from `init_cache` or the last call.
+        Returns:
+          The head's outputs [R, 1, ...], and the cache with these tokens in it.
+        """
+        method = self._network.decode
+        return cast(Any, self._network.apply({"params": params}, tokens, segment_ids, positions, cache, method=method))
 
     @cached_property
     def axes(self) -> Any:

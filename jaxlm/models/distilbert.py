@@ -44,7 +44,7 @@ class DistilBertTrunk(nn.Module):
         tokens: Int[Array, "R T"],
         segment_ids: Int[Array, "R T"],
         positions: Int[Array, "R T"],
-        token_types: Int[Array, "R T"],
+        token_types: Int[Array, "R T"] | None = None,
         slot_positions: Int[Array, "R S"] | None = None,
         key: Key = None,
     ) -> Float[Array, "R Q D"]:

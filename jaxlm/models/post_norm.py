@@ -36,7 +36,7 @@ def embeddings(
     module: nn.Module,
     tokens: Int[Array, "R T"],
     positions: Int[Array, "R T"],
-    token_types: Int[Array, "R T"],
+    token_types: Int[Array, "R T"] | None,
     key: Key,
     *,
     sizes: tuple[int, int, int, int],
@@ -50,12 +50,13 @@ def embeddings(
     Args:
       sizes: rows of the token, position and token-type tables, then their width. No rows, no table. A token type
         beyond the table counts as its last: a model of one type reads pairs as it reads single texts.
+      token_types: absent: all 0.
     """
     vocab_size, num_positions, num_types, embed_dim = sizes
     x = embed(module, "tokens", tokens, vocab_size, embed_dim, "vocab", init_std)
     x = x + embed(module, "positions", positions, num_positions, embed_dim, "positions", init_std)
     if num_types:
-        known = jnp.minimum(token_types, num_types - 1)
+        known = jnp.zeros_like(tokens) if token_types is None else jnp.minimum(token_types, num_types - 1)
         x = x + embed(module, "types", known, num_types, embed_dim, "types", init_std)
     x = layer_norm(module, "embed_norm", x, norm_eps).astype(compute.dtype)
     return constrain(dropout(x, dropout_rate, key), ("batch", "length", "act_embed"), compute.rules)
