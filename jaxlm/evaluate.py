@@ -105,9 +105,8 @@ def score(task: Classification, outputs: np.ndarray, split: Examples) -> dict[st
     labels = {example.index: example.label for example in split.examples}
     rows = np.fromiter(labels, int)
     targets = np.stack(list(labels.values()))
-    total, weight = task.loss()(
-        jnp.asarray(outputs[rows]), jnp.asarray(targets), jnp.ones(len(rows), jnp.float32)
-    )
+    labelled = {"labels": jnp.asarray(targets), "weights": jnp.ones(len(rows), jnp.float32)}
+    total, weight = task.loss()(jnp.asarray(outputs[rows]), labelled)
     return {"loss": float(total) / float(weight), **task.metrics(outputs[rows], targets)}
 
 

@@ -14,7 +14,7 @@ from jaxlm.layers import Compute, Key, activation, dense, dropout, layer_norm, n
 
 
 class LogitFactors(NamedTuple):
-    """The logits of a language model, states [..., D] x table [V, D] + bias [V], not yet multiplied out.
+    """The logits of a language model, not yet multiplied out: states [..., D], table [V, D] and bias [V].
 
     A loss needs them a few tokens at a time only (`objectives.cross_entropy`): whole, they are the largest array of all.
     """

@@ -100,7 +100,7 @@ def layer_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Ar
 
 
 def rms_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis (Zhang & Sennrich, 2019), in float32, returned in x's dtype."""
+    """x / sqrt(mean(x^2) + eps) * scale (Zhang & Sennrich, 2019), computed in float32, returned in x's dtype."""
     scale = param(module, f"{name}_scale", nn.initializers.ones, x.shape[-1:], ("norm",))
     x32 = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + eps)

@@ -86,7 +86,8 @@ def load_predictor(name: str, *, text: str | Sequence[str] | None = None) -> Pre
     if config is not None:
         task_config, data, model_config = config.task, config.data, config.model
     else:
-        task_config = ClassificationConfig(text=text if isinstance(text, str) else tuple(text)) if text else ClassificationConfig()  # type: ignore[arg-type]
+        columns = text if isinstance(text, str) or text is None else (text[0], text[1])
+        task_config = ClassificationConfig(text=columns) if columns else ClassificationConfig()
         data, model_config = DataConfig(max_length=min(512, sizes.max_positions)), ModelConfig()
     # Rows are answered one by one: none may be skipped, and rows of a serving input may repeat.
     data = data.model_copy(update={"on_bad_row": "stop"})

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxlm.objectives import Batch, Loss
 from jaxlm.state import TrainState
 
-Apply = Callable[..., jax.Array]
-Loss = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-Batch = Mapping[str, jax.Array]
+Apply = Callable[..., Any]
 
 
 def make_train_step(
@@ -23,14 +22,14 @@ def make_train_step(
 
     Args:
       apply: (params, batch, key) -> outputs.
-      loss: (outputs, labels, weights) -> (sum, weight sum).
+      loss: (outputs, batch) -> (sum, weight sum).
     Returns:
       (state, batch) -> (state, metrics). Batch arrays are [K, R, ...]: K micro-batches, whose sums are added up and
       divided once by the summed weights, so that neither K nor the rows' distribution changes the result.
     """
 
     def loss_sum(params: Any, micro: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return loss(apply(params, micro, key), micro["labels"], micro["weights"])
+        return loss(apply(params, micro, key), micro)
 
     value_and_grad = jax.value_and_grad(loss_sum, has_aux=True)
 
@@ -64,6 +63,8 @@ def make_train_step(
     return step
 
 
-def make_eval_step(apply: Apply) -> Callable[[Any, Batch], jax.Array]:
-    """Returns (params, batch) -> outputs float32 [R, S, C], without dropout, to be jitted."""
-    return lambda params, batch: apply(params, batch, None)
+def make_eval_step(apply: Apply, measure: Callable[[Any, Batch], Any] | None = None) -> Callable[[Any, Batch], Any]:
+    """Returns (params, batch) -> the outputs computed without dropout, or what `measure` makes of them; to be jitted."""
+    if measure is None:
+        return lambda params, batch: apply(params, batch, None)
+    return lambda params, batch: measure(apply(params, batch, None), batch)

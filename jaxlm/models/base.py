@@ -40,10 +40,10 @@ class Family:
     published: Mapping[str, int]
     """Preset -> published parameter count, as a classifier of two labels."""
     trunk: Callable[[Any, Compute], nn.Module]
-    """(config, compute) -> module; called with those of `inputs` that a batch has, by name, and a key; returns [R, S, D]
+    """(config, compute) -> module; called by name with those of `inputs` that a batch has, and a key; returns [R, S, D]
     (slots given) or [R, T, D]."""
     heads: Mapping[str, Callable[[Any, Compute, int], nn.Module]]
-    """Head kind -> (config, compute, number of outputs) -> module from (states, key, token table) to the outputs."""
+    """Head kind -> (config, compute, number of outputs) -> module from (states, key, token table) to outputs."""
     architectures: Mapping[str, str]
     """Head kind -> HF class name."""
     table: Table
