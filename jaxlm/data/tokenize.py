@@ -110,6 +110,26 @@ class Tokenizer:
         return [self._backend.id_to_token(int(i)) or f"<id {int(i)}>" for i in ids]
 
     @cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of all special tokens, those without a role ("<extra_id_0>") included, ascending."""
+        added = self._backend.get_added_tokens_decoder()
+        named = (getattr(self, f"{role}_id") for role in special_tokens.ROLES)
+        return tuple(sorted({i for i, token in added.items() if token.special} | {i for i in named if i is not None}))
+
+    @cached_property
+    def surroundings(self) -> tuple[np.ndarray, np.ndarray]:
+        """int32 ids of the special tokens that go before and after a single text."""
+        parts = _Layout.of(self._backend, 1, True).parts
+        place = next(i for i, part in enumerate(parts) if not isinstance(part, np.ndarray))
+        empty = np.zeros(0, np.int32)
+        before, after = parts[:place], parts[place + 1 :]
+        return np.concatenate([empty, *before]), np.concatenate([empty, *after])
+
+    def id(self, token: str) -> int | None:
+        """The id of a vocabulary entry; None for one that the vocabulary lacks."""
+        return self._backend.token_to_id(token)
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over everything that decides ids: equal after `save` and `load_tokenizer`."""
         rules = json.loads(self._backend.to_str())

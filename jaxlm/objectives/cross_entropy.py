@@ -1,4 +1,4 @@
-"""Softmax cross-entropy over a vocabulary, computed a few tokens at a time: [tokens, V] logits need never exist whole."""
+"""Softmax cross-entropy over a vocabulary, a few tokens at a time: [tokens, V] logits need never exist whole."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ class Terms(NamedTuple):
     """Weight of log(Z)^2, which keeps the logits from drifting (Chowdhery et al., 2022, section 5)."""
 
 
+PLAIN = Terms()
+
+
 def cross_entropy(
     factors: LogitFactors,
     labels: jax.Array,
     weights: jax.Array,
     *,
-    terms: Terms = Terms(),
+    terms: Terms = PLAIN,
     chunk: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of log Z - (1 - a) l_y - a mean(l) + z log(Z)^2 over tokens, and the sum of weights.
@@ -61,7 +64,7 @@ def token_scores(
     def one(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, labels = part
         logits = factors._replace(states=states).logits()
-        return _losses(logits, labels, Terms()), logits.argmax(-1).astype(labels.dtype) == labels
+        return _losses(logits, labels, PLAIN), logits.argmax(-1).astype(labels.dtype) == labels
 
     parts = (_cut(factors.states, chunk), _cut(labels, chunk))
     losses, correct = jax.lax.map(one, parts) if parts[1].shape[0] > 1 else _only(one, parts)
@@ -133,7 +136,7 @@ _chunked_sum.defvjp(_forward, _backward)
 
 
 def _cut(x: jax.Array, chunk: int) -> jax.Array:
-    """[R, T, ...] -> [T / chunk, R, chunk, ...], filled up with zeros; R stays one axis, for it is split over devices."""
+    """[R, T, ...] -> [T / chunk, R, chunk, ...], filled up with zeros; R, split over devices, stays one axis."""
     rows, length = x.shape[:2]
     filled = jnp.pad(x, [(0, 0), (0, -length % chunk)] + [(0, 0)] * (x.ndim - 2))
     return jnp.moveaxis(filled.reshape(rows, -1, chunk, *x.shape[2:]), 1, 0)

@@ -14,10 +14,10 @@ import optax
 
 from jaxlm.heads import LogitFactors
 from jaxlm.objectives import Batch, Loss
-from jaxlm.objectives.cross_entropy import Terms, cross_entropy, token_scores
+from jaxlm.objectives.cross_entropy import PLAIN, Terms, cross_entropy, token_scores
 
 
-def language_model_loss(*, terms: Terms = Terms(), chunk: int | None = None) -> Loss:
+def language_model_loss(*, terms: Terms = PLAIN, chunk: int | None = None) -> Loss:
     """-log p(label) of each weighted token (maximum likelihood); `terms` and `chunk` as in `cross_entropy`."""
 
     def loss(outputs: LogitFactors, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -38,7 +38,7 @@ def measure_language_model(outputs: LogitFactors, batch: Batch, *, chunk: int | 
 
 
 def replaced_tokens_loss(
-    *, discriminator_weight: float, mask_rate: float, terms: Terms = Terms(), chunk: int | None = None
+    *, discriminator_weight: float, mask_rate: float, terms: Terms = PLAIN, chunk: int | None = None
 ) -> Loss:
     """The generator's cross-entropy and w times the discriminator's (Clark et al., 2020, equation 3).
 

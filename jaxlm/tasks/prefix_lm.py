@@ -1,0 +1,79 @@
+"""Prefix language modelling: read a prefix in both directions, predict what follows token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxlm.config_tasks import PrefixLMConfig
+from jaxlm.data.corpus import Corpus
+from jaxlm.data.rows import Segment
+from jaxlm.data.tokenize import Tokenizer
+from jaxlm.objectives import Batch, Loss
+from jaxlm.objectives.cross_entropy import Terms
+from jaxlm.objectives.language_model import language_model_loss, measure_language_model
+from jaxlm.tasks.language_model import METRICS, next_tokens, show_segments, token_metrics
+
+
+@dataclass(frozen=True)
+class PrefixLM:
+    """Maximum likelihood of the tokens behind a prefix of uniform length (Raffel et al., 2020, section 3.2.1)."""
+
+    config: PrefixLMConfig
+    length: int
+    pad_id: int
+
+    head = "causal_lm"
+    wrap = "documents"
+    overlap = 1
+    overhead = 0
+    cost = None
+    generative = True
+
+    @classmethod
+    def from_tokenizer(cls, config: PrefixLMConfig, tokenizer: Tokenizer, length: int) -> PrefixLM:
+        return cls(config, length, tokenizer.pad_id or 0)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return tuple(name for name in METRICS if name != "bits_per_byte")  # the prefix is not predicted
+
+    def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """tokens, segment_ids, positions, labels int32 [T], prefix int32 [T] (1 inside), weights float32 [T].
+
+        Of a segment of n inputs the first p, 1 <= p <= n, are the prefix; the last of them predicts the first token
+        behind it.
+        """
+        arrays = next_tokens(segments, self.length, self.pad_id)
+        prefix = np.zeros(self.length, np.int32)
+        column = 0
+        for segment in segments:
+            inputs = len(segment.tokens) - 1
+            size = int(rng.integers(1, inputs + 1))
+            prefix[column : column + size] = 1
+            arrays["weights"][column : column + size - 1] = 0.0
+            column += inputs
+        return arrays | {"prefix": prefix}
+
+    def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss:
+        return language_model_loss(terms=Terms(label_smoothing, self.config.z_loss), chunk=chunk)
+
+    def measure(self, outputs: Any, batch: Batch, chunk: int | None = None) -> dict[str, Any]:
+        return measure_language_model(outputs, batch, chunk=chunk)
+
+    def metrics(self, sums: Mapping[str, float], corpora: Sequence[Corpus]) -> dict[str, float]:
+        return token_metrics(sums)
+
+    def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
+        asked = {}
+        for number in range(1, int(batch["segment_ids"][0].max(initial=0)) + 1):
+            inside = batch["segment_ids"][0] == number
+            asked[number] = f"what follows {tokenizer.decode(batch['tokens'][0][inside & (batch['prefix'][0] > 0)])!r}"
+        return show_segments(batch, tokenizer, asked)

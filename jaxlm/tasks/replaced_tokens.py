@@ -1,0 +1,86 @@
+"""Replaced-token detection: a small generator fills masked tokens in, the model tells which tokens are not original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxlm.config_tasks import ReplacedTokensConfig
+from jaxlm.data.corpus import Corpus
+from jaxlm.data.rows import Segment
+from jaxlm.data.tokenize import Tokenizer
+from jaxlm.objectives import Batch, Loss
+from jaxlm.objectives.cross_entropy import Terms
+from jaxlm.objectives.language_model import measure_replaced_tokens, replaced_tokens_loss
+from jaxlm.tasks.language_model import token_metrics
+from jaxlm.tasks.masked_lm import MaskedRows
+
+
+@dataclass(frozen=True)
+class ReplacedTokens:
+    """ELECTRA's pretraining (Clark et al., 2020): of the tokens asked for, 85 % are masked and 15 % stay."""
+
+    config: ReplacedTokensConfig
+    rows: MaskedRows
+
+    head = "replaced_tokens"
+    wrap = "none"
+    overlap = 0
+    cost = None
+    generative = False
+
+    @classmethod
+    def from_tokenizer(cls, config: ReplacedTokensConfig, tokenizer: Tokenizer, length: int) -> ReplacedTokens:
+        rows = MaskedRows.of(
+            tokenizer, length, config.kind,
+            rate=config.mask_rate, whole_word=config.whole_word, masked=0.85, random=0.0,
+        )  # fmt: skip
+        return cls(config, rows)
+
+    @property
+    def overhead(self) -> int:
+        return self.rows.overhead
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"task.mask_rate": self.config.mask_rate, "task.whole_word": self.config.whole_word}
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        found = tuple(f"replaced_{name}" for name in ("accuracy", "precision", "recall"))
+        return ("loss", "generator_loss", "generator_accuracy", "discriminator_loss", *found)
+
+    def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """As `MaskedRows.row`."""
+        return self.rows.row(segments, rng)
+
+    def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss:
+        return replaced_tokens_loss(
+            discriminator_weight=self.config.discriminator_weight,
+            mask_rate=self.config.mask_rate,
+            terms=Terms(label_smoothing, self.config.z_loss),
+            chunk=chunk,
+        )
+
+    def measure(self, outputs: Any, batch: Batch, chunk: int | None = None) -> dict[str, Any]:
+        return measure_replaced_tokens(outputs, batch, chunk=chunk)
+
+    def metrics(self, sums: Mapping[str, float], corpora: Sequence[Corpus]) -> dict[str, float]:
+        generator = token_metrics(sums)
+        real = max(sums["real"], 1.0)
+        discriminator = sums["discriminator_nll"] / real
+        return {
+            "loss": generator["loss"] + self.config.discriminator_weight * discriminator,
+            "generator_loss": generator["loss"],
+            "generator_accuracy": generator["accuracy"],
+            "discriminator_loss": discriminator,
+            "replaced_accuracy": sums["discriminator_correct"] / real,
+            "replaced_precision": sums["hits"] / max(sums["found"], 1.0),
+            "replaced_recall": sums["hits"] / max(sums["replaced"], 1.0),
+        }
+
+    def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
+        return self.rows.show(batch, tokenizer)

@@ -1,0 +1,131 @@
+"""Span corruption: restore the spans of a text that sentinels stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from jaxlm.config_tasks import SpanCorruptionConfig
+from jaxlm.data.corpus import Corpus
+from jaxlm.data.corrupt import corrupt_spans, corrupted_lengths
+from jaxlm.data.rows import Cost, Segment
+from jaxlm.data.shapes import round_up
+from jaxlm.data.tokenize import Tokenizer
+from jaxlm.data.vocabulary import sentinels
+from jaxlm.errors import UserError
+from jaxlm.objectives import Batch, Loss
+from jaxlm.objectives.cross_entropy import Terms
+from jaxlm.objectives.language_model import language_model_loss, measure_language_model
+from jaxlm.tasks.language_model import METRICS, lay_out, show_segments, token_metrics
+
+
+@dataclass(frozen=True)
+class SpanCorruption:
+    """T5's pretraining (Raffel et al., 2020): the encoder reads `length` columns, the decoder as many as one whole
+    segment's target needs."""
+
+    config: SpanCorruptionConfig
+    length: int
+    pad_id: int
+    eos_id: int
+    sentinels: np.ndarray
+
+    head = "seq2seq_lm"
+    wrap = "none"
+    overlap = 0
+    overhead = 0
+    generative = False
+
+    @classmethod
+    def from_tokenizer(cls, config: SpanCorruptionConfig, tokenizer: Tokenizer, length: int) -> SpanCorruption:
+        if tokenizer.eos_id is None:
+            raise UserError("task.kind=span_corruption: the tokenizer has no eos token; expected one of T5's kind")
+        task = cls(config, length, tokenizer.pad_id or 0, tokenizer.eos_id, sentinels(tokenizer))
+        _, target = corrupted_lengths(task.longest, density=config.noise_density, mean_span=config.mean_span)
+        noise = round(task.longest * config.noise_density)
+        if target - noise - 1 > len(task.sentinels):
+            raise UserError(
+                f"data.max_length={length}: a row has up to {target - noise - 1} spans, the tokenizer "
+                f"{len(task.sentinels)} sentinels; lower it, or raise task.mean_span"
+            )
+        return task
+
+    @cached_property
+    def longest(self) -> int:
+        """Most tokens of a segment whose corrupted form fits the encoder."""
+        longest = self.length
+        while self._lengths(longest + 1)[0] <= self.length:
+            longest += 1
+        while self._lengths(longest)[0] > self.length:
+            longest -= 1
+        return longest
+
+    @cached_property
+    def target_length(self) -> int:
+        """Columns of the decoder."""
+        return round_up(self._lengths(self.longest)[1], 8)
+
+    @property
+    def cost(self) -> Cost:
+        """Encoder columns of a segment, or more where its target takes up a larger share of the decoder."""
+
+        def columns(lengths: np.ndarray) -> np.ndarray:
+            both = np.asarray([self._lengths(int(n)) for n in lengths], np.int64).reshape(-1, 2)
+            return np.maximum(both[:, 0], -(-both[:, 1] * self.length // self.target_length))
+
+        return columns
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"task.noise_density": self.config.noise_density, "task.mean_span": self.config.mean_span}
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return tuple(name for name in METRICS if name != "bits_per_byte")
+
+    def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """tokens, segment_ids, positions int32 [T]; decoder_tokens, decoder_segment_ids, decoder_positions and labels
+        int32 [U], weights float32 [U]. The decoder reads the target moved one to the right, behind padding's id."""
+        pairs = [
+            corrupt_spans(
+                segment.tokens, rng,
+                density=self.config.noise_density, mean_span=self.config.mean_span,
+                sentinels=self.sentinels, eos_id=self.eos_id,
+            )
+            for segment in segments
+        ]  # fmt: skip
+        encoder, _ = lay_out([inputs for inputs, _ in pairs], self.length, self.pad_id)
+        start = np.asarray([self.pad_id], np.int32)
+        shifted = [np.concatenate([start, target[:-1]]) for _, target in pairs]
+        decoder, _ = lay_out(shifted, self.target_length, self.pad_id, "decoder_")
+        labels = np.zeros(self.target_length, np.int32)
+        used = sum(len(target) for _, target in pairs)
+        if used:
+            labels[:used] = np.concatenate([target for _, target in pairs])
+        weights = (decoder["decoder_segment_ids"] > 0).astype(np.float32)
+        return {**encoder, **decoder, "labels": labels, "weights": weights}
+
+    def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss:
+        return language_model_loss(terms=Terms(label_smoothing, self.config.z_loss), chunk=chunk)
+
+    def measure(self, outputs: Any, batch: Batch, chunk: int | None = None) -> dict[str, Any]:
+        return measure_language_model(outputs, batch, chunk=chunk)
+
+    def metrics(self, sums: Mapping[str, float], corpora: Sequence[Corpus]) -> dict[str, float]:
+        return token_metrics(sums)
+
+    def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
+        asked = {}
+        for number in range(1, int(batch["segment_ids"][0].max(initial=0)) + 1):
+            inside = batch["decoder_segment_ids"][0] == number
+            asked[number] = repr(tokenizer.decode(batch["labels"][0][inside], skip_special_tokens=False))
+        return show_segments(batch, tokenizer, asked)
+
+    def _lengths(self, length: int) -> tuple[int, int]:
+        if length == 0:
+            return 0, 0
+        return corrupted_lengths(length, density=self.config.noise_density, mean_span=self.config.mean_span)
