@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 import grain
 import numpy as np
 
+from jaxlm.data.identity import check_state, fingerprint
 from jaxlm.data.pack import Batch, Example, build_batch, fill_rows, plan_rows
 from jaxlm.data.shapes import Shapes, choose_shapes, choose_sizes, epoch_order, eval_shapes, round_up, token_shapes
-from jaxlm.errors import UserError
 
 __all__ = ["Shapes", "TrainLoader", "choose_shapes", "eval_batches", "eval_shapes"]
 
@@ -147,7 +146,7 @@ class TrainLoader:
             "settings": settings,
             "order": hashlib.sha256(epoch_order(len(lengths), seed, 0).tobytes()).hexdigest(),
         }
-        self.fingerprint = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()
+        self.fingerprint = fingerprint(self._identity)
         steps = grain.MapDataset.range(sys.maxsize).map(self._build)
         # One thread: a batch takes far less than a step, and the plans' caches need no lock.
         self._iterator = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
@@ -169,12 +168,7 @@ class TrainLoader:
         Raises:
             UserError: the state belongs to other data or settings; names what differs.
         """
-        if state["fingerprint"] != self.fingerprint:
-            raise UserError(
-                "the saved run read its training batches differently, so it cannot be continued exactly: "
-                + "; ".join(_differences(state["identity"], self._identity))
-                + ". Restore what was changed, or start over with train.fresh=true"
-            )
+        check_state(state, self._identity)
         self._iterator.set_state(state["iterator"])
 
     def close(self) -> None:
@@ -292,15 +286,3 @@ def _digest(examples: Sequence[Example]) -> str:
         for array in (example.ids, example.type_ids, example.label):
             digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _differences(saved: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """What tells two identities apart, in words."""
-    if saved["examples"] != now["examples"]:
-        yield "the tokenized training examples differ (data files, data.clean, data.max_length, tokenizer or labels)"
-    for key in sorted(saved["settings"].keys() | now["settings"].keys()):
-        old, new = (identity["settings"].get(key, "unset") for identity in (saved, now))
-        if old != new:
-            yield f"{key} was {old} and is now {new}"
-    if saved["order"] != now["order"] and saved["settings"]["seed"] == now["settings"]["seed"]:
-        yield "the shuffled order differs (the number of examples, or the version of NumPy)"
