@@ -1,4 +1,4 @@
-"""The command line: `jaxlm finetune|evaluate|predict|convert|bench`; scripts/*.py are these same commands."""
+"""The command line: `jaxlm finetune|evaluate|predict|convert|train-tokenizer|bench`; scripts/*.py are the same."""
 
 from __future__ import annotations
 
@@ -142,6 +142,31 @@ def _convert(options: argparse.Namespace) -> None:
     log.info("wrote %s", options.paths[1])
 
 
+def _train_tokenizer(options: argparse.Namespace) -> None:
+    from jaxlm.config import TokenizerTrainingConfig
+    from jaxlm.data.train_tokenizer import train_to_directory
+
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    for name, kinds in _OPTIONS_OF_TYPES.items():
+        if name in given and options.type not in kinds:
+            raise UserError(f"--{name.replace('_', '-')}: not for type {options.type}; only for {', '.join(kinds)}")
+    if options.vocab_size is None and options.type != "char":
+        raise UserError(f"--vocab-size: type {options.type} needs the size of the vocabulary")
+    # Unchecked: training itself knows the smallest vocabulary of each type.
+    settings = TokenizerTrainingConfig.model_construct(
+        **{name: given[name] for name in TokenizerTrainingConfig.model_fields if name in given}
+    )
+    limit = {"max_sentences": options.max_sentences} if "max_sentences" in given else {}
+    train_to_directory(options.input, Path(options.output), settings, column=options.column, **limit)
+
+
+_OPTIONS_OF_TYPES = {
+    "lowercase": ("wordpiece",),
+    "min_frequency": ("wordpiece", "byte_bpe"),
+    "max_sentences": ("unigram", "bpe"),
+}
+
+
 def _bench(options: argparse.Namespace) -> None:
     from jaxlm import bench
 
@@ -155,6 +180,12 @@ def _bench(options: argparse.Namespace) -> None:
         print(json.dumps(figures))
         return
     print(bench.bench(options.model, options.train, rounds=options.rounds, peer=options.peer, **shared))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0; found {text!r}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,6 +218,17 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("convert", _convert, "Export a run in HF format, or show what a checkpoint holds.")
     sub.add_argument("action", choices=("export", "inspect"))
     sub.add_argument("paths", nargs="+", metavar="DIR")
+
+    sub = command("train-tokenizer", _train_tokenizer, "Learn a vocabulary from files; writes an HF directory.")
+    sub.add_argument("--input", nargs="+", required=True, metavar="FILE", help="text, .jsonl, .parquet; also .gz, .zst")
+    sub.add_argument("--type", choices=("unigram", "bpe", "wordpiece", "byte_bpe", "char"), required=True)
+    sub.add_argument("--vocab-size", type=_positive, metavar="N", help="most tokens (char: default all characters)")
+    sub.add_argument("--output", required=True, metavar="DIR")
+    sub.add_argument("--family", help="whose special tokens (default by type: t5, llama, bert, gpt2)")
+    sub.add_argument("--lowercase", action=argparse.BooleanOptionalAction, help="wordpiece (default: lower case)")
+    sub.add_argument("--min-frequency", type=_positive, metavar="N", help="wordpiece, byte_bpe (default: 2)")
+    sub.add_argument("--column", default="text", help="of .jsonl and .parquet (default: text)")
+    sub.add_argument("--max-sentences", type=_positive, metavar="N", help="unigram, bpe: most pieces to learn from")
 
     sub = command("bench", _bench, "Examples per second of fine-tuning, packed and padded, in interleaved runs.")
     sub.add_argument("--suite", choices=("finetune",), default="finetune")

@@ -1,0 +1,7 @@
+"""`jaxlm train-tokenizer` as a script."""
+
+import sys
+
+from jaxlm.cli import main
+
+sys.exit(main(["train-tokenizer", *sys.argv[1:]]))
