@@ -5,43 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
 from jaxlm.config_data import SourceConfig
 from jaxlm.data import docstrings, tfds
-from jaxlm.data.table import Table, nearest, place
-from jaxlm.data.textfiles import BadRow, Record, open_lines, read_delimited, read_jsonl
+from jaxlm.data.files import Opened, check_file, file_format, open_rows
+from jaxlm.data.table import Table, place
+from jaxlm.data.textfiles import BadRow, Record, read_jsonl
 from jaxlm.errors import UserError
 
 __all__ = ["Table", "load", "load_jsonl_stream"]
 
 logger = logging.getLogger("jaxlm")
-
-_FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".parquet": "parquet",
-}
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A source whose rows are still to be read; `columns` None: the union of the rows' keys."""
-
-    name: str
-    records: Iterator[Record]
-    columns: tuple[str, ...] | None = None
-    hint: str = ""
 
 
 def load(source: SourceConfig, *, key: str, split: str, on_bad_row: str = "stop") -> Table:
@@ -66,9 +44,9 @@ def load(source: SourceConfig, *, key: str, split: str, on_bad_row: str = "stop"
             table = table.select(range(min(len(table), source.limit or len(table))))
         else:
             if source.tfds is not None:
-                opened = _Opened(*tfds.open_split(source.tfds, source.split or split, source.data_dir, key))
+                opened = Opened(*tfds.open_split(source.tfds, source.split or split, source.data_dir, key))
             elif source.rows is not None:
-                opened = _Opened(f"{key}.rows", _inline(source.rows))
+                opened = Opened(f"{key}.rows", _inline(source.rows))
             else:
                 opened = _open_file(source, key, stack)
             table = _collect(opened, key, on_bad_row, source.limit)
@@ -122,102 +100,17 @@ def _check_keys(source: SourceConfig, key: str) -> None:
         raise UserError(f"{key}.columns: only for csv and tsv files; use {key}.rename to rename columns")
 
 
-def _open_file(source: SourceConfig, key: str, stack: ExitStack) -> _Opened:
+def _open_file(source: SourceConfig, key: str, stack: ExitStack) -> Opened:
     path = Path(str(source.path))
-    _check_exists(path, key)
-    kind = _format(path, source, key)
-    if source.columns and kind not in ("csv", "tsv"):
-        raise UserError(f"{key}.columns: only for csv and tsv files, and {path} is {kind}; use {key}.rename")
-    if kind == "parquet":
-        return _open_parquet(path, key)
-    lines = stack.enter_context(open_lines(path, source.encoding, key))
-    first = next(lines, None)
-    if first is None:
-        raise UserError(f"{path}: the file is empty; {key}.path needs at least one row")
-    lines = chain([first], lines)
-    if kind == "jsonl":
-        return _Opened(str(path), read_jsonl(lines))
-    quoting = source.quoting if source.quoting != "auto" else kind == "csv"
-    columns, records = read_delimited(
-        lines,
-        name=str(path),
-        key=key,
-        delimiter="," if kind == "csv" else "\t",
-        quoting=quoting,
-        columns=source.columns,
-    )
-    hint = "" if source.columns else f"the first line was read as the header: if it is a row, set {key}.columns"
-    return _Opened(str(path), records, columns, hint)
-
-
-def _check_exists(path: Path, key: str) -> None:
-    if path.is_file():
-        return
-    if path.is_dir():
-        raise UserError(f"{key}.path: {path} is a folder; name a file in it")
-    message = f"{key}.path: no file {path}"
-    if not path.parent.is_dir():
-        message += f"; there is no folder {path.parent} either"
-    else:
-        there = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
-        message += nearest(path.name, there) or (f"; {path.parent} holds: {', '.join(there[:8])}" if there else "")
-    if not path.is_absolute():
-        message += f" (relative paths are taken from the working directory, {Path.cwd()})"
-    raise UserError(message)
-
-
-def _format(path: Path, source: SourceConfig, key: str) -> str:
-    if source.format != "auto":
-        return source.format
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix.lower() == ".txt" and source.columns:
-        return "tsv"
-    if suffix.lower() not in _FORMATS or (path.suffix == ".gz" and suffix.lower() == ".parquet"):
-        raise UserError(
-            f"{key}.path: the name {path} does not tell the format; set {key}.format to jsonl, csv, tsv or parquet"
-            + (f" (or {key}.columns, if it is tab-separated without a header)" if suffix.lower() == ".txt" else "")
-        )
-    return _FORMATS[suffix.lower()]
-
-
-def _open_parquet(path: Path, key: str) -> _Opened:
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable parquet file: {error}") from None
-    columns = tuple(file.schema_arrow.names)
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{path}: the schema names a column more than once: {', '.join(columns)}")
-    return _Opened(str(path), _parquet_records(file, path), columns)
-
-
-def _parquet_records(file: pyarrow.parquet.ParquetFile, path: Path) -> Iterator[Record]:
-    number = 0
-    try:
-        for batch in file.iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield number, _decode_bytes(row)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read after row {number}: {error}") from None
-
-
-def _decode_bytes(row: dict[str, Any]) -> dict[str, Any] | BadRow:
-    """Binary columns are UTF-8 text that its writer did not mark as text."""
-    for column, value in row.items():
-        if isinstance(value, bytes):
-            try:
-                row[column] = value.decode("utf-8")
-            except UnicodeDecodeError:
-                return BadRow(f"column {column!r} holds bytes that are not UTF-8 text")
-    return row
+    check_file(path, key)
+    return open_rows(path, file_format(path, source, key), source, key, stack)
 
 
 def _inline(rows: Iterable[dict[str, Any]]) -> Iterator[Record]:
     yield from enumerate((dict(row) for row in rows), start=1)
 
 
-def _collect(opened: _Opened, key: str, on_bad_row: str, limit: int | None) -> Table:
+def _collect(opened: Opened, key: str, on_bad_row: str, limit: int | None) -> Table:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     numbers: list[int] = []

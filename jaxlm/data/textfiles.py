@@ -1,4 +1,4 @@
-"""Reads jsonl, csv and tsv files, plain or gzipped, row by row, with the line at which each row starts."""
+"""Reads text, jsonl, csv and tsv files, plain, .gz or .zst, row by row, with the line at which each row starts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow
 
 from jaxlm.errors import UserError
 
@@ -31,14 +34,27 @@ Record = tuple[int, dict[str, Any] | BadRow]
 """The line at which a row starts, and the row."""
 
 
+@dataclass(frozen=True)
+class TextFile:
+    """A text file that is being read: its characters, and how much of it is behind."""
+
+    text: io.TextIOWrapper
+    raw: io.BufferedReader
+    size: int
+
+    def fraction(self) -> float:
+        """From 0 to 1, by bytes of the file as it lies on disk."""
+        return 1.0 if self.raw.closed or not self.size else self.raw.tell() / self.size
+
+
 @contextmanager
-def open_lines(path: Path, encoding: str, key: str) -> Iterator[Iterator[str]]:
-    """Lines of a text file, gunzipped where its name ends in .gz, without a byte-order mark.
+def open_text(path: Path, encoding: str, key: str) -> Iterator[TextFile]:
+    """A text file, decompressed where its name ends in .gz or .zst, without a byte-order mark.
 
     Only a line feed ends a line: a carriage return, U+2028 or U+0085 inside a text does not.
 
     Raises:
-        UserError: wrong encoding (with the byte offset), unknown encoding, broken gzip, unreadable file.
+        UserError: wrong encoding (with the byte offset), unknown encoding, broken gzip or zstd, unreadable file.
     """
     try:
         codec = codecs.lookup(encoding).name
@@ -50,30 +66,58 @@ def open_lines(path: Path, encoding: str, key: str) -> Iterator[Iterator[str]]:
     codec = "utf-8-sig" if codec == "utf-8" else codec
     try:
         with (
-            gzip.open(path) if path.suffix == ".gz" else path.open("rb") as raw,
-            io.TextIOWrapper(raw, encoding=codec, newline="\n") as lines,
+            path.open("rb") as raw,
+            _decompressed(path, raw) as stream,
+            io.TextIOWrapper(stream, encoding=codec, newline="\n") as text,
         ):
-            yield iter(lines)
+            yield TextFile(text, raw, os.fstat(raw.fileno()).st_size)
     except UnicodeDecodeError:
         raise UserError(_undecodable(path, encoding, key)) from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: not a whole gzip file ({error}); copy or download it again") from None
     except OSError as error:
+        if path.suffix == ".zst" and error.errno is None:
+            raise UserError(f"{path}: not a whole zstd file ({error}); copy or download it again") from None
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+@contextmanager
+def open_lines(path: Path, encoding: str, key: str) -> Iterator[Iterator[str]]:
+    """Lines of a text file, as `open_text` reads it."""
+    with open_text(path, encoding, key) as file:
+        yield iter(file.text)
+
+
+def _decompressed(path: Path, raw: io.BufferedReader) -> Any:
+    if path.suffix == ".gz":
+        return gzip.open(raw)
+    if path.suffix == ".zst":
+        return pyarrow.input_stream(raw, compression="zstd")
+    return raw
 
 
 def _undecodable(path: Path, encoding: str, key: str) -> str:
     """The message for a file that is not in `encoding`; reads it again, since a stream's error knows no offset."""
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    start = 0
-    try:
-        content.decode(encoding)
-    except UnicodeDecodeError as error:
-        start = error.start
-    line = content.count(b"\n", 0, start) + 1
-    advice = "the file begins as UTF-16 does: set " if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "set "
+    decoder = codecs.getincrementaldecoder(encoding)()
+    offset, line, beginning, byte, more = 0, 1, b"", 0, True
+    with path.open("rb") as raw, _decompressed(path, raw) as stream:
+        while more:
+            block = stream.read(1 << 20)
+            beginning, more = beginning or block[:2], bool(block)
+            held = decoder.getstate()[0]  # the first bytes of a character whose others are in this block
+            try:
+                decoder.decode(block, final=not more)
+            except UnicodeDecodeError as error:
+                content = held + block
+                offset += error.start - len(held)
+                line += content.count(b"\n", 0, error.start)
+                byte = content[error.start]
+                break
+            offset += len(block)
+            line += block.count(b"\n")
+    advice = "the file begins as UTF-16 does: set " if beginning in (b"\xff\xfe", b"\xfe\xff") else "set "
     return (
-        f"{path}: not {encoding}: byte {content[start]:#04x} at byte offset {start} (line {line}) cannot be decoded; "
+        f"{path}: not {encoding}: byte {byte:#04x} at byte offset {offset} (line {line}) cannot be decoded; "
         f"{advice}{key}.encoding to the file's own ({_ENCODING_HINTS}), or convert the file"
     )
 
