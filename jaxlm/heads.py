@@ -128,7 +128,15 @@ class MaskedLanguageModelHead(nn.Module):
         return LogitFactors(x, table, bias)
 
 
-def masked_lm(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
-    """A `Family.heads` entry for encoders that have BERT's config fields."""
-    del num_outputs
-    return MaskedLanguageModelHead(config.activation, config.norm_eps, config.init_std, compute)
+def masked_lm(
+    *, activation: str | None = None, norm_eps: float | None = None
+) -> Callable[[Any, Compute, int], nn.Module]:
+    """Returns a `Family.heads` entry; what is not given is the config's `activation` and `norm_eps`."""
+
+    def build(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+        del num_outputs
+        act = config.activation if activation is None else activation
+        eps = config.norm_eps if norm_eps is None else norm_eps
+        return MaskedLanguageModelHead(act, eps, config.init_std, compute)
+
+    return build

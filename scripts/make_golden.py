@@ -1,8 +1,9 @@
-"""Writes tests/golden/<family>.json: what Transformers computes for tiny configs whose weights follow a formula.
+"""Writes tests/golden/<family>[-<head>].json: what Transformers computes for tiny configs, weights by a formula.
 
     python scripts/make_golden.py        (needs the `parity` extra)
 
-Each file holds config.json, examples and logits; `formula_tensor` in tests/tiny.py gives the weights.
+Each file holds config.json, examples and logits (of a masked LM: at each text's last token); `formula_tensor` in
+tests/tiny.py gives the weights.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.append(str(TESTS))
@@ -42,27 +44,45 @@ CONFIGS = {
 }
 
 
+def set_weights(model: Any) -> Any:
+    """Gives every tensor the value of its key's formula, and tied ones that of the key they are stored under."""
+    state = {k: torch.from_numpy(formula_tensor(k, v.shape)) for k, v in model.state_dict().items()}
+    for key, source in (getattr(model, "_tied_weights_keys", None) or {}).items():
+        state[key] = state[source]
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def write(name: str, family: str, settings: dict[str, Any], config: Any, texts: list[Any], logits: Any) -> None:
+    golden = {
+        "transformers": transformers.__version__,
+        "config": {"model_type": family, **settings, "pad_token_id": config.pad_token_id},
+        "examples": [text._asdict() for text in texts],
+        "logits": logits,
+    }
+    path = TESTS / "golden" / f"{name}.json"
+    path.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
+    print(path, path.stat().st_size, "bytes")
+
+
+def encoder_logits(model: Any, text: Any, has_types: bool) -> torch.Tensor:
+    types = {"token_type_ids": torch.tensor([text.token_types])} if has_types else {}
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([text.tokens]), **types).logits[0]
+
+
 def main() -> None:
     for family, settings in CONFIGS.items():
         config = AutoConfig.for_model(family, **settings)
-        model = AutoModelForSequenceClassification.from_config(config).eval()
-        model.load_state_dict({k: torch.from_numpy(formula_tensor(k, v.shape)) for k, v in model.state_dict().items()})
-        texts = examples(6, seed=1)
         has_types = settings.get("type_vocab_size", 0) > 1
-        logits = []
-        for text in texts:
-            types = {"token_type_ids": torch.tensor([text.token_types])} if has_types else {}
-            with torch.no_grad():
-                logits.append(model(input_ids=torch.tensor([text.tokens]), **types).logits[0].tolist())
-        golden = {
-            "transformers": transformers.__version__,
-            "config": {"model_type": family, **settings, "pad_token_id": config.pad_token_id},
-            "examples": [text._asdict() for text in texts],
-            "logits": logits,
-        }
-        path = TESTS / "golden" / f"{family}.json"
-        path.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
-        print(path, path.stat().st_size, "bytes")
+        texts = examples(6, seed=1)
+        model = set_weights(AutoModelForSequenceClassification.from_config(config))
+        write(family, family, settings, config, texts, [encoder_logits(model, t, has_types).tolist() for t in texts])
+
+        texts = texts[:3]
+        model = set_weights(AutoModelForMaskedLM.from_config(config))
+        last = [[round(x, 6) for x in encoder_logits(model, text, has_types)[-1].tolist()] for text in texts]
+        write(f"{family}-masked_lm", family, settings, config, texts, last)
 
 
 if __name__ == "__main__":

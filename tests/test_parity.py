@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from reference import assert_same_tensors, random_config, randomise, strict_load, torch_logits
 from safetensors.numpy import load_file, save_file
 from tiny import Example, apply, examples, formula_tensor, pack
 
 from jaxlm.hf.io import Checkpoint, export_model, load_params
 from jaxlm.hf.table import rows_for
-from jaxlm.layers import ACTIVATIONS
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
 
@@ -57,79 +55,6 @@ def test_golden_logits(family, tmp_path):
 # From here on, Transformers runs beside us.
 
 
-def random_config(family: str, seed: int) -> Any:
-    """A random small Transformers config of a family, for classification."""
-    from transformers import AutoConfig
-
-    rng = np.random.default_rng(seed)
-    pick = lambda *options: options[int(rng.integers(len(options)))]  # noqa: E731
-    heads = pick(1, 2, 4)
-    width = heads * pick(4, 6, 10)
-    act = sorted(ACTIVATIONS)[seed % len(ACTIVATIONS)]
-    layers, mlp, eps = pick(1, 2, 3, 5), pick(8, 20, 33), pick(1e-12, 1e-5, 1e-2)
-    labels = pick(1, 2, 5)
-    problem = "regression" if labels == 1 else pick("single_label_classification", "multi_label_classification")
-    common = {
-        "vocab_size": pick(64, 71, 90),
-        "max_position_embeddings": pick(16, 25, 40),
-        "initializer_range": pick(0.02, 0.5),
-        "num_labels": labels,
-        "problem_type": problem,
-        "pad_token_id": pick(0, 1, 3),
-    }
-    if family == "distilbert":
-        return AutoConfig.for_model(
-            family, **common, n_layers=layers, n_heads=heads, dim=width, hidden_dim=mlp, activation=act,
-            seq_classif_dropout=pick(0, 0.2), sinusoidal_pos_embds=bool(seed % 2),
-        )  # fmt: skip
-    own = {"embedding_size": pick(width, 8, 30)} if family == "electra" else {}
-    return AutoConfig.for_model(
-        family, **common, **own, num_hidden_layers=layers, num_attention_heads=heads, hidden_size=width,
-        intermediate_size=mlp, hidden_act=act, layer_norm_eps=eps, type_vocab_size=pick(1, 2, 3),
-        classifier_dropout=pick(None, 0, 0.3), hidden_dropout_prob=pick(0, 0.1),
-    )  # fmt: skip
-
-
-def randomise(model):
-    """Replaces every weight: Transformers starts biases at zero and norm scales at one."""
-    import torch
-
-    model.load_state_dict({k: torch.from_numpy(formula_tensor(k, v.shape)) for k, v in model.state_dict().items()})
-    return model.eval()
-
-
-def torch_logits(model, texts: list[Example]) -> np.ndarray:
-    """Transformers' logits of a padded batch."""
-    import torch
-
-    length = max(len(text.tokens) for text in texts)
-    padded = lambda rows, fill: torch.tensor([row + [fill] * (length - len(row)) for row in rows])  # noqa: E731
-    arrays = {
-        "input_ids": padded([text.tokens for text in texts], model.config.pad_token_id),
-        "attention_mask": padded([[1] * len(text.tokens) for text in texts], 0),
-    }
-    if getattr(model.config, "type_vocab_size", 0) > 1:
-        arrays["token_type_ids"] = padded([text.token_types for text in texts], 0)
-    with torch.no_grad():
-        return model(**arrays).logits.numpy()
-
-
-def strict_load(directory: Path):
-    from transformers import AutoModelForSequenceClassification
-
-    model, info = AutoModelForSequenceClassification.from_pretrained(directory, output_loading_info=True)
-    assert not any(info.values()), info
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def transformers():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # importing torch and transformers warns about their own dependencies
-        import transformers
-    return transformers
-
-
 @pytest.mark.parity
 @pytest.mark.parametrize("seed", range(7))
 @families
@@ -147,10 +72,7 @@ def test_import_agrees_and_export_is_bit_equal(family, seed, tmp_path, transform
     kept = {key: getattr(config, key) for key in ("id2label", "label2id", "problem_type")}
     export_model(tmp_path / "out", model, imported.params, kept)
     back = strict_load(tmp_path / "out")
-    before, after = load_file(tmp_path / "in/model.safetensors"), load_file(tmp_path / "out/model.safetensors")
-    assert before.keys() == after.keys()
-    for key, value in before.items():
-        np.testing.assert_array_equal(after[key], value, err_msg=key, strict=True)
+    assert_same_tensors(tmp_path / "in", tmp_path / "out")
     np.testing.assert_allclose(torch_logits(back, texts), expected, atol=1e-5, rtol=0)
     described = config.to_dict().keys() - {"_name_or_path", "dtype", "sinusoidal_pos_embds", "architectures"}
     assert {k: back.config.to_dict()[k] for k in described} == {k: config.to_dict()[k] for k in described}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -86,7 +86,7 @@ def inputs(batch):
     return {name: batch[name] for name in BATCH_INPUTS}
 
 
-_compiled: dict[int, jax.stages.Wrapped] = {}
+_compiled: dict[Any, jax.stages.Wrapped] = {}
 
 
 def apply(model: Model, params, batch, key: jax.Array | None = None) -> np.ndarray:
@@ -102,3 +102,13 @@ def formula_tensor(key: str, shape: Sequence[int]) -> np.ndarray:
     """
     centre = 1.0 if "norm" in key.lower() and key.endswith("weight") else 0.0
     return np.random.RandomState(zlib.crc32(key.encode())).normal(centre, 0.3, shape).astype(np.float32)
+
+
+def token_logits(model: Model, params, batch, key: jax.Array | None = None) -> np.ndarray:
+    """A language model's logits at the slots, or at all positions of a batch without slots; compiled once per model."""
+
+    def logits(params, arrays, key):
+        return model.apply(params, arrays, key).logits()
+
+    compiled = _compiled.setdefault((id(model), "logits"), jax.jit(logits, compiler_options=FAST))
+    return np.asarray(compiled(params, {name: batch[name] for name in model.family.inputs if name in batch}, key))

@@ -9,7 +9,7 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxlm.heads import pooled_classifier
+from jaxlm.heads import masked_lm, pooled_classifier
 from jaxlm.hf.table import Row, Table
 from jaxlm.layers import Compute, Key, split
 from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
@@ -20,6 +20,7 @@ from jaxlm.models.post_norm import (
     StackConfig,
     embedding_rows,
     embeddings,
+    masked_lm_rows,
     stack_rows,
 )
 
@@ -102,8 +103,8 @@ FAMILY = Family(
         "large": 335_143_938,
     },
     trunk=BertTrunk,
-    heads={"classification": pooled_classifier("tanh", dropout_before=False)},
-    architectures={"classification": "BertForSequenceClassification"},
+    heads={"classification": pooled_classifier("tanh", dropout_before=False), "masked_lm": masked_lm()},
+    architectures={"classification": "BertForSequenceClassification", "masked_lm": "BertForMaskedLM"},
     table=Table(
         rows=(
             *embedding_rows("bert.embeddings."),
@@ -112,6 +113,9 @@ FAMILY = Family(
             Row("head/dense_bias", "bert.pooler.dense.bias"),
             Row("head/out", "classifier.weight", "c d -> d c"),
             Row("head/out_bias", "classifier.bias"),
+            *masked_lm_rows(
+                "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
+            ),
         ),
         prefix="bert.",
         ignore=(r"^cls\.", r"embeddings\.position_ids$", r"^bert\.pooler\.", r"^classifier\.", r"^qa_outputs\."),

@@ -9,11 +9,11 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxlm.heads import pooled_classifier
+from jaxlm.heads import masked_lm, pooled_classifier
 from jaxlm.hf.table import Row, Table
 from jaxlm.layers import Compute, Key, split
 from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
-from jaxlm.models.post_norm import Stack, StackConfig, embeddings, stack_rows
+from jaxlm.models.post_norm import Stack, StackConfig, embeddings, masked_lm_rows, stack_rows
 
 _NORM_EPS = 1e-12
 
@@ -108,8 +108,11 @@ FAMILY = Family(
     },
     published={"base": 66_955_010, "base-cased": 65_783_042, "base-multilingual-cased": 135_326_210},
     trunk=DistilBertTrunk,
-    heads={"classification": pooled_classifier("relu", dropout_before=False)},
-    architectures={"classification": "DistilBertForSequenceClassification"},
+    heads={
+        "classification": pooled_classifier("relu", dropout_before=False),
+        "masked_lm": masked_lm(norm_eps=_NORM_EPS),
+    },
+    architectures={"classification": "DistilBertForSequenceClassification", "masked_lm": "DistilBertForMaskedLM"},
     table=Table(
         rows=(
             Row("trunk/tokens", "distilbert.embeddings.word_embeddings.weight"),
@@ -121,6 +124,7 @@ FAMILY = Family(
             Row("head/dense_bias", "pre_classifier.bias"),
             Row("head/out", "classifier.weight", "c d -> d c"),
             Row("head/out_bias", "classifier.bias"),
+            *masked_lm_rows("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
         ),
         prefix="distilbert.",
         ignore=(

@@ -9,7 +9,7 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxlm.heads import pooled_classifier
+from jaxlm.heads import masked_lm, pooled_classifier
 from jaxlm.hf.table import Row, Table
 from jaxlm.layers import Compute, Key, dense, normal, split
 from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
@@ -20,6 +20,7 @@ from jaxlm.models.post_norm import (
     StackConfig,
     embedding_rows,
     embeddings,
+    masked_lm_rows,
     stack_rows,
 )
 from jaxlm.sharding import constrain
@@ -101,8 +102,11 @@ FAMILY = Family(
     },
     published={"small": 13_549_314, "base": 109_483_778, "large": 335_143_938},
     trunk=ElectraTrunk,
-    heads={"classification": pooled_classifier("gelu", dropout_before=True)},
-    architectures={"classification": "ElectraForSequenceClassification"},
+    heads={
+        "classification": pooled_classifier("gelu", dropout_before=True),
+        "masked_lm": masked_lm(activation="gelu"),  # whatever the config's
+    },
+    architectures={"classification": "ElectraForSequenceClassification", "masked_lm": "ElectraForMaskedLM"},
     table=Table(
         rows=(
             *embedding_rows("electra.embeddings."),
@@ -113,6 +117,7 @@ FAMILY = Family(
             Row("head/dense_bias", "classifier.dense.bias"),
             Row("head/out", "classifier.out_proj.weight", "c d -> d c"),
             Row("head/out_bias", "classifier.out_proj.bias"),
+            *masked_lm_rows("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
         ),
         prefix="electra.",
         ignore=(

@@ -214,6 +214,20 @@ def embedding_rows(prefix: str) -> tuple[Row, ...]:
     )
 
 
+def masked_lm_rows(dense: str, norm: str, bias: str) -> tuple[Row, ...]:
+    """HF rows of `heads.MaskedLanguageModelHead`, from the names of its two modules and of the vocabulary's bias.
+
+    HF's fourth tensor, the decoder's weight, is the token table again: `Table.ignore` names it.
+    """
+    return (
+        Row("head/transform", f"{dense}.weight", "e d -> d e"),
+        Row("head/transform_bias", f"{dense}.bias"),
+        Row("head/transform_norm_scale", f"{norm}.weight"),
+        Row("head/transform_norm_bias", f"{norm}.bias"),
+        Row("head/vocab_bias", bias),
+    )
+
+
 # Our config field -> HF's, in BERT's naming.
 BERT_FIELDS = {
     "vocab_size": "vocab_size",

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.heads import pooled_classifier
+from jaxlm.heads import masked_lm, pooled_classifier
 from jaxlm.hf.table import Row, Table
 from jaxlm.layers import Compute, Key, split
 from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
@@ -22,6 +22,7 @@ from jaxlm.models.post_norm import (
     StackConfig,
     embedding_rows,
     embeddings,
+    masked_lm_rows,
     stack_rows,
 )
 
@@ -110,8 +111,11 @@ FAMILY = Family(
     presets={"base": _BASE, "large": _LARGE},
     published={"base": 124_647_170, "large": 355_361_794},
     trunk=RobertaTrunk,
-    heads={"classification": pooled_classifier("tanh", dropout_before=True)},
-    architectures={"classification": "RobertaForSequenceClassification"},
+    heads={
+        "classification": pooled_classifier("tanh", dropout_before=True),
+        "masked_lm": masked_lm(activation="gelu"),  # whatever the config's
+    },
+    architectures={"classification": "RobertaForSequenceClassification", "masked_lm": "RobertaForMaskedLM"},
     table=Table(
         rows=(
             *embedding_rows("roberta.embeddings."),
@@ -120,6 +124,7 @@ FAMILY = Family(
             Row("head/dense_bias", "classifier.dense.bias"),
             Row("head/out", "classifier.out_proj.weight", "c d -> d c"),
             Row("head/out_bias", "classifier.out_proj.bias"),
+            *masked_lm_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
         ),
         prefix="roberta.",
         ignore=(
@@ -136,5 +141,5 @@ XLM_FAMILY = replace(
     name="xlm-roberta",
     presets={"base": replace(_BASE, vocab_size=_XLM_VOCAB), "large": replace(_LARGE, vocab_size=_XLM_VOCAB)},
     published={"base": 278_045_186, "large": 559_892_482},
-    architectures={"classification": "XLMRobertaForSequenceClassification"},
+    architectures={"classification": "XLMRobertaForSequenceClassification", "masked_lm": "XLMRobertaForMaskedLM"},
 )

@@ -1,0 +1,93 @@
+"""Transformers beside us (extra `parity`): random configs, random weights, padded batches, strict loading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+from tiny import Example, formula_tensor
+
+from jaxlm.layers import ACTIVATIONS
+
+
+def random_config(family: str, seed: int) -> Any:
+    """A random small Transformers config of an encoder family, for classification."""
+    from transformers import AutoConfig
+
+    rng = np.random.default_rng(seed)
+    pick = lambda *options: options[int(rng.integers(len(options)))]  # noqa: E731
+    heads = pick(1, 2, 4)
+    width = heads * pick(4, 6, 10)
+    act = sorted(ACTIVATIONS)[seed % len(ACTIVATIONS)]
+    layers, mlp, eps = pick(1, 2, 3, 5), pick(8, 20, 33), pick(1e-12, 1e-5, 1e-2)
+    labels = pick(1, 2, 5)
+    problem = "regression" if labels == 1 else pick("single_label_classification", "multi_label_classification")
+    common = {
+        "vocab_size": pick(64, 71, 90),
+        "max_position_embeddings": pick(16, 25, 40),
+        "initializer_range": pick(0.02, 0.5),
+        "num_labels": labels,
+        "problem_type": problem,
+        "pad_token_id": pick(0, 1, 3),
+    }
+    if family == "distilbert":
+        return AutoConfig.for_model(
+            family, **common, n_layers=layers, n_heads=heads, dim=width, hidden_dim=mlp, activation=act,
+            seq_classif_dropout=pick(0, 0.2), sinusoidal_pos_embds=bool(seed % 2),
+        )  # fmt: skip
+    own = {"embedding_size": pick(width, 8, 30)} if family == "electra" else {}
+    return AutoConfig.for_model(
+        family, **common, **own, num_hidden_layers=layers, num_attention_heads=heads, hidden_size=width,
+        intermediate_size=mlp, hidden_act=act, layer_norm_eps=eps, type_vocab_size=pick(1, 2, 3),
+        classifier_dropout=pick(None, 0, 0.3), hidden_dropout_prob=pick(0, 0.1),
+    )  # fmt: skip
+
+
+def randomise(model):
+    """Replaces every weight: Transformers starts biases at zero and norm scales at one."""
+    import torch
+
+    model.load_state_dict({k: torch.from_numpy(formula_tensor(k, v.shape)) for k, v in model.state_dict().items()})
+    return model.eval()
+
+
+def torch_inputs(model, texts: list[Example]) -> dict[str, Any]:
+    """A padded batch as Transformers takes it."""
+    import torch
+
+    length = max(len(text.tokens) for text in texts)
+    padded = lambda rows, fill: torch.tensor([row + [fill] * (length - len(row)) for row in rows])  # noqa: E731
+    arrays = {
+        "input_ids": padded([text.tokens for text in texts], model.config.pad_token_id),
+        "attention_mask": padded([[1] * len(text.tokens) for text in texts], 0),
+    }
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        arrays["token_type_ids"] = padded([text.token_types for text in texts], 0)
+    return arrays
+
+
+def torch_logits(model, texts: list[Example]) -> np.ndarray:
+    """Transformers' logits of a padded batch."""
+    import torch
+
+    with torch.no_grad():
+        return model(**torch_inputs(model, texts)).logits.numpy()
+
+
+def strict_load(directory: Path, auto: str = "AutoModelForSequenceClassification"):
+    """Loads by an Auto class; nothing may be missing, left over or of another shape."""
+    import transformers
+
+    model, info = getattr(transformers, auto).from_pretrained(directory, output_loading_info=True)
+    assert not any(info.values()), info
+    return model.eval()
+
+
+def assert_same_tensors(before: Path, after: Path) -> None:
+    """The directories' model.safetensors hold the same keys with bit-equal values."""
+    old, new = (load_file(directory / "model.safetensors") for directory in (before, after))
+    assert old.keys() == new.keys()
+    for key, value in old.items():
+        np.testing.assert_array_equal(new[key], value, err_msg=key, strict=True)
