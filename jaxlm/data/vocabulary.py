@@ -10,8 +10,8 @@ from jaxlm.data.corrupt import Vocabulary
 from jaxlm.data.tokenize import Tokenizer
 from jaxlm.errors import UserError
 
-_WORD_START = ("▁", "Ġ")
-"""Marks of a space before a token: SentencePiece's and byte-level BPE's."""
+_CONTINUES, _BEGINS = "##", ("▁", "Ġ")
+"""WordPiece's mark of a token that goes on; SentencePiece's and byte-level BPE's of a space before a token."""
 
 
 def masking_vocabulary(tokenizer: Tokenizer, kind: str) -> Vocabulary:
@@ -36,13 +36,15 @@ def continues_word(tokenizer: Tokenizer) -> np.ndarray:
     """bool [V]: True for tokens that belong to the word of the token before them.
 
     In WordPiece those that begin with "##"; in the others all that do not begin with the mark of a space; in a
-    vocabulary without such marks none.
+    vocabulary without such marks none. Any vocabulary may have a few tokens that only look marked (GPT-2 has "####"):
+    the mark that most tokens bear decides.
     """
     tokens = tokenizer.tokens(range(tokenizer.vocab_size))
-    if any(token.startswith("##") for token in tokens):
-        return np.asarray([token.startswith("##") for token in tokens])
-    mark = next((m for m in _WORD_START if any(token.startswith(m) for token in tokens)), None)
-    return np.asarray([mark is not None and not token.startswith(mark) for token in tokens])
+    marked = {mark: np.asarray([token.startswith(mark) for token in tokens]) for mark in (_CONTINUES, *_BEGINS)}
+    mark = max(marked, key=lambda m: int(marked[m].sum()))
+    if not marked[mark].any():
+        return marked[mark]
+    return marked[mark] if mark == _CONTINUES else ~marked[mark]
 
 
 def sentinels(tokenizer: Tokenizer) -> np.ndarray:

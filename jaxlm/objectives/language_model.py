@@ -33,7 +33,7 @@ def measure_language_model(outputs: LogitFactors, batch: Batch, *, chunk: int | 
     return {
         "nll": (losses * weights).sum(),
         "tokens": weights.sum(),
-        "correct": (correct * weights).sum(),
+        "correct": jnp.where(correct, weights, 0.0).sum(),
     }
 
 
@@ -66,10 +66,10 @@ def measure_replaced_tokens(outputs: Any, batch: Batch, *, chunk: int | None = N
     return sums | {
         "discriminator_nll": total,
         "real": real.sum(),
-        "discriminator_correct": ((called == replaced) * real).sum(),
-        "hits": ((called & replaced) * real).sum(),
-        "found": (called * real).sum(),
-        "replaced": (replaced * real).sum(),
+        "discriminator_correct": jnp.where(called == replaced, real, 0.0).sum(),
+        "hits": jnp.where(called & replaced, real, 0.0).sum(),
+        "found": jnp.where(called, real, 0.0).sum(),
+        "replaced": jnp.where(replaced, real, 0.0).sum(),
     }
 
 

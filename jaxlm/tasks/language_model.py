@@ -1,63 +1,86 @@
-"""What the pretraining tasks share: the layout of a row, and the scores of predicted tokens."""
+"""What the pretraining tasks share: their interface, the layout of a row, and the scores of predicted tokens."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from jaxlm.data.corpus import Corpus
-from jaxlm.data.rows import Cost, Segment
+from jaxlm.data.rows import Segment
 from jaxlm.data.tokenize import Tokenizer
 from jaxlm.objectives import Batch, Loss
+from jaxlm.objectives.cross_entropy import Terms
+from jaxlm.objectives.language_model import language_model_loss, measure_language_model
 
 METRICS = ("loss", "perplexity", "bits_per_byte", "accuracy")
 """Of predicted tokens; `bits_per_byte` only where every token of the text is predicted."""
 
 
-class PretrainingTask(Protocol):
+class PretrainingTask(ABC):
     """A pretraining objective: which stretches of text make a row, what the row asks, and how answers are scored."""
 
+    config: Any
+    """Its section of the config."""
     head: str
     """Head kind of the model."""
     wrap: str
     """Special tokens in the tokenised corpus: "documents" (around each) or "none" (the row adds its own)."""
     overlap: int
     """Tokens that a segment carries beyond its inputs: 1 where the next token is predicted."""
-    overhead: int
+    overhead: Any = 0
     """Columns that a segment takes up besides its tokens."""
-    cost: Cost | None
-    """Columns of a segment by its tokens, where that is not their number and `overhead`."""
-    generative: bool
+    cost: Any = None
+    """Columns of a segment by its tokens (`data.rows.Cost`), where that is not their number and `overhead`."""
+    generative = False
     """Whether the model can write text."""
+    num_outputs = 0
+    primary_metric = "loss"
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides a row besides its text, for the loader's fingerprint."""
-        ...
+        return {}
 
     @property
-    def metric_names(self) -> tuple[str, ...]: ...
+    def model_overrides(self) -> dict[str, Any]:
+        """Fields of the model's config that the task decides."""
+        return {}
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return METRICS
+
+    @abstractmethod
     def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The arrays of one row; of no segments, padding of weight 0."""
-        ...
 
-    def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss: ...
+    def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss:
+        """The cross-entropy of what a row asks; `chunk` columns at a time."""
+        return language_model_loss(terms=Terms(label_smoothing, self.config.z_loss), chunk=chunk)
 
     def measure(self, outputs: Any, batch: Batch, chunk: int | None = None) -> dict[str, Any]:
         """Sums over a batch, on the device."""
-        ...
+        return measure_language_model(outputs, batch, chunk=chunk)
 
     def metrics(self, sums: Mapping[str, float], corpora: Sequence[Corpus]) -> dict[str, float]:
         """Scores of a whole split from its sums."""
-        ...
+        return token_metrics(sums, corpora if "bits_per_byte" in self.metric_names else ())
 
+    @abstractmethod
     def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
         """The first row of a batch, decoded: what the model will really see, and what it is asked."""
-        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What summary.json says of the task."""
+        return {"problem": self.config.kind, "label_names": [], "task": {"kind": self.config.kind}}
+
+    def hf_config(self) -> dict[str, Any]:
+        """What an exported config.json says of the task."""
+        return {}
 
 
 def lay_out(
@@ -72,6 +95,9 @@ def lay_out(
       `tokens`, `segment_ids` (from 1; 0 is padding) and `positions` (from 0 in each piece), int32 [length]; and the
       column at which each piece begins.
     """
+    total = sum(map(len, pieces))
+    if total > length:
+        raise ValueError(f"{total} tokens do not fit a row of {length}")
     tokens = np.full(length, pad_id, np.int32)
     segment_ids, positions = np.zeros(length, np.int32), np.zeros(length, np.int32)
     starts = np.zeros(len(pieces), np.int64)
@@ -81,8 +107,6 @@ def lay_out(
         part = slice(column, column + len(piece))
         tokens[part], segment_ids[part], positions[part] = piece, number + 1, np.arange(len(piece))
         column += len(piece)
-    if column > length:
-        raise ValueError(f"{column} tokens do not fit a row of {length}")
     return {f"{prefix}tokens": tokens, f"{prefix}segment_ids": segment_ids, f"{prefix}positions": positions}, starts
 
 

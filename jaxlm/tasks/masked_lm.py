@@ -9,15 +9,11 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config_tasks import MaskedLMConfig
-from jaxlm.data.corpus import Corpus
 from jaxlm.data.corrupt import Vocabulary, choose_masked, hide
 from jaxlm.data.rows import Segment
 from jaxlm.data.tokenize import Tokenizer
 from jaxlm.data.vocabulary import masking_vocabulary
-from jaxlm.objectives import Batch, Loss
-from jaxlm.objectives.cross_entropy import Terms
-from jaxlm.objectives.language_model import language_model_loss, measure_language_model
-from jaxlm.tasks.language_model import METRICS, lay_out, show_segments, token_metrics
+from jaxlm.tasks.language_model import METRICS, PretrainingTask, lay_out, show_segments
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ class MaskedRows:
 
 
 @dataclass(frozen=True)
-class MaskedLM:
+class MaskedLM(PretrainingTask):
     """Maximum likelihood of masked tokens (Devlin et al., 2019); masks are drawn anew for every row of every epoch."""
 
     config: MaskedLMConfig
@@ -99,8 +95,6 @@ class MaskedLM:
     head = "masked_lm"
     wrap = "none"
     overlap = 0
-    cost = None
-    generative = False
 
     @classmethod
     def from_tokenizer(cls, config: MaskedLMConfig, tokenizer: Tokenizer, length: int) -> MaskedLM:
@@ -124,15 +118,6 @@ class MaskedLM:
         arrays = self.rows.row(segments, rng)
         del arrays["original_tokens"]
         return arrays
-
-    def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss:
-        return language_model_loss(terms=Terms(label_smoothing, self.config.z_loss), chunk=chunk)
-
-    def measure(self, outputs: Any, batch: Batch, chunk: int | None = None) -> dict[str, Any]:
-        return measure_language_model(outputs, batch, chunk=chunk)
-
-    def metrics(self, sums: Mapping[str, float], corpora: Sequence[Corpus]) -> dict[str, float]:
-        return token_metrics(sums)
 
     def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
         return self.rows.show(batch, tokenizer)

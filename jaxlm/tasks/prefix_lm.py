@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from jaxlm.config_tasks import PrefixLMConfig
-from jaxlm.data.corpus import Corpus
 from jaxlm.data.rows import Segment
 from jaxlm.data.tokenize import Tokenizer
-from jaxlm.objectives import Batch, Loss
-from jaxlm.objectives.cross_entropy import Terms
-from jaxlm.objectives.language_model import language_model_loss, measure_language_model
-from jaxlm.tasks.language_model import METRICS, next_tokens, show_segments, token_metrics
+from jaxlm.tasks.language_model import METRICS, PretrainingTask, next_tokens, show_segments
 
 
 @dataclass(frozen=True)
-class PrefixLM:
+class PrefixLM(PretrainingTask):
     """Maximum likelihood of the tokens behind a prefix of uniform length (Raffel et al., 2020, section 3.2.1)."""
 
     config: PrefixLMConfig
@@ -29,17 +24,11 @@ class PrefixLM:
     head = "causal_lm"
     wrap = "documents"
     overlap = 1
-    overhead = 0
-    cost = None
     generative = True
 
     @classmethod
     def from_tokenizer(cls, config: PrefixLMConfig, tokenizer: Tokenizer, length: int) -> PrefixLM:
         return cls(config, length, tokenizer.pad_id or 0)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {}
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -61,15 +50,6 @@ class PrefixLM:
             arrays["weights"][column : column + size - 1] = 0.0
             column += inputs
         return arrays | {"prefix": prefix}
-
-    def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss:
-        return language_model_loss(terms=Terms(label_smoothing, self.config.z_loss), chunk=chunk)
-
-    def measure(self, outputs: Any, batch: Batch, chunk: int | None = None) -> dict[str, Any]:
-        return measure_language_model(outputs, batch, chunk=chunk)
-
-    def metrics(self, sums: Mapping[str, float], corpora: Sequence[Corpus]) -> dict[str, float]:
-        return token_metrics(sums)
 
     def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
         asked = {}

@@ -15,12 +15,12 @@ from jaxlm.data.tokenize import Tokenizer
 from jaxlm.objectives import Batch, Loss
 from jaxlm.objectives.cross_entropy import Terms
 from jaxlm.objectives.language_model import measure_replaced_tokens, replaced_tokens_loss
-from jaxlm.tasks.language_model import token_metrics
+from jaxlm.tasks.language_model import PretrainingTask, token_metrics
 from jaxlm.tasks.masked_lm import MaskedRows
 
 
 @dataclass(frozen=True)
-class ReplacedTokens:
+class ReplacedTokens(PretrainingTask):
     """ELECTRA's pretraining (Clark et al., 2020): of the tokens asked for, 85 % are masked and 15 % stay."""
 
     config: ReplacedTokensConfig
@@ -29,8 +29,6 @@ class ReplacedTokens:
     head = "replaced_tokens"
     wrap = "none"
     overlap = 0
-    cost = None
-    generative = False
 
     @classmethod
     def from_tokenizer(cls, config: ReplacedTokensConfig, tokenizer: Tokenizer, length: int) -> ReplacedTokens:
@@ -47,6 +45,10 @@ class ReplacedTokens:
     @property
     def settings(self) -> dict[str, Any]:
         return {"task.mask_rate": self.config.mask_rate, "task.whole_word": self.config.whole_word}
+
+    @property
+    def model_overrides(self) -> dict[str, Any]:
+        return {"generator_size": self.config.generator_size}
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -10,21 +10,17 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config_tasks import SpanCorruptionConfig
-from jaxlm.data.corpus import Corpus
 from jaxlm.data.corrupt import corrupt_spans, corrupted_lengths
 from jaxlm.data.rows import Cost, Segment
 from jaxlm.data.shapes import round_up
 from jaxlm.data.tokenize import Tokenizer
 from jaxlm.data.vocabulary import sentinels
 from jaxlm.errors import UserError
-from jaxlm.objectives import Batch, Loss
-from jaxlm.objectives.cross_entropy import Terms
-from jaxlm.objectives.language_model import language_model_loss, measure_language_model
-from jaxlm.tasks.language_model import METRICS, lay_out, show_segments, token_metrics
+from jaxlm.tasks.language_model import METRICS, PretrainingTask, lay_out, show_segments
 
 
 @dataclass(frozen=True)
-class SpanCorruption:
+class SpanCorruption(PretrainingTask):
     """T5's pretraining (Raffel et al., 2020): the encoder reads `length` columns, the decoder as many as one whole
     segment's target needs."""
 
@@ -37,8 +33,6 @@ class SpanCorruption:
     head = "seq2seq_lm"
     wrap = "none"
     overlap = 0
-    overhead = 0
-    generative = False
 
     @classmethod
     def from_tokenizer(cls, config: SpanCorruptionConfig, tokenizer: Tokenizer, length: int) -> SpanCorruption:
@@ -108,15 +102,6 @@ class SpanCorruption:
             labels[:used] = np.concatenate([target for _, target in pairs])
         weights = (decoder["decoder_segment_ids"] > 0).astype(np.float32)
         return {**encoder, **decoder, "labels": labels, "weights": weights}
-
-    def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss:
-        return language_model_loss(terms=Terms(label_smoothing, self.config.z_loss), chunk=chunk)
-
-    def measure(self, outputs: Any, batch: Batch, chunk: int | None = None) -> dict[str, Any]:
-        return measure_language_model(outputs, batch, chunk=chunk)
-
-    def metrics(self, sums: Mapping[str, float], corpora: Sequence[Corpus]) -> dict[str, float]:
-        return token_metrics(sums)
 
     def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
         asked = {}
