@@ -1,9 +1,11 @@
-"""Masks and scaled dot-product attention over kernels.
+"""Masks, scaled dot-product attention over kernels, and the cache of step-by-step decoding.
 
-Shape letters: B rows, T query length, S key length, N heads, K key and value heads, H head_dim.
+Shape letters: B rows, T query length, S key length, N heads, K key and value heads, H head_dim, L layers.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +48,57 @@ def causal_mask(
     if prefix_BS is not None:
         seen = seen | (prefix_BS != 0)[:, None, None, :]
     return segment_mask(query_BT, key_BS) & seen
+
+
+class KVCache(NamedTuple):
+    """The keys and values of all layers for the tokens read so far, in columns of which the first `length` are filled.
+
+    Columns that are not yet filled are of segment 0 and lie behind every query, which a causal mask hides.
+    """
+
+    keys: Float[Array, "L B S K H"]
+    values: Float[Array, "L B S K H"]
+    segment_ids: Int[Array, "B S"]
+    length: Int[Array, ""]
+
+    def extend(self, segment_ids_BT: Int[Array, "B T"]) -> KVCache:
+        """Takes up T further columns, whose keys and values each layer then puts."""
+        segment_ids = jax.lax.dynamic_update_slice(self.segment_ids, segment_ids_BT, (0, self.length))
+        return self._replace(segment_ids=segment_ids, length=self.length + segment_ids_BT.shape[1])
+
+    def put(
+        self, layer: Int[Array, ""], k_BTKH: Float[Array, "B T K H"], v_BTKH: Float[Array, "B T K H"]
+    ) -> tuple[KVCache, Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+        """Puts one layer's keys and values into the last T columns; returns all of that layer's besides."""
+        start = (layer, 0, self.length - k_BTKH.shape[1], 0, 0)
+        keys, values = (
+            jax.lax.dynamic_update_slice(whole, new[None].astype(whole.dtype), start)
+            for whole, new in ((self.keys, k_BTKH), (self.values, v_BTKH))
+        )
+        of_layer = (jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False) for whole in (keys, values))
+        return self._replace(keys=keys, values=values), *of_layer
+
+
+def empty_cache(num_layers: int, rows: int, length: int, num_kv_heads: int, head_dim: int, dtype: Any) -> KVCache:
+    """A cache that has room for `length` tokens to a row."""
+    keys = jnp.zeros((num_layers, rows, length, num_kv_heads, head_dim), dtype)
+    return KVCache(keys, jnp.zeros_like(keys), jnp.zeros((rows, length), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def decoder_mask(
+    segment_ids_BT: Int[Array, "B T"],
+    cache: KVCache | None,
+    *,
+    window: int | None = None,
+    prefix_BT: Int[Array, "B T"] | None = None,
+) -> Bool[Array, "B 1 T S"]:
+    """`causal_mask` of the row itself, or over a cache of which these T columns are the last."""
+    if cache is None:
+        return causal_mask(segment_ids_BT, segment_ids_BT, window=window, prefix_BS=prefix_BT)
+    first = cache.length - segment_ids_BT.shape[1]
+    if prefix_BT is not None:
+        prefix_BT = jax.lax.dynamic_update_slice(jnp.zeros_like(cache.segment_ids), prefix_BT, (0, first))
+    return causal_mask(segment_ids_BT, cache.segment_ids, first=first, window=window, prefix_BS=prefix_BT)
 
 
 def attend(

@@ -88,6 +88,15 @@ def embed(
     return jnp.take(table, ids, axis=0)
 
 
+def pick(x: jax.Array, columns: jax.Array | None, axis: int = 1) -> jax.Array:
+    """Each row's entries of x along `axis` at its `columns` [R, S]; all of them where None."""
+    if columns is None:
+        return x
+    shape = [columns.shape[0], *(1,) * (x.ndim - 1)]
+    shape[axis] = columns.shape[1]
+    return jnp.take_along_axis(x, columns.reshape(shape), axis=axis)
+
+
 def layer_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Array:
     """Layer normalisation over the last axis (Ba et al., 2016), computed in float32, returned in x's dtype."""
     scale = param(module, f"{name}_scale", nn.initializers.ones, x.shape[-1:], ("norm",))
@@ -175,18 +184,19 @@ def init_stack(block: nn.Module, num_layers: int, *args: Any) -> Callable[[jax.A
 
 
 def run_stack(
-    apply: Callable[[Any, jax.Array, Key], jax.Array],
+    apply: Callable[[Any, Any, Key], Any],
     params: Any,
-    x: jax.Array,
+    x: Any,
     key: Key,
     compute: Compute,
-    last: Callable[[Any, jax.Array, Key], jax.Array] | None = None,
-) -> jax.Array:
+    last: Callable[[Any, Any, Key], Any] | None = None,
+) -> Any:
     """Runs stacked layers in order.
 
     Args:
       apply: (one layer's parameters, x, key) -> x.
-      params: tree of [L, ...] arrays.
+      params: tree of [L, ...] arrays, and of whatever else differs between layers.
+      x: what a layer hands to the next, an array or a tree: a cache of all layers may travel with the states.
       last: stands in for `apply` in the last layer, where the model reads only some positions of its output.
     """
     num_layers = jax.tree.leaves(params)[0].shape[0]
@@ -212,7 +222,7 @@ def run_stack(
     return x
 
 
-def _remat(fn: Callable[..., jax.Array], policy: str, *, scanned: bool) -> Callable[..., jax.Array]:
+def _remat(fn: Callable[..., Any], policy: str, *, scanned: bool) -> Callable[..., Any]:
     if policy == "none":
         return fn
     dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable

@@ -23,8 +23,8 @@ BATCH_MESH_AXES = ("data", "fsdp")
 
 # Logical axis -> mesh axes. Parameter axes first, then activation axes.
 _REPLICATED = {
-    "embed": (), "embed_in": (), "heads": (), "head_dim": (), "mlp": (), "vocab": (), "positions": (), "types": (),
-    "layers": (), "classes": (), "norm": (),
+    "embed": (), "embed_in": (), "heads": (), "kv_heads": (), "qkv": (), "head_dim": (), "mlp": (), "vocab": (),
+    "positions": (), "types": (), "layers": (), "classes": (), "norm": (),
     "batch": BATCH_MESH_AXES, "length": (), "slots": (), "act_embed": (), "act_heads": (), "act_mlp": (),
 }  # fmt: skip
 _PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -34,6 +34,7 @@ _PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
         **_REPLICATED,
         "embed": ("fsdp",),
         "heads": ("tensor",),
+        "kv_heads": ("tensor",),
         "mlp": ("tensor",),
         "act_heads": ("tensor",),
         "act_mlp": ("tensor",),

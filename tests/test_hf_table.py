@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from tiny import tiny
+from tiny import ENCODERS, tiny
 
 from jaxlm.errors import UserError
 from jaxlm.hf.table import Row, Table, plan_import, rows_for
@@ -121,7 +121,7 @@ def test_silent_and_null_keys_mean_what_transformers_takes_them_for():
         FAMILIES["xlm-roberta"].from_hf({})
 
 
-@families
+@pytest.mark.parametrize("family", ENCODERS)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

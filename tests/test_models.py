@@ -16,8 +16,8 @@ from tiny import FAMILY_SIZES, FAST, NUM_OUTPUTS, apply, examples, inputs, pack,
 from jaxlm import attention, heads
 from jaxlm.errors import UserError
 from jaxlm.layers import Compute, dropout, run_stack
-from jaxlm.models import FAMILIES, Model, get_family, post_norm
-from jaxlm.models.base import BATCH_INPUTS, flatten, override
+from jaxlm.models import FAMILIES, Model, get_family, gpt2, post_norm
+from jaxlm.models.base import flatten, override
 from jaxlm.sharding import batch_shardings, make_mesh, make_rules
 
 families = pytest.mark.parametrize("family", FAMILY_SIZES)
@@ -42,7 +42,7 @@ def loss_and_gradients(model: Model, params, batch, key=None):
     """Of a loss that weighs every output of every real slot differently; one compilation per model."""
 
     def loss(params, batch, key):
-        outputs = model.apply(params, inputs(batch), key)
+        outputs = model.apply(params, inputs(batch, model), key)
         mix = np.random.default_rng(5).normal(size=outputs.shape).astype(np.float32)
         return (jnp.sin(outputs) * mix * batch["weights"][..., None]).sum()
 
@@ -53,7 +53,8 @@ def loss_and_gradients(model: Model, params, batch, key=None):
 @pytest.mark.parametrize(("family", "preset"), PRESETS)
 def test_published_parameter_counts(family, preset):
     record = FAMILIES[family]
-    model = Model(record, record.presets[preset], "classification", 2)
+    head = "causal_lm" if "causal_lm" in record.heads else "classification"
+    model = Model(record, record.presets[preset], head, 2)
     assert model.num_parameters == record.published[preset]
 
 
@@ -115,10 +116,11 @@ def test_slots_only_last_layer_equals_gathering_from_all_states(family):
     def gathered(params, batch) -> Any:
         trunk = model.family.trunk(model.config, model.compute)
         head = model.family.heads["classification"](model.config, model.compute, NUM_OUTPUTS)
-        states: Any = trunk.apply({"params": params["trunk"]}, *(batch[name] for name in BATCH_INPUTS[:-1]))
+        arrays = inputs(batch, model)
+        slots = arrays.pop("slot_positions")
+        states: Any = trunk.apply({"params": params["trunk"]}, **arrays)
         chex.assert_shape(states, (3, 21, 16))
-        rows = jnp.arange(3)[:, None]
-        return head.apply({"params": params["head"]}, states[rows, batch["slot_positions"]])
+        return head.apply({"params": params["head"]}, states[jnp.arange(3)[:, None], slots])
 
     expected = jax.jit(gathered, compiler_options=FAST)(params, batch)
     for compute in (Compute(), Compute(unroll=3)):
@@ -199,7 +201,13 @@ def test_dropout_rates_act_only_with_a_key(family):
 
 @pytest.mark.parametrize(
     ("family", "hidden", "classifier"),
-    [("bert", 1 + 3 * 2, 1), ("distilbert", 1 + 3, 1), ("electra", 1 + 3 * 2, 2), ("roberta", 1 + 3 * 2, 2)],
+    [
+        ("bert", 1 + 3 * 2, 1),
+        ("distilbert", 1 + 3, 1),
+        ("electra", 1 + 3 * 2, 2),
+        ("gpt2", 1 + 3 * 2, 1),
+        ("roberta", 1 + 3 * 2, 2),
+    ],
 )
 def test_dropout_acts_at_the_places_of_the_published_models(family, hidden, classifier, monkeypatch):
     """Embeddings, attention (and its output, but in DistilBERT), MLP, after and in some before the head's dense."""
@@ -211,9 +219,9 @@ def test_dropout_acts_at_the_places_of_the_published_models(family, hidden, clas
         drawn[rate] += rate > 0 and key is not None
         return dropout(x, rate, key)
 
-    for module in (attention, heads, post_norm):
+    for module in (attention, heads, post_norm, gpt2):
         monkeypatch.setattr(module, "dropout", counted)
-    jax.eval_shape(model.apply, model.shapes, inputs(packed_batch()), KEYS[0])
+    jax.eval_shape(model.apply, model.shapes, inputs(packed_batch(), model), KEYS[0])
     del drawn[0.0]
     assert drawn == {0.125: hidden, 0.25: 3, 0.5: classifier}
 

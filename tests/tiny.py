@@ -16,7 +16,14 @@ from jaxlm.models.base import BATCH_INPUTS, override
 
 SIZES = {"vocab_size": 64, "num_layers": 3, "embed_dim": 16, "num_heads": 4, "mlp_dim": 32, "max_positions": 24}
 """Layers: an odd number, so that a scan of two has a remainder. The rest divides by eight devices."""
-FAMILY_SIZES = {"bert": {}, "distilbert": {}, "electra": {"table_dim": 8}, "roberta": {"num_types": 2}}
+FAMILY_SIZES = {
+    "bert": {},
+    "distilbert": {},
+    "electra": {"table_dim": 8},
+    "gpt2": {"pad_id": 0},
+    "roberta": {"num_types": 2},
+}
+ENCODERS = [name for name, family in FAMILIES.items() if family.inputs == BATCH_INPUTS]
 NUM_OUTPUTS = 3
 FAST = {"xla_backend_optimization_level": 0}
 """Compiler options: tiny models compile for longer than they run."""
@@ -81,9 +88,14 @@ def pack(rows: Sequence[Sequence[Example]], length: int, slots: int, pad_id: int
     return batch
 
 
-def inputs(batch):
-    """What a model reads of a batch."""
-    return {name: batch[name] for name in BATCH_INPUTS}
+def inputs(batch, model: Model):
+    """What a classifier reads of a batch; its slots are at each example's first token or at its last."""
+    arrays = {name: batch[name] for name in model.family.inputs if name in batch}
+    if model.family.pool == "last":
+        numbers = np.arange(1, batch["slot_positions"].shape[1] + 1, dtype=np.int32)
+        lengths = (batch["segment_ids"][:, None, :] == numbers[None, :, None]).astype(np.int32).sum(-1)
+        arrays["slot_positions"] = batch["slot_positions"] + lengths - (lengths > 0).astype(np.int32)
+    return arrays
 
 
 _compiled: dict[Any, jax.stages.Wrapped] = {}
@@ -92,7 +104,7 @@ _compiled: dict[Any, jax.stages.Wrapped] = {}
 def apply(model: Model, params, batch, key: jax.Array | None = None) -> np.ndarray:
     """The model's outputs; one compilation per model and shape."""
     compiled = _compiled.setdefault(id(model), jax.jit(model.apply, compiler_options=FAST))  # keeps the model alive
-    return np.asarray(compiled(params, inputs(batch), key))
+    return np.asarray(compiled(params, inputs(batch, model), key))
 
 
 def formula_tensor(key: str, shape: Sequence[int]) -> np.ndarray:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from jaxlm.errors import UserError
-from jaxlm.models import bert, distilbert, electra, roberta
+from jaxlm.models import bert, distilbert, electra, gpt2, roberta
 from jaxlm.models.base import Family, Model
 
 FAMILIES: dict[str, Family] = {
     "bert": bert.FAMILY,
     "distilbert": distilbert.FAMILY,
     "electra": electra.FAMILY,
+    "gpt2": gpt2.FAMILY,
     "roberta": roberta.FAMILY,
     "xlm-roberta": roberta.XLM_FAMILY,
 }

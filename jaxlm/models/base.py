@@ -38,7 +38,8 @@ class Family:
     config: type
     presets: Mapping[str, Any]
     published: Mapping[str, int]
-    """Preset -> published parameter count, as a classifier of two labels."""
+    """Preset -> published parameter count: as a language model where the family has a causal_lm head, else as a
+    classifier of two labels."""
     trunk: Callable[[Any, Compute], nn.Module]
     """(config, compute) -> module; called by name with those of `inputs` that a batch has, and a key; returns [R, S, D]
     (slots given) or [R, T, D]."""
@@ -52,7 +53,7 @@ class Family:
     inputs: tuple[str, ...] = BATCH_INPUTS
     """Batch arrays that the trunk reads."""
     pool: str = "first"
-    """The token of an example that a classification head reads: "first" ([CLS]) or "last" (of models that look back)."""
+    """The token of an example that a classification head reads: "first" ([CLS]) or "last" (models that look back)."""
     networks: Mapping[str, Callable[[Any, Compute], Any]] = field(default_factory=dict)
     """Head kind -> network, where it is more than the trunk under a head."""
     init_cache: Callable[[Any, int, int, Any], Any] | None = None
@@ -91,7 +92,7 @@ class Model:
     compute: Compute = Compute()
 
     @cached_property
-    def _network(self) -> nn.Module:
+    def _network(self) -> Any:
         kinds = (*self.family.heads, *self.family.networks)
         if self.head not in kinds:
             raise UserError(f"model family {self.family.name!r} has no {self.head} head; it has: {', '.join(kinds)}")
