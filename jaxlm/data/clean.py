@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 
@@ -37,6 +38,43 @@ def clean_text(text: str, clean: CleanConfig) -> str:
     for _, action in _text_actions(clean):
         text = action(text)
     return text
+
+
+class DocumentCleaner:
+    """Applies the text actions of `clean` to documents that come in pieces.
+
+    The cleaned pieces of a document, one behind the other, are what cleaning it as a whole gives, where it is cut at
+    line ends or before spaces.
+    """
+
+    def __init__(self, clean: CleanConfig) -> None:
+        self._actions = _text_actions(clean)
+        self._fold = clean.whitespace
+        self._begun = self._gap = False  # of the document at hand: text has come, and then a space
+        self._counts: Counter[str] = Counter()
+        self.take_counts()
+
+    def take_counts(self) -> Counter[str]:
+        """How many pieces each action changed since the last call: `whitespace_changed` and the like."""
+        counts, self._counts = self._counts, Counter({f"{name}_changed": 0 for name, _ in self._actions})
+        return counts
+
+    def piece(self, text: str, *, starts: bool) -> str:
+        """Clean the next piece, with which a document may start."""
+        before = text
+        for name, action in self._actions:
+            before, text = text, action(text)
+            self._counts[f"{name}_changed"] += before != text
+        if not self._fold:
+            return text
+        if starts:
+            self._begun = self._gap = False
+        gap = self._begun and (self._gap or before[:1].isspace())
+        if not text:
+            self._gap |= bool(before)
+            return text
+        self._begun, self._gap = True, before[-1:].isspace()
+        return f" {text}" if gap else text
 
 
 def clean_tables(

@@ -63,7 +63,8 @@ MIN_WORDS = 6
 
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "__pycache__"}
 _MIN_ROWS = 1000  # fewer: the sources are not there, whatever the reason
-_SHINGLE = 5  # words
+SHINGLE = 5
+"""Words of the sequences that two texts are compared by."""
 _NEAR = 0.5  # share of the shorter text's shingles that makes two texts near-copies
 
 
@@ -125,7 +126,7 @@ def _docstrings(path: Path) -> Iterator[str]:
     while nodes:
         node = nodes.pop()
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield _prose(ast.get_docstring(node) or "")
+            yield prose(ast.get_docstring(node) or "")
             inner = node.body
         elif isinstance(node, (ast.If, ast.Try)):  # definitions that depend on the platform
             inner = chain(node.body, *(handler.body for handler in getattr(node, "handlers", ())), node.orelse)
@@ -134,7 +135,7 @@ def _docstrings(path: Path) -> Iterator[str]:
         nodes.extend(reversed(list(inner)))
 
 
-def _prose(docstring: str) -> str:
+def prose(docstring: str) -> str:
     """Without doctest blocks, which reach from a prompt to the next blank line: they are code."""
     kept, in_doctest = [], False
     for line in docstring.splitlines():
@@ -179,7 +180,7 @@ def near_copies(texts: list[str]) -> list[str]:
     for i, own in enumerate(shingles):
         shared = Counter(j for shingle in own for j in texts_of[shingle] if j < i)
         for j, count in shared.items():
-            if count >= _NEAR * min(len(own), len(shingles[j])):
+            if are_near(count, len(own), len(shingles[j])):
                 parents[root(i)] = root(j)
     first: dict[int, str] = {}
     for i, text in enumerate(texts):
@@ -187,9 +188,14 @@ def near_copies(texts: list[str]) -> list[str]:
     return [first[root(i)] for i in range(len(texts))]
 
 
+def are_near(shared: int, *sizes: int) -> bool:
+    """Whether so many shared shingles make near-copies of two texts that have so many each."""
+    return shared >= _NEAR * min(sizes)
+
+
 def _shingles(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
-    return {tuple(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1))}
+    return {tuple(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
 
 
 def _side(representative: str) -> str:

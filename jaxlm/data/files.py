@@ -162,7 +162,7 @@ def _open_parquet(path: Path, stack: ExitStack, only: str | None) -> Opened:
     columns = tuple(file.schema_arrow.names)
     if len(set(columns)) < len(columns):
         raise UserError(f"{path}: the schema names a column more than once: {', '.join(columns)}")
-    records = _ParquetRecords(file, path, [only] if only in columns else None)
+    records = _ParquetRecords(file, path, None if only is None or only not in columns else [only])
     return Opened(str(path), iter(records), columns, fraction=records.fraction)
 
 

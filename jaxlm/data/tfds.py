@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from jaxlm.data.textfiles import BadRow, Record
@@ -28,17 +29,7 @@ def open_split(name: str, split: str, data_dir: str | None, key: str) -> tuple[s
         UserError: TFDS is not installed; unknown dataset or split; a preparation that failed; files that are not
             ArrayRecord (TFDS reads its own Parquet files back with rows missing); a row count unlike the recorded one.
     """
-    tfds = _import(key)
-    builder = _builder(tfds, name, data_dir, key)
-    if not builder.is_prepared():
-        try:
-            builder.download_and_prepare(file_format="array_record")
-        except Exception as error:  # whatever a dataset's own download code raises
-            raise UserError(
-                f"{key}.tfds: {name} is not prepared in {builder.data_dir}, and preparing it failed: {error}. Prepare "
-                "it on a machine with network access (and TensorFlow, where its code needs it) by `tfds build "
-                f"--file_format=array_record {name}`, and point {key}.data_dir at the result"
-            ) from error
+    builder = _prepared(name, data_dir, key)
     formats = {fmt.value for fmt in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise UserError(
@@ -59,6 +50,26 @@ def open_split(name: str, split: str, data_dir: str | None, key: str) -> tuple[s
         )
     features = builder.info.features
     return label, _records(examples, features), tuple(features)
+
+
+def data_folder(name: str, data_dir: str | None, key: str) -> Path:
+    """Where the files of a dataset lie, prepared as `open_split` does."""
+    return Path(_prepared(name, data_dir, key).data_dir)
+
+
+def _prepared(name: str, data_dir: str | None, key: str) -> Any:
+    tfds = _import(key)
+    builder = _builder(tfds, name, data_dir, key)
+    if not builder.is_prepared():
+        try:
+            builder.download_and_prepare(file_format="array_record")
+        except Exception as error:  # whatever a dataset's own download code raises
+            raise UserError(
+                f"{key}.tfds: {name} is not prepared in {builder.data_dir}, and preparing it failed: {error}. Prepare "
+                "it on a machine with network access (and TensorFlow, where its code needs it) by `tfds build "
+                f"--file_format=array_record {name}`, and point {key}.data_dir at the result"
+            ) from error
+    return builder
 
 
 def _import(key: str) -> Any:

@@ -1,0 +1,55 @@
+"""`Contents`: SHA-256 of files, remembered, so that a large corpus is not read anew in every run to be recognised."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+_RECENT = 2.0  # seconds in which a file may change again without a change of its times
+
+
+class Contents:
+    """Digests of files by content.
+
+    What was read before counts as unchanged where size, inode and both times (of change of content, and of anything)
+    are the same, unless it was changed just before it was read.
+
+    Args:
+        memory: file that the digests are kept in; None: nowhere.
+    """
+
+    def __init__(self, memory: Path | None = None) -> None:
+        self._memory = memory
+        self._known: dict[str, list[int | str]] = {}
+        if memory is not None:
+            with contextlib.suppress(OSError, ValueError):  # it only saves time
+                known = json.loads(memory.read_text("utf-8"))
+                self._known = known if isinstance(known, dict) else {}
+
+    def digest(self, path: Path) -> str:
+        """Hex SHA-256 of a file's content."""
+        with path.open("rb") as file:
+            facts = os.fstat(file.fileno())
+            stamp = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
+            name = os.path.abspath(path)
+            known = self._known.get(name)
+            if isinstance(known, list) and known[:4] == stamp:
+                return str(known[4])
+            started = time.time()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if started - max(facts.st_mtime, facts.st_ctime) > _RECENT:
+            self._known[name] = [*stamp, digest]
+        return digest
+
+    def save(self) -> None:
+        """Remember the digests for the next run; where that is not possible, they are computed again."""
+        if self._memory is None:
+            return
+        temporary = self._memory.with_name(f"{self._memory.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(self._known), "utf-8")
+            temporary.replace(self._memory)
