@@ -49,7 +49,7 @@ TRICKY = [
     "ﬁ ① ½ \u00a0nbsp\u3000wide \u2028 \u200b",
     "ЦИТАТА 123456",
     "x" * 300,
-    "it's they'll WE'VE",
+    "it's they'll WE'VE do n't , spaced . out ?",
 ]
 SPECIAL = "[MASK] a <mask> b</s> <pad><extra_id_0>x <extra_id_99><|endoftext|>y <unk>"
 
@@ -211,7 +211,12 @@ def test_bpe_ids_are_those_of_the_sentencepiece_library(trained, corpus):
     texts = [*TRICKY, *corpus, "\n".join(corpus[-300:])]
     assert [ids(t, text, special_tokens=False) for text in texts] == oracle.encode(texts)
     assert "▁▁▁▁" in t.tokens(ids(t, "    return x"))  # indentation is worth tokens
-    assert t.tokens(ids(t, "ab2024"))[-4:] == ["2", "0", "2", "4"]
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_llama_splits_numbers_into_digits(kind, corpus):
+    t = train_tokenizer.train_tokenizer([*corpus, *["2024"] * 500], settings(kind, family="llama", vocab_size=SIZE))
+    assert t.tokens(ids(t, "2024"))[-4:] == ["2", "0", "2", "4"]
 
 
 @pytest.mark.parity
@@ -315,11 +320,12 @@ def test_rare_and_reserved_characters_cost_no_text(kind, family, corpus):
 def test_deterministic_byte_for_byte(shared_data):
     """In another process too: hash tables are seeded at random. Sampling included."""
     script = f"""
-        import hashlib, tempfile
+        import functools, hashlib, tempfile
         from pathlib import Path
         from jaxlm.config import TokenizerTrainingConfig
         from jaxlm.data import train_tokenizer, word_counts
-        word_counts.MOST_WORDS, word_counts._BATCH = 3000, 50_000
+        word_counts._BATCH = 50_000
+        train_tokenizer.count_words = functools.partial(word_counts.count_words, most=3000)
         for kind in ("wordpiece", "unigram", "bpe", "byte_bpe", "char"):
             with tempfile.TemporaryDirectory() as folder:
                 settings = TokenizerTrainingConfig(type=kind, vocab_size=1000)
@@ -358,8 +364,10 @@ def test_word_counts_are_exact_and_then_an_even_sample_in_bounded_memory(monkeyp
     megabytes = peak(lambda: sampled.append(word_counts.count_words(endless(30_000), str.split, most=2000)))
     [counts] = sampled
     assert len(counts) <= 2000 and megabytes < 2  # 60,000 different words would take 5.5
-    # Half of all words are "the", before and after.
-    assert counts.total() > 1000 and counts["the"] / counts.total() == pytest.approx(0.5, abs=0.05)
+    assert counts.total() > 1000 and counts["the"] / counts.total() == pytest.approx(0.5, abs=0.05)  # as in the texts
+    halves = (f"{'ab'[i >= 15_000]} x{i}" for i in range(30_000))
+    counts = word_counts.count_words(halves, str.split, most=2000)
+    assert counts["a"] / counts["b"] == pytest.approx(1, abs=0.3) and counts["a"] > 100  # early or late
 
 
 def test_training_takes_bounded_memory(monkeypatch):

@@ -163,9 +163,7 @@ def train_byte_bpe(texts: Iterable[str], family: Family, *, vocab_size: int, min
     backend.decoder = decoders.ByteLevel()
     with tempfile.TemporaryDirectory() as folder:
         copies = {Path(file).name: Path(file).read_bytes() for file in backend.model.save(folder)}
-    return assemble(
-        backend, family, config={"add_prefix_space": False, "clean_up_tokenization_spaces": False}, copies=copies
-    )
+    return assemble(backend, family, config={"add_prefix_space": False}, copies=copies)
 
 
 def train_char(texts: Iterable[str], family: Family, *, vocab_size: int | None = None) -> Tokenizer:
@@ -197,7 +195,7 @@ def train_char(texts: Iterable[str], family: Family, *, vocab_size: int | None =
     backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=unk))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
-    return assemble(backend, family, config={"clean_up_tokenization_spaces": False}, unk=unk)
+    return assemble(backend, family, unk=unk)
 
 
 def _some(counts: Counter[str], what: str) -> Counter[str]:
