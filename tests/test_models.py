@@ -16,7 +16,7 @@ from tiny import FAMILY_SIZES, FAST, NUM_OUTPUTS, apply, examples, inputs, pack,
 from jaxlm import attention, heads
 from jaxlm.errors import UserError
 from jaxlm.layers import Compute, dropout, run_stack
-from jaxlm.models import FAMILIES, Model, get_family, gpt2, post_norm
+from jaxlm.models import FAMILIES, Model, get_family, gpt2, llama, post_norm
 from jaxlm.models.base import flatten, override
 from jaxlm.sharding import batch_shardings, make_mesh, make_rules
 
@@ -206,6 +206,7 @@ def test_dropout_rates_act_only_with_a_key(family):
         ("distilbert", 1 + 3, 1),
         ("electra", 1 + 3 * 2, 2),
         ("gpt2", 1 + 3 * 2, 1),
+        ("llama", 1 + 3 * 2, 1),
         ("roberta", 1 + 3 * 2, 2),
     ],
 )
@@ -219,7 +220,7 @@ def test_dropout_acts_at_the_places_of_the_published_models(family, hidden, clas
         drawn[rate] += rate > 0 and key is not None
         return dropout(x, rate, key)
 
-    for module in (attention, heads, post_norm, gpt2):
+    for module in (attention, heads, post_norm, gpt2, llama):
         monkeypatch.setattr(module, "dropout", counted)
     jax.eval_shape(model.apply, model.shapes, inputs(packed_batch(), model), KEYS[0])
     del drawn[0.0]

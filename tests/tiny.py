@@ -21,8 +21,15 @@ FAMILY_SIZES = {
     "distilbert": {},
     "electra": {"table_dim": 8},
     "gpt2": {"pad_id": 0},
+    "llama": {"num_kv_heads": 2, "pad_id": 0},
     "roberta": {"num_types": 2},
 }
+VARIANT_SIZES = {
+    "mistral": {"num_kv_heads": 2, "window": 4, "pad_id": 0},
+    "qwen2": {"num_kv_heads": 2, "pad_id": 0},
+    "qwen3": {"num_kv_heads": 2, "head_dim": 6, "pad_id": 0},
+}
+"""Families that have the trunk of one under contract."""
 ENCODERS = [name for name, family in FAMILIES.items() if family.inputs == BATCH_INPUTS]
 NUM_OUTPUTS = 3
 FAST = {"xla_backend_optimization_level": 0}
@@ -34,7 +41,7 @@ def tiny(family: str, compute: Compute | None = None, **changes) -> Model:
     """A tiny classifier; the same object, hence one compilation, for the same arguments."""
     record = FAMILIES[family]
     preset = next(iter(record.presets.values()))
-    config = override(preset, {**SIZES, **FAMILY_SIZES.get(family, {}), **changes})
+    config = override(preset, {**SIZES, **(FAMILY_SIZES | VARIANT_SIZES).get(family, {}), **changes})
     return Model(record, config, "classification", NUM_OUTPUTS, compute or Compute())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxlm.errors import UserError
-from jaxlm.models import bert, distilbert, electra, gpt2, roberta
+from jaxlm.models import bert, distilbert, electra, gpt2, llama_family, roberta
 from jaxlm.models.base import Family, Model
 
 FAMILIES: dict[str, Family] = {
@@ -11,6 +11,10 @@ FAMILIES: dict[str, Family] = {
     "distilbert": distilbert.FAMILY,
     "electra": electra.FAMILY,
     "gpt2": gpt2.FAMILY,
+    "llama": llama_family.FAMILY,
+    "mistral": llama_family.MISTRAL,
+    "qwen2": llama_family.QWEN2,
+    "qwen3": llama_family.QWEN3,
     "roberta": roberta.FAMILY,
     "xlm-roberta": roberta.XLM_FAMILY,
 }

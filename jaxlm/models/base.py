@@ -25,7 +25,7 @@ CAUSAL_INPUTS = ("tokens", "segment_ids", "positions", "prefix", "slot_positions
 """What a decoder or a recurrent model reads."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity, so that a `Model` can be a static argument of jit
 class Family:
     """One architecture: everything that the rest of jaxlm knows about it.
 
@@ -50,6 +50,7 @@ class Family:
     table: Table
     from_hf: Callable[[Mapping[str, Any]], Any]
     to_hf: Callable[[Any], dict[str, Any]]
+    """UserError for a config that no checkpoint of the family can have."""
     inputs: tuple[str, ...] = BATCH_INPUTS
     """Batch arrays that the trunk reads."""
     pool: str = "first"
@@ -96,6 +97,7 @@ class Model:
         kinds = (*self.family.heads, *self.family.networks)
         if self.head not in kinds:
             raise UserError(f"model family {self.family.name!r} has no {self.head} head; it has: {', '.join(kinds)}")
+        self.family.to_hf(self.config)  # what could not be exported is refused now, not after training
         if self.head in self.family.networks:
             return self.family.networks[self.head](self.config, self.compute)
         return Network(

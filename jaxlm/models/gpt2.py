@@ -186,12 +186,10 @@ def _from_hf(config: Mapping[str, Any]) -> GPT2Config:
         if config.get(key, expected) != expected:
             found, wanted = json.dumps(config[key]), json.dumps(expected)
             raise UserError(f"config.json: {key}={found} is not supported; expected {wanted}")
-    values = read_hf(config, _FIELDS, _DEFAULTS)
-    if values["activation"] not in ACTIVATIONS:
+    values = read_hf({**_DEFAULTS, **config}, _FIELDS, {**_DEFAULTS, "bos_token_id": None, "eos_token_id": None})
+    if (act := values["activation"]) not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
-        raise UserError(
-            f"config.json: activation_function={values['activation']!r} is not supported; expected one of {known}"
-        )
+        raise UserError(f"config.json: activation_function={act!r} is not supported; expected one of {known}")
     if values["mlp_dim"] is None:
         values["mlp_dim"] = 4 * values["embed_dim"]
     if values["embed_dropout"] == values["dropout"]:

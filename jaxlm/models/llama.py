@@ -1,0 +1,218 @@
+"""Llama's network (Touvron et al., 2023, arXiv:2302.13971), which by its configuration is also that of Mistral
+(arXiv:2310.06825), Qwen2 (arXiv:2407.10671) and Qwen3 (arXiv:2505.09388): `llama_family` has their records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxlm.attention import KVCache, attend, decoder_mask, empty_cache
+from jaxlm.errors import UserError
+from jaxlm.layers import (
+    Compute,
+    Key,
+    activation,
+    dense,
+    dropout,
+    embed,
+    init_stack,
+    normal,
+    pick,
+    rms_norm,
+    rotate,
+    run_stack,
+    split,
+)
+from jaxlm.sharding import constrain
+
+ROPE_TYPES = ("default", "linear", "llama3")
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    vocab_size: int = 32000
+    num_layers: int = 32
+    embed_dim: int = 4096
+    num_heads: int = 32
+    num_kv_heads: int | None = None
+    """Key and value heads, each read by num_heads / num_kv_heads query heads; absent: one for each."""
+    head_dim: int | None = None
+    """Absent: embed_dim / num_heads."""
+    mlp_dim: int = 11008
+    max_positions: int = 4096
+    activation: str = "silu"
+    norm_eps: float = 1e-5
+    qkv_bias: bool = False
+    output_bias: bool = False
+    """Of attention's output projection."""
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """RMS norm of each query and key head (Henry et al., 2020)."""
+    window: int | None = None
+    """Most tokens that a token sees back, itself included."""
+    windowed_layers: tuple[bool, ...] | None = None
+    """Layers that the window holds for; absent: all."""
+    rope_theta: float = 10000.0
+    rope_type: str = "default"
+    """default, linear or llama3: see `rope_frequencies`."""
+    rope_factor: float = 1.0
+    rope_low_factor: float = 1.0
+    rope_high_factor: float = 4.0
+    rope_original_positions: int = 8192
+    dropout: float = 0.0
+    """Of the embeddings, and of what attention and MLP add to the states."""
+    attention_dropout: float = 0.0
+    classifier_dropout: float = 0.0
+    tied: bool = False
+    """Logits by the token table."""
+    init_std: float = 0.02
+    bos_id: int | None = 1
+    eos_id: int | tuple[int, ...] | None = 2
+    pad_id: int | None = None
+
+    def __post_init__(self) -> None:
+        num_heads, num_kv_heads, head_dim = self.heads
+        if self.head_dim is None and self.embed_dim % num_heads:
+            raise UserError(f"model config: {num_heads} attention heads do not divide the width {self.embed_dim}")
+        if num_heads % num_kv_heads:
+            raise UserError(f"model config: {num_kv_heads} key-value heads do not divide {num_heads} attention heads")
+        if head_dim % 2:
+            raise UserError(f"model config: head_dim={head_dim}: expected an even number, for rotary positions")
+        if self.rope_type not in ROPE_TYPES:
+            kinds = ", ".join(ROPE_TYPES)
+            raise UserError(f"model config: rope_type={self.rope_type!r} is not supported; expected one of {kinds}")
+        if self.windowed_layers is not None and len(self.windowed_layers) != self.num_layers:
+            found = len(self.windowed_layers)
+            raise UserError(f"model config: windowed_layers says it of {found} layers, the model has {self.num_layers}")
+
+    @property
+    def heads(self) -> tuple[int, int, int]:
+        """Number of query heads, of key and value heads, and the size of a head."""
+        kv = self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+        return self.num_heads, kv, self.embed_dim // self.num_heads if self.head_dim is None else self.head_dim
+
+
+def rope_frequencies(config: LlamaConfig) -> np.ndarray:
+    """Radians per position of each pair of a head's dimensions, float32 [H / 2].
+
+    theta^(-2h/H) (Su et al., 2021), by rope_type: "linear": divided by the factor (Chen et al., 2023). "llama3":
+    divided where fewer than `rope_low_factor` turns fit the original positions, as it is where more than
+    `rope_high_factor` do, and in between a mean of both, linear in the number of turns (Grattafiori et al., 2024).
+    """
+    head_dim = config.heads[2]
+    plain = config.rope_theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    slow = plain / config.rope_factor
+    if config.rope_type == "default":
+        return plain.astype(np.float32)
+    if config.rope_type == "linear":
+        return slow.astype(np.float32)
+    turns = config.rope_original_positions * plain / (2 * np.pi)
+    share = (turns - config.rope_low_factor) / (config.rope_high_factor - config.rope_low_factor)
+    share = np.clip(share, 0.0, 1.0)
+    return (share * plain + (1 - share) * slow).astype(np.float32)
+
+
+class Block(nn.Module):
+    """x + attention of its norm, x + gated MLP of its norm."""
+
+    config: LlamaConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        x_RTD: Float[Array, "R T D"],
+        positions_RT: Int[Array, "R T"],
+        mask_R1TS: Bool[Array, "R 1 T S"],
+        key: Key = None,
+        slots_RQ: Int[Array, "R Q"] | None = None,
+        cache: KVCache | None = None,
+        layer: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "R Q D"], KVCache | None]:
+        """Returns the new states, at `slots` alone where given, and the cache with this layer's keys and values."""
+        c, dtype, rules = self.config, self.compute.dtype, self.compute.rules
+        D, (N, K, H) = c.embed_dim, c.heads
+        at_slots = partial(pick, columns=slots_RQ)
+        attention_key, output_key, mlp_key = split(key, 3)
+        linear = partial(dense, self, init=normal(c.init_std), dtype=dtype)
+
+        y = rms_norm(self, "attention_norm", x_RTD, c.norm_eps)
+        q = linear("q", at_slots(y), (D, N, H), ("embed", "heads", "head_dim"), bias=c.qkv_bias)
+        k = linear("k", y, (D, K, H), ("embed", "kv_heads", "head_dim"), bias=c.qkv_bias)
+        v = linear("v", y, (D, K, H), ("embed", "kv_heads", "head_dim"), bias=c.qkv_bias)
+        if c.qk_norm:
+            q, k = rms_norm(self, "q_norm", q, c.norm_eps), rms_norm(self, "k_norm", k, c.norm_eps)
+        frequencies = rope_frequencies(c)
+        q, k = rotate(q, at_slots(positions_RT), frequencies), rotate(k, positions_RT, frequencies)
+        q, k, v = (constrain(t, ("batch", "length", "act_heads", "head_dim"), rules) for t in (q, k, v))
+        if cache is not None and layer is not None:
+            cache, k, v = cache.put(layer, k, v)
+        y = attend(
+            q, k, v, at_slots(mask_R1TS, axis=2),
+            dropout_rate=c.attention_dropout, key=attention_key, implementation=self.compute.attention,
+        )  # fmt: skip
+        y = linear("o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, bias=c.output_bias)
+        x = at_slots(x_RTD) + dropout(y, c.dropout, output_key)
+        x = constrain(x, ("batch", "length", "act_embed"), rules)
+
+        y = rms_norm(self, "mlp_norm", x, c.norm_eps)
+        gate = linear("gate", y, (D, c.mlp_dim), ("embed", "mlp"), bias=c.mlp_bias)
+        up = linear("up", y, (D, c.mlp_dim), ("embed", "mlp"), bias=c.mlp_bias)
+        gate, up = (constrain(t, ("batch", "length", "act_mlp"), rules) for t in (gate, up))
+        y = linear("down", activation(c.activation)(gate) * up, (c.mlp_dim, D), ("mlp", "embed"), bias=c.mlp_bias)
+        x = x + dropout(y, c.dropout, mlp_key)
+        return constrain(x, ("batch", "length", "act_embed"), rules), cache
+
+
+class LlamaTrunk(nn.Module):
+    config: LlamaConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "R T"],
+        segment_ids: Int[Array, "R T"],
+        positions: Int[Array, "R T"],
+        prefix: Int[Array, "R T"] | None = None,
+        slot_positions: Int[Array, "R S"] | None = None,
+        key: Key = None,
+        cache: KVCache | None = None,
+    ) -> Any:
+        """Returns the normalised states, and the cache where one is given."""
+        c = self.config
+        embed_key, stack_key = split(key, 2)
+        x = embed(self, "tokens", tokens, c.vocab_size, c.embed_dim, "vocab", c.init_std)
+        x = dropout(x.astype(self.compute.dtype), c.dropout, embed_key)
+        x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
+
+        if cache is not None:
+            cache = cache.extend(segment_ids)
+        mask = decoder_mask(segment_ids, cache, window=c.window, prefix_BT=prefix)
+        block = Block(c, self.compute)
+        params = self.param("layers", init_stack(block, c.num_layers, x, positions, mask[..., : tokens.shape[1]]))
+        layers = {"params": params, "index": jnp.arange(c.num_layers, dtype=jnp.int32)}
+        if c.window is not None and c.windowed_layers is not None:
+            layers["windowed"] = jnp.asarray(c.windowed_layers)
+            unbounded = decoder_mask(segment_ids, cache, prefix_BT=prefix)
+
+        def apply(layer: Any, carry: Any, k: Key, slots: Any = None) -> Any:
+            x, cache = carry
+            own = jnp.where(layer["windowed"], mask, unbounded) if "windowed" in layer else mask
+            return block.apply({"params": layer["params"]}, x, positions, own, k, slots, cache, layer["index"])
+
+        last = None if slot_positions is None else partial(apply, slots=slot_positions)
+        x, cache = run_stack(apply, layers, (x, cache), stack_key, self.compute, last)
+        x = rms_norm(self, "final_norm", x, c.norm_eps)
+        return x if cache is None else (x, cache)
+
+
+def init_cache(config: LlamaConfig, rows: int, length: int, dtype: Any) -> KVCache:
+    _, num_kv_heads, head_dim = config.heads
+    return empty_cache(config.num_layers, rows, length, num_kv_heads, head_dim, dtype)
