@@ -2,7 +2,7 @@
 
     python scripts/make_golden.py        (needs the `parity` extra)
 
-Each file holds config.json, examples and logits (of a masked LM: at each text's last token); `formula_tensor` in
+Each file holds config.json, examples and logits (masked LM: at each text's last token); `formula_tensor` in
 tests/tiny.py gives the weights.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.append(str(TESTS))
@@ -83,6 +83,10 @@ def main() -> None:
         model = set_weights(AutoModelForMaskedLM.from_config(config))
         last = [[round(x, 6) for x in encoder_logits(model, text, has_types)[-1].tolist()] for text in texts]
         write(f"{family}-masked_lm", family, settings, config, texts, last)
+        if family == "electra":
+            model = set_weights(AutoModelForPreTraining.from_config(config))
+            tokens = [encoder_logits(model, text, has_types).tolist() for text in texts]
+            write("electra-replaced_tokens", family, settings, config, texts, tokens)
 
 
 if __name__ == "__main__":

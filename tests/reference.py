@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 from tiny import Example, formula_tensor
 
 from jaxlm.layers import ACTIVATIONS
@@ -83,11 +82,3 @@ def strict_load(directory: Path, auto: str = "AutoModelForSequenceClassification
     model, info = getattr(transformers, auto).from_pretrained(directory, output_loading_info=True)
     assert not any(info.values()), info
     return model.eval()
-
-
-def assert_same_tensors(before: Path, after: Path) -> None:
-    """The directories' model.safetensors hold the same keys with bit-equal values."""
-    old, new = (load_file(directory / "model.safetensors") for directory in (before, after))
-    assert old.keys() == new.keys()
-    for key, value in old.items():
-        np.testing.assert_array_equal(new[key], value, err_msg=key, strict=True)

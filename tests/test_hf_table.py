@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -70,6 +71,15 @@ def test_what_does_not_fit_is_reported():
     assert "trunk/w" in plan_import(TABLE, PARAMS, tensors).missing
     with pytest.raises(ValueError, match=r"'net\.LayerNorm\.weight' and 'net\.LayerNorm\.gamma' both mean"):
         plan_import(TABLE, PARAMS, {**TENSORS, "net.LayerNorm.gamma": (3,)})
+
+
+def test_local_parameters_have_no_rows_and_are_missing_from_every_checkpoint():
+    table = dataclasses.replace(TABLE, local=("^helper/",))
+    params = {**PARAMS, "helper/w": (3, 4)}
+    assert [row.param for row in rows_for(table, params)] == list(PARAMS)
+    plan = plan_import(table, params, TENSORS)
+    assert (plan.missing, plan.unread) == (["helper/w"], [])
+    assert table.is_local("helper/w") and not table.is_local("trunk/helper/w")
 
 
 def test_a_table_with_a_gap_or_a_double_is_a_mistake():

@@ -5,27 +5,23 @@ from __future__ import annotations
 import functools
 import json
 import math
-from pathlib import Path
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-from tiny import FAMILY_SIZES, FAST, Example, examples, formula_tensor, pack, tiny, token_logits, weights
+from checkpoints import assert_same_tensors, load_checkpoint, read_golden, write_checkpoint
+from tiny import FAMILY_SIZES, FAST, Example, examples, pack, tiny, token_logits, weights
 
-from jaxlm.hf.io import Checkpoint, export_model, load_params
-from jaxlm.hf.table import rows_for
+from jaxlm.hf.io import export_model
 from jaxlm.layers import Compute
 from jaxlm.models import FAMILIES, Model
-from jaxlm.models.base import flatten
 from jaxlm.sharding import batch_shardings, make_mesh, make_rules
 
 ENCODERS = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
 encoders = pytest.mark.parametrize("family", ENCODERS)
 trunks = pytest.mark.parametrize("family", [family for family in ENCODERS if family in FAMILY_SIZES])
-GOLDEN = Path(__file__).parent / "golden"
 # Counted on the Hub's pages of bert-base-uncased, roberta-base and distilbert-base-uncased.
 PUBLISHED = {"bert": 109_514_298, "roberta": 124_697_433, "distilbert": 66_985_530}
 
@@ -125,27 +121,11 @@ def test_an_untrained_model_finds_all_tokens_about_as_likely(family):
     assert abs(surprise.mean() - math.log(64)) < 0.1
 
 
-def write_checkpoint(directory: Path, record, config: dict, head: str, extra=()) -> None:
-    """An HF-format directory whose weights follow `formula_tensor`."""
-    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    shapes = {name: s.shape for name, s in flatten(Model(record, record.from_hf(config), head, 2).shapes).items()}
-    tensors = {key: formula_tensor(key, shape) for key, shape in extra}
-    for row in rows_for(record.table, shapes):
-        tensors |= {key: formula_tensor(key, row.hf_shape(shapes[row.param])) for key in row.keys(shapes[row.param])}
-    save_file(tensors, directory / "model.safetensors")
-
-
-def load(directory: Path, head: str, num_outputs: int = 0):
-    checkpoint = Checkpoint(directory)
-    model = Model(checkpoint.family, checkpoint.model_config, head, num_outputs)
-    return model, load_params(checkpoint, model, jax.random.key(0))
-
-
 @encoders
 def test_golden_logits(family, tmp_path):
-    golden = json.loads((GOLDEN / f"{family}-masked_lm.json").read_text(encoding="utf-8"))
-    write_checkpoint(tmp_path, FAMILIES[family], golden["config"], "masked_lm")
-    model, imported = load(tmp_path, "masked_lm")
+    golden = read_golden(f"{family}-masked_lm")
+    write_checkpoint(tmp_path, golden["config"], "masked_lm")
+    model, imported = load_checkpoint(tmp_path, "masked_lm")
     assert imported.initialised == imported.ignored == ()
     texts = [Example(**example) for example in golden["examples"]]
     batch = pack([texts[:2], texts[2:]], length=27, slots=3, pad_id=model.config.pad_id)
@@ -168,20 +148,16 @@ DUPLICATES = {
 def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tmp_path):
     record = FAMILIES[family]
     source, exported = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
     config = {"model_type": family, **record.to_hf(tiny(family if family in FAMILY_SIZES else "roberta").config)}
-    write_checkpoint(source, record, config, "masked_lm", [(key, (64, 16)) for key in DUPLICATES[family]])
-    model, imported = load(source, "masked_lm")
+    write_checkpoint(source, config, "masked_lm", [(key, (64, 16)) for key in DUPLICATES[family]])
+    model, imported = load_checkpoint(source, "masked_lm")
     assert imported.initialised == ()
     assert set(imported.ignored) == set(DUPLICATES[family])
     export_model(exported, model, imported.params)
-    before, after = load_file(source / "model.safetensors"), load_file(exported / "model.safetensors")
-    assert after.keys() == before.keys() - set(DUPLICATES[family])
-    for key, value in after.items():
-        np.testing.assert_array_equal(value, before[key], err_msg=key, strict=True)
+    assert_same_tensors(source, exported, without=DUPLICATES[family])
     written = json.loads((exported / "config.json").read_text(encoding="utf-8"))
     assert written["architectures"][0].endswith("ForMaskedLM")
 
-    _, classifier = load(exported, "classification", 2)
+    _, classifier = load_checkpoint(exported, "classification", 2)
     assert all(name.startswith("head/") for name in classifier.initialised)
     chex.assert_trees_all_equal(classifier.params["trunk"], imported.params["trunk"])

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from reference import assert_same_tensors, random_config, randomise, strict_load, torch_logits
+from checkpoints import assert_same_tensors
+from reference import random_config, randomise, strict_load, torch_logits
 from safetensors.numpy import load_file, save_file
 from tiny import Example, apply, examples, formula_tensor, pack
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import jax
 import numpy as np
 import pytest
-from reference import assert_same_tensors, random_config, randomise, strict_load, torch_inputs
+from checkpoints import assert_same_tensors, load_checkpoint
+from reference import random_config, randomise, strict_load, torch_inputs
 from tiny import Example, examples, pack, token_logits
 
-from jaxlm.hf.io import Checkpoint, export_model, load_params
+from jaxlm.hf.io import export_model
 from jaxlm.models import FAMILIES, Model
 
 pytestmark = pytest.mark.parity
@@ -35,19 +33,13 @@ def our_logits(model: Model, params, texts: list[Example]) -> list[np.ndarray]:
     return [logits[r][batch["segment_ids"][r] == s + 1] for r, row in enumerate(rows) for s in range(len(row))]
 
 
-def import_model(directory: Path):
-    checkpoint = Checkpoint(directory)
-    model = Model(checkpoint.family, checkpoint.model_config, "masked_lm", 0)
-    return model, load_params(checkpoint, model, jax.random.key(0))
-
-
 @pytest.mark.parametrize("seed", range(7))
 @encoders
 def test_import_agrees_and_export_is_bit_equal(family, seed, tmp_path, transformers):
     config = random_config(family, seed)
     theirs = randomise(transformers.AutoModelForMaskedLM.from_config(config))
     theirs.save_pretrained(tmp_path / "in")
-    model, imported = import_model(tmp_path / "in")
+    model, imported = load_checkpoint(tmp_path / "in", "masked_lm")
     assert imported.initialised == imported.ignored == ()
     texts = examples(6, seed=seed)
     expected = their_logits(theirs, texts)
@@ -70,7 +62,7 @@ def test_bert_for_pretraining_is_read_as_a_masked_lm(tmp_path, transformers):
     config = random_config("bert", 3)
     theirs = randomise(transformers.BertForPreTraining(config))
     theirs.save_pretrained(tmp_path / "in")
-    model, imported = import_model(tmp_path / "in")
+    model, imported = load_checkpoint(tmp_path / "in", "masked_lm")
     assert imported.initialised == ()
     assert imported.ignored == (
         "bert.pooler.dense.bias", "bert.pooler.dense.weight", "cls.seq_relationship.bias", "cls.seq_relationship.weight"

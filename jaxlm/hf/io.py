@@ -170,7 +170,8 @@ def load_params(checkpoint: Checkpoint, model: Model, key: jax.Array, *, new_hea
 
 def _check(checkpoint: Checkpoint, plan: Plan, fresh: set[str]) -> None:
     where = checkpoint.directory
-    lost = [name for name in plan.missing if not name.startswith("head/")]
+    own = checkpoint.family.table.is_local
+    lost = [name for name in plan.missing if not name.startswith("head/") and not own(name)]
     if lost:
         raise UserError(
             f"{where}: has no tensor for {', '.join(lost[:5])}{' ...' if len(lost) > 5 else ''}; config.json and "

@@ -68,6 +68,11 @@ class Table:
     """Regular expressions of keys that belong to other heads or are buffers."""
     aliases: tuple[tuple[str, str], ...] = ()
     """(regular expression, replacement) from older key spellings to today's."""
+    local: tuple[str, ...] = ()
+    """Regular expressions of parameters that no HF checkpoint holds: never written, initialised when importing."""
+
+    def is_local(self, param: str) -> bool:
+        return any(re.search(pattern, param) for pattern in self.local)
 
     def canonical(self, key: str) -> str:
         for old, new in self.aliases:
@@ -109,7 +114,8 @@ def plan_import(table: Table, params: Mapping[str, Sequence[int]], tensors: Mapp
     if not any(key.startswith(table.prefix) for key in spelled):
         spelled = {table.prefix + key: original for key, original in spelled.items()}
 
-    reads, missing, mismatched = {}, [], {}
+    reads, mismatched = {}, {}
+    missing = [name for name in params if table.is_local(name)]
     used: set[str] = set()
     for row in rows_for(table, params):
         shape = params[row.param]
@@ -131,12 +137,12 @@ def plan_import(table: Table, params: Mapping[str, Sequence[int]], tensors: Mapp
 
 
 def rows_for(table: Table, params: Iterable[str]) -> list[Row]:
-    """The rows of a model's parameters.
+    """The rows of a model's parameters, but for those that HF checkpoints do not hold.
 
     Raises:
       ValueError: a parameter without a row, or with two (a mistake in the family's table).
     """
-    names = list(params)
+    names = [name for name in params if not table.is_local(name)]
     by_param: dict[str, Row] = {}
     for row in table.rows:
         if row.param in by_param:

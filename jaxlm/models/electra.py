@@ -1,17 +1,23 @@
-"""ELECTRA's discriminator (Clark et al., 2020, arXiv:2003.10555): BERT's network, narrower embeddings, a GELU head."""
+"""ELECTRA (Clark et al., 2020, arXiv:2003.10555): BERT's network with narrower embeddings, and its pretraining.
+
+A small generator fills masked tokens in, the model (the discriminator) tells which tokens are not the original ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxlm.heads import masked_lm, pooled_classifier
+from jaxlm.errors import UserError
+from jaxlm.heads import LogitFactors, masked_lm, pooled_classifier
 from jaxlm.hf.table import Row, Table
-from jaxlm.layers import Compute, Key, dense, normal, split
+from jaxlm.layers import Compute, Key, activation, dense, normal, split
 from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
 from jaxlm.models.post_norm import (
     BERT_FIELDS,
@@ -44,6 +50,9 @@ class ElectraConfig:
     classifier_dropout: float | None = None
     init_std: float = 0.02
     pad_id: int = 0
+    generator_size: float = 0.25
+    """Width of pretraining's generator as a share of the discriminator's (published: 1/4, base 1/3). HF's config.json
+    has no place for it."""
 
 
 class ElectraTrunk(nn.Module):
@@ -81,6 +90,139 @@ class ElectraTrunk(nn.Module):
         return Stack(stack, self.compute, name="stack")(x, segment_ids, slot_positions, stack_key)
 
 
+_masked_lm = masked_lm(activation="gelu")  # whatever the config's
+_SHARED = ("tokens", "positions", "types", "embed_norm_scale", "embed_norm_bias")
+"""Parameters of the trunk that the generator reads too."""
+WHOLE = 2**25
+"""Most generator logits that exist at once: 128 MiB of float32."""
+
+
+class ReplacedTokensOutputs(NamedTuple):
+    generator: LogitFactors
+    """At the slots, states [R, S, D]."""
+    discriminator: Float[Array, "R T"]
+    """float32 logits of a token having been replaced."""
+    replaced: Bool[Array, "R T"]
+    """Where the discriminator read another token than the original."""
+
+
+class ReplacedTokenHead(nn.Module):
+    """Dense, activation and one logit for each state: HF's `discriminator_predictions`."""
+
+    config: ElectraConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "R T D"]) -> Float[Array, "R T"]:
+        width, init, dtype = x.shape[-1], normal(self.config.init_std), self.compute.dtype
+        x = dense(self, "detect", x, (width, width), ("embed", "embed_in"), init=init, dtype=dtype)
+        x = activation(self.config.activation)(x)
+        x = dense(self, "detect_out", x, (width, 1), ("embed", "classes"), init=init, dtype=dtype)
+        return x[..., 0].astype(jnp.float32)
+
+
+def generator_config(config: ElectraConfig) -> ElectraConfig:
+    """The generator's sizes: width, MLP and heads times `generator_size`, as many heads as divide the width."""
+    size = config.generator_size
+    if not 0 < size <= 1:
+        raise UserError(f"model.config.generator_size: expected a share above 0 and at most 1, found {size}")
+    width = max(1, round(config.embed_dim * size))
+    most = max(1, round(config.num_heads * size))
+    num_heads = next(n for n in range(most, 0, -1) if width % n == 0)
+    return replace(config, embed_dim=width, num_heads=num_heads, mlp_dim=max(1, round(config.mlp_dim * size)))
+
+
+@dataclass(frozen=True)
+class ReplacedTokens:
+    """Generator and discriminator over one set of embeddings, trained together: a `Family.networks` entry.
+
+    Parameters: {"trunk", "head"}: the discriminator; {"generator": {"trunk", "head"}}: what is the generator's own.
+    """
+
+    config: ElectraConfig
+    compute: Compute
+
+    def init(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> Any:
+        """Returns {"params": boxed parameters}, as Linen's `init`."""
+
+        def init(module: Any, key: jax.Array, *args: Any, **kwargs: Any) -> Any:
+            return module.init(key, *args, **kwargs)["params"]
+
+        trunk, head, small_trunk, small_head = self._modules()
+        keys = jax.random.split(key, 4)
+        inputs = _inputs(batch)
+        state, small_state = (jnp.zeros((1, 1, t.config.embed_dim), self.compute.dtype) for t in (trunk, small_trunk))
+        table = jnp.zeros((self.config.vocab_size, self.config.table_dim))
+        own = init(small_trunk, keys[2], **inputs)
+        generator = {
+            "trunk": {name: value for name, value in own.items() if name not in _SHARED},
+            "head": init(small_head, keys[3], small_state, None, table),
+        }
+        parts = {"trunk": init(trunk, keys[0], **inputs), "head": init(head, keys[1], state), "generator": generator}
+        return {"params": parts}
+
+    def apply(
+        self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], key: Key = None
+    ) -> ReplacedTokensOutputs:
+        """Fills the masked tokens in and tells which tokens are not the original ones.
+
+        Args:
+          batch: what the trunk reads, `tokens` being the masked ones; original_tokens int32 [R, T]; the masked columns
+            slot_positions int32 [R, S], weights float32 [R, S], 0 for an empty slot.
+          key: PRNG key of dropout and of the samples; None computes without dropout and always draws the same noise.
+        """
+        params = variables["params"]
+        trunk, head, small_trunk, small_head = self._modules()
+        generator_key, sample_key, trunk_key = split(key, 3)
+        inputs = _inputs(batch)
+
+        shared = {name: value for name, value in params["trunk"].items() if name in _SHARED}
+        small = {**shared, **params["generator"]["trunk"]}
+        states = _run(small_trunk, small, **inputs, slot_positions=batch["slot_positions"], key=generator_key)
+        factors = _run(small_head, params["generator"]["head"], states, None, params["trunk"]["tokens"])
+
+        original = batch["original_tokens"]
+        drawn = _sample(factors, jax.random.key(0) if sample_key is None else sample_key).astype(original.dtype)
+        filled = _put(original, jnp.where(batch["weights"] > 0, batch["slot_positions"], original.shape[1]), drawn)
+        states = _run(trunk, params["trunk"], **{**inputs, "tokens": filled}, key=trunk_key)
+        return ReplacedTokensOutputs(factors, _run(head, params["head"], states), filled != original)
+
+    def _modules(self) -> tuple[ElectraTrunk, ReplacedTokenHead, ElectraTrunk, nn.Module]:
+        config, compute = self.config, self.compute
+        small = generator_config(config)
+        trunk, head = ElectraTrunk(config, compute), ReplacedTokenHead(config, compute)
+        return trunk, head, ElectraTrunk(small, compute), _masked_lm(small, compute, 0)
+
+
+def _run(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
+    return module.apply({"params": params}, *args, **kwargs)
+
+
+def _inputs(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    names = ("tokens", "segment_ids", "positions", "token_types")
+    return {name: batch[name] for name in names if name in batch}
+
+
+def _sample(factors: LogitFactors, key: jax.Array) -> Int[Array, "R S"]:
+    """Draws from softmax(logits) by the Gumbel-max trick, a few slots at a time; no gradient flows through it."""
+    states, table, bias = jax.lax.stop_gradient(factors)
+    rows, slots = states.shape[:2]
+
+    def one(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return jax.random.categorical(part[1], LogitFactors(part[0], table, bias).logits())
+
+    parts = (jnp.moveaxis(states, 1, 0), jax.random.split(key, slots))
+    together = max(1, WHOLE // (rows * table.shape[0]))
+    drawn = jax.vmap(one)(parts) if together >= slots else jax.lax.map(one, parts, batch_size=together)
+    return jnp.moveaxis(drawn, 0, 1)
+
+
+@jax.vmap
+def _put(row_T: jax.Array, columns_S: jax.Array, values_S: jax.Array) -> jax.Array:
+    """Sets a row's columns to values; columns beyond the row are dropped."""
+    return row_T.at[columns_S].set(values_S, mode="drop")
+
+
 _FIELDS = {**BERT_FIELDS, "table_dim": "embedding_size"}
 _DEFAULTS = write_hf(ElectraConfig(), _FIELDS)
 
@@ -104,9 +246,14 @@ FAMILY = Family(
     trunk=ElectraTrunk,
     heads={
         "classification": pooled_classifier("gelu", dropout_before=True),
-        "masked_lm": masked_lm(activation="gelu"),  # whatever the config's
+        "masked_lm": _masked_lm,
     },
-    architectures={"classification": "ElectraForSequenceClassification", "masked_lm": "ElectraForMaskedLM"},
+    networks={"replaced_tokens": ReplacedTokens},
+    architectures={
+        "classification": "ElectraForSequenceClassification",
+        "masked_lm": "ElectraForMaskedLM",
+        "replaced_tokens": "ElectraForPreTraining",
+    },
     table=Table(
         rows=(
             *embedding_rows("electra.embeddings."),
@@ -118,6 +265,10 @@ FAMILY = Family(
             Row("head/out", "classifier.out_proj.weight", "c d -> d c"),
             Row("head/out_bias", "classifier.out_proj.bias"),
             *masked_lm_rows("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
+            Row("head/detect", "discriminator_predictions.dense.weight", "e d -> d e"),
+            Row("head/detect_bias", "discriminator_predictions.dense.bias"),
+            Row("head/detect_out", "discriminator_predictions.dense_prediction.weight", "c d -> d c"),
+            Row("head/detect_out_bias", "discriminator_predictions.dense_prediction.bias"),
         ),
         prefix="electra.",
         ignore=(
@@ -125,6 +276,7 @@ FAMILY = Family(
             r"^classifier\.", r"^qa_outputs\.",
         ),  # fmt: skip
         aliases=OLD_NORM_NAMES,
+        local=(r"^generator/",),
     ),
     from_hf=_from_hf,
     to_hf=lambda config: write_hf(config, _FIELDS),
