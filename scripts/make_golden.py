@@ -1,8 +1,8 @@
 """Writes tests/golden/<family>[-<head>].json: what Transformers computes for tiny configs, weights by a formula.
 
-    python scripts/make_golden.py        (needs the `parity` extra)
+    python scripts/make_golden.py [FAMILY ...]        (needs the `parity` extra)
 
-Each file holds config.json, examples and logits (masked LM: at each text's last token); `formula_tensor` in
+Each file holds config.json, examples and logits (language models: at each text's last token); `formula_tensor` in
 tests/tiny.py gives the weights.
 """
 
@@ -15,7 +15,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+)
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.append(str(TESTS))
@@ -43,6 +49,31 @@ CONFIGS = {
     "xlm-roberta": {**BERT_LIKE, "type_vocab_size": 1, "pad_token_id": 3},
 }
 
+LLAMA_LIKE = {
+    "vocab_size": 64, "num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 24, "max_position_embeddings": 20, "num_labels": 3, "rms_norm_eps": 1e-3, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+DECODERS = {
+    "gpt2": {
+        "vocab_size": 64, "n_layer": 3, "n_embd": 16, "n_head": 4, "n_inner": 24, "n_positions": 20, "num_labels": 3,
+        "layer_norm_epsilon": 1e-3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    },
+    "llama": {
+        **LLAMA_LIKE, "attention_bias": True, "mlp_bias": True, "rope_theta": 100.0,
+        "rope_scaling": {
+            "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    },
+    "mistral": {**LLAMA_LIKE, "head_dim": 6, "sliding_window": 3},
+    "qwen2": {**LLAMA_LIKE, "num_key_value_heads": 1, "tie_word_embeddings": True, "rope_theta": 100.0},
+    "qwen3": {
+        **LLAMA_LIKE, "head_dim": 8, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1,
+        "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+
 
 def set_weights(model: Any) -> Any:
     """Gives every tensor the value of its key's formula, and tied ones that of the key they are stored under."""
@@ -65,28 +96,41 @@ def write(name: str, family: str, settings: dict[str, Any], config: Any, texts: 
     print(path, path.stat().st_size, "bytes")
 
 
-def encoder_logits(model: Any, text: Any, has_types: bool) -> torch.Tensor:
+def logits_of(model: Any, text: Any, has_types: bool) -> torch.Tensor:
     types = {"token_type_ids": torch.tensor([text.token_types])} if has_types else {}
     with torch.no_grad():
         return model(input_ids=torch.tensor([text.tokens]), **types).logits[0]
 
 
 def main() -> None:
-    for family, settings in CONFIGS.items():
+    chosen = sys.argv[1:] or [*CONFIGS, *DECODERS]
+    for family in filter(chosen.__contains__, CONFIGS):
+        settings = CONFIGS[family]
         config = AutoConfig.for_model(family, **settings)
         has_types = settings.get("type_vocab_size", 0) > 1
         texts = examples(6, seed=1)
         model = set_weights(AutoModelForSequenceClassification.from_config(config))
-        write(family, family, settings, config, texts, [encoder_logits(model, t, has_types).tolist() for t in texts])
+        write(family, family, settings, config, texts, [logits_of(model, t, has_types).tolist() for t in texts])
 
         texts = texts[:3]
         model = set_weights(AutoModelForMaskedLM.from_config(config))
-        last = [[round(x, 6) for x in encoder_logits(model, text, has_types)[-1].tolist()] for text in texts]
+        last = [[round(x, 6) for x in logits_of(model, text, has_types)[-1].tolist()] for text in texts]
         write(f"{family}-masked_lm", family, settings, config, texts, last)
         if family == "electra":
             model = set_weights(AutoModelForPreTraining.from_config(config))
-            tokens = [encoder_logits(model, text, has_types).tolist() for text in texts]
+            tokens = [logits_of(model, text, has_types).tolist() for text in texts]
             write("electra-replaced_tokens", family, settings, config, texts, tokens)
+
+    for family in filter(chosen.__contains__, DECODERS):
+        settings = DECODERS[family]
+        config = AutoConfig.for_model(family, **settings)
+        texts = examples(6, seed=1)
+        model = set_weights(AutoModelForSequenceClassification.from_config(config))
+        write(family, family, settings, config, texts, [logits_of(model, t, False).tolist() for t in texts])
+        texts = texts[:3]
+        model = set_weights(AutoModelForCausalLM.from_config(config))
+        last = [[round(x, 6) for x in logits_of(model, text, False)[-1].tolist()] for text in texts]
+        write(f"{family}-causal_lm", family, settings, config, texts, last)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 from checkpoints import assert_same_tensors
 from reference import random_config, randomise, strict_load, torch_logits
 from safetensors.numpy import load_file, save_file
-from tiny import Example, apply, examples, formula_tensor, pack
+from tiny import ENCODERS, Example, apply, examples, formula_tensor, pack
 
 from jaxlm.hf.io import Checkpoint, export_model, load_params
 from jaxlm.hf.table import rows_for
@@ -19,7 +19,7 @@ from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
 
 GOLDEN = Path(__file__).parent / "golden"
-families = pytest.mark.parametrize("family", FAMILIES)
+families = pytest.mark.parametrize("family", ENCODERS)
 
 
 def packed_logits(model: Model, params, texts: list[Example]) -> np.ndarray:
@@ -35,7 +35,7 @@ def import_model(directory: Path, num_labels: int):
     return model, load_params(checkpoint, model, jax.random.key(0))
 
 
-@families
+@pytest.mark.parametrize("family", FAMILIES)
 def test_golden_logits(family, tmp_path):
     golden = json.loads((GOLDEN / f"{family}.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(golden["config"]), encoding="utf-8")
