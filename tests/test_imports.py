@@ -14,10 +14,10 @@ LAYERS = [
     "errors config schema_doc configfile sharding hf.table metrics track manifest rundir interrupt",
     "layers attention",
     "models heads",
-    "hf objectives optim data",
+    "hf objectives optim data generate",
     "tasks",
     "state step checkpoint",
-    "prepare baselines train progress finish evaluate predict report convert dryrun bench",
+    "prepare baselines loaders samples train progress finish evaluate predict report convert dryrun bench chain",
     "cli __main__",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}

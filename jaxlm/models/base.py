@@ -73,9 +73,9 @@ class Network(nn.Module):
         states = self.trunk(**{name: batch[name] for name in self.inputs if name in batch}, key=trunk_key)
         return self.head(states, head_key, self._token_table())
 
-    def decode(self, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array, cache: Any) -> tuple[Any, Any]:
+    def decode(self, batch: Mapping[str, jax.Array], cache: Any) -> tuple[Any, Any]:
         """One step of generation: the head's outputs at the last column, and the cache with these tokens in it."""
-        states, cache = self.trunk(tokens=tokens, segment_ids=segment_ids, positions=positions, cache=cache)
+        states, cache = self.trunk(**batch, cache=cache)
         return self.head(states[:, -1:], None, self._token_table()), cache
 
     def _token_table(self) -> jax.Array:
@@ -142,7 +142,13 @@ class Model:
         return self.family.init_cache(self.config, rows, length, self.compute.dtype)
 
     def decode(
-        self, params: Any, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array, cache: Any
+        self,
+        params: Any,
+        tokens: jax.Array,
+        segment_ids: jax.Array,
+        positions: jax.Array,
+        cache: Any,
+        prefix: jax.Array | None = None,
     ) -> tuple[Any, Any]:
         """Reads further tokens of each row and returns what the head says at the last of them.
 
@@ -150,11 +156,14 @@ class Model:
           tokens, segment_ids, positions: int32 [R, T], T columns that follow those already in the cache. Prompts of
             different lengths are padded on the left, with segment 0.
           cache: from `init_cache` or the last call.
+          prefix: int32 [R, T], 1 for tokens that all of these columns read, before them or not.
         Returns:
           The head's outputs [R, 1, ...], and the cache with these tokens in it.
         """
-        method = self._network.decode
-        return cast(Any, self._network.apply({"params": params}, tokens, segment_ids, positions, cache, method=method))
+        batch = {"tokens": tokens, "segment_ids": segment_ids, "positions": positions}
+        if prefix is not None:
+            batch["prefix"] = prefix
+        return cast(Any, self._network.apply({"params": params}, batch, cache, method=self._network.decode))
 
     @cached_property
     def axes(self) -> Any:

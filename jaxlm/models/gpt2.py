@@ -90,9 +90,10 @@ class Block(nn.Module):
 
         y = layer_norm(self, "attention_norm", x_RTD, c.norm_eps)
         qkv = dense(self, "qkv", y, (D, 3, N, H), ("embed", "qkv", "heads", "head_dim"), init=init, dtype=dtype)
-        q, k, v = (constrain(qkv[:, :, i], ("batch", "length", "act_heads", "head_dim"), rules) for i in range(3))
+        q, k, v = (qkv[:, :, i] for i in range(3))
         if cache is not None and layer is not None:
             cache, k, v = cache.put(layer, k, v)
+        q, k, v = (constrain(t, ("batch", "length", "act_heads", "head_dim"), rules) for t in (q, k, v))
         y = attend(
             pick(q, slots_RQ), k, v, pick(mask_R1TS, slots_RQ, axis=2),
             dropout_rate=c.attention_dropout, key=attention_key, implementation=self.compute.attention,

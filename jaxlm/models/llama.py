@@ -150,9 +150,9 @@ class Block(nn.Module):
             q, k = rms_norm(self, "q_norm", q, c.norm_eps), rms_norm(self, "k_norm", k, c.norm_eps)
         frequencies = rope_frequencies(c)
         q, k = rotate(q, at_slots(positions_RT), frequencies), rotate(k, positions_RT, frequencies)
-        q, k, v = (constrain(t, ("batch", "length", "act_heads", "head_dim"), rules) for t in (q, k, v))
         if cache is not None and layer is not None:
             cache, k, v = cache.put(layer, k, v)
+        q, k, v = (constrain(t, ("batch", "length", "act_heads", "head_dim"), rules) for t in (q, k, v))
         y = attend(
             q, k, v, at_slots(mask_R1TS, axis=2),
             dropout_rate=c.attention_dropout, key=attention_key, implementation=self.compute.attention,
