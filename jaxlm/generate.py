@@ -59,6 +59,8 @@ def generate(
       UserError: the model cannot generate, an empty prompt, or one too long for the model, or settings out of range.
     """
     _check(model, prompts, max_new_tokens, temperature, top_k, top_p)
+    if prefix and "prefix" not in model.family.inputs:
+        raise UserError(f"model family {model.family.name!r} reads from left to right alone; expected prefix=False")
     ends = () if eos_id is None else (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
     sampling = Sampling(float(temperature), top_k, top_p)
     written: list[list[int]] = [[] for _ in prompts]

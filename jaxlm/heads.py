@@ -16,7 +16,7 @@ from jaxlm.layers import Compute, Key, activation, dense, dropout, layer_norm, n
 class LogitFactors(NamedTuple):
     """The logits of a language model, not yet multiplied out: states [..., D], table [V, D] and bias [V].
 
-    A loss needs them a few tokens at a time only (`objectives.cross_entropy`): whole, they are the largest array of all.
+    A loss needs them a few tokens at a time only (`objectives.cross_entropy`): whole, they are the largest array.
     """
 
     states: jax.Array
@@ -108,6 +108,17 @@ class LanguageModelHead(nn.Module):
             shape, axes = (self.vocab_size, x.shape[-1]), ("vocab", "embed")
             table = param(self, "unembed", normal(self.init_std), shape, axes)
         return LogitFactors(x, table)
+
+
+def causal_lm(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+    """A `Family.heads` entry: the next token, by the token table where the config says `tied`."""
+    del compute, num_outputs
+    return LanguageModelHead(config.vocab_size, config.tied, config.init_std)
+
+
+def linear_classifier(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+    """A `Family.heads` entry, without bias: HF's `score`."""
+    return LinearClassifier(num_outputs, config.classifier_dropout, False, config.init_std, compute)
 
 
 class MaskedLanguageModelHead(nn.Module):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.attention import KVCache, attend, decoder_mask, empty_cache
 from jaxlm.errors import UserError
-from jaxlm.heads import LanguageModelHead, LinearClassifier
+from jaxlm.heads import causal_lm, linear_classifier
 from jaxlm.hf.table import Row, Table
 from jaxlm.layers import (
     ACTIVATIONS,
@@ -222,12 +222,7 @@ FAMILY = Family(
     },
     published={"small": 124_439_808, "medium": 354_823_168, "large": 774_030_080, "xl": 1_557_611_200},
     trunk=GPT2Trunk,
-    heads={
-        "causal_lm": lambda config, compute, _: LanguageModelHead(config.vocab_size, config.tied, config.init_std),
-        "classification": lambda config, compute, num_outputs: LinearClassifier(
-            num_outputs, config.classifier_dropout, bias=False, init_std=config.init_std, compute=compute
-        ),
-    },
+    heads={"causal_lm": causal_lm, "classification": linear_classifier},
     architectures={"causal_lm": "GPT2LMHeadModel", "classification": "GPT2ForSequenceClassification"},
     table=Table(
         rows=(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from jaxlm.errors import UserError
-from jaxlm.heads import LanguageModelHead, LinearClassifier
+from jaxlm.heads import causal_lm, linear_classifier
 from jaxlm.hf.table import Row, Table
 from jaxlm.layers import ACTIVATIONS
 from jaxlm.models.base import CAUSAL_INPUTS, Family, read_hf, write_hf
@@ -204,12 +204,7 @@ def _family(dialect: _Dialect, name: str, presets: Mapping[str, Any], published:
         presets=presets,
         published=published,
         trunk=LlamaTrunk,
-        heads={
-            "causal_lm": lambda config, compute, _: LanguageModelHead(config.vocab_size, config.tied, config.init_std),
-            "classification": lambda config, compute, num_outputs: LinearClassifier(
-                num_outputs, config.classifier_dropout, bias=False, init_std=config.init_std, compute=compute
-            ),
-        },
+        heads={"causal_lm": causal_lm, "classification": linear_classifier},
         architectures={"causal_lm": f"{name}ForCausalLM", "classification": f"{name}ForSequenceClassification"},
         table=_TABLE,
         from_hf=dialect.from_hf,
