@@ -1,4 +1,4 @@
-"""The command line: `jaxlm finetune|evaluate|predict|convert|train-tokenizer|bench`; scripts/*.py are the same."""
+"""The command line: `jaxlm train-tokenizer|pretrain|finetune|evaluate|predict|convert|bench`, and scripts/*.py."""
 
 from __future__ import annotations
 
@@ -52,23 +52,35 @@ def _fail(kind: str, message: Any, status: int) -> int:
     return status
 
 
+def _pretrain(options: argparse.Namespace) -> None:
+    _train(options, pretraining=True)
+
+
 def _finetune(options: argparse.Namespace) -> None:
+    _train(options, pretraining=False)
+
+
+def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
     from jaxlm.configfile import load_config
 
     config = load_config(Path(options.config), options.overrides)
+    if pretraining == (config.task.kind == "classification"):
+        right = "finetune" if pretraining else "pretrain"
+        raise UserError(f"{options.config}: task.kind={config.task.kind} is for `jaxlm {right}`")
+    from jaxlm.chain import run_chain, run_pretraining
+
     if options.dry_run:
         from jaxlm.dryrun import dry_run
 
-        print(dry_run(config))
+        print(dry_run(run_pretraining(config)))
         return
-    from jaxlm.train import finetune
-
-    print(score_lines(finetune(config, command=options.command_line)))
+    print(score_lines(run_chain(config, command=options.command_line)))
 
 
 def score_lines(summary: dict[str, Any]) -> str:
     """The scores of a finished run in a few lines, baselines beside them."""
-    shown = ("accuracy", "f1_macro", "f1", "matthews", "f1_micro", "pearson", "spearman", "loss")
+    shown = ("accuracy", "f1_macro", "f1", "matthews", "f1_micro", "pearson", "spearman", "loss", "perplexity")
+    shown += ("bits_per_byte", "generator_loss", "discriminator_loss", "replaced_precision", "replaced_recall")
     systems = {f"{split} ({summary['name']})": scores for split, scores in summary["scores"].items()}
     systems.update({f"baseline {name}": scores for name, scores in summary["baselines"].items()})
     lines = [
@@ -79,7 +91,7 @@ def score_lines(summary: dict[str, Any]) -> str:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from jaxlm.predict import evaluate_run
+    from jaxlm.evaluate_run import evaluate_run
 
     scores = evaluate_run(options.run, split=options.split, data=options.data, overrides=options.overrides)
     print(json.dumps(scores, indent=2, ensure_ascii=False))
@@ -87,9 +99,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from jaxlm.data.sources import load_jsonl_stream
-    from jaxlm.predict import load_predictor, predict_stream
+    from jaxlm.predict import open_predictor, predict_stream
 
-    predictor = load_predictor(options.run, text=_columns(options.text))
+    samples = {name: getattr(options, name) for name in ("tokens", "temperature", "top_k", "top_p")}
+    predictor = open_predictor(options.run, text=_columns(options.text), samples=samples)
     if options.input == "-":
         rows = load_jsonl_stream(sys.stdin.buffer, "stdin")
         _write_lines(options.output, lambda: predict_stream(predictor, rows, "stdin"))
@@ -198,10 +211,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run_command=run_command)
         return sub
 
-    sub = command("finetune", _finetune, "Fine-tune by a config; the same command resumes an unfinished run.")
-    sub.add_argument("--config", required=True, metavar="FILE")
-    sub.add_argument("--dry-run", action="store_true", help="check, build and compile one step, then stop")
-    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the config")
+    for name, train in (("pretrain", _pretrain), ("finetune", _finetune)):
+        text = "Pretrain" if name == "pretrain" else "Fine-tune"
+        sub = command(name, train, f"{text} by a config; the same command resumes an unfinished run.")
+        sub.add_argument("--config", required=True, metavar="FILE")
+        sub.add_argument("--dry-run", action="store_true", help="check, build and compile one step, then stop")
+        sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the config")
 
     sub = command("evaluate", _evaluate, "Score a finished run on a split of its config or on a file.")
     sub.add_argument("--run", required=True, metavar="RUN_DIR")
@@ -214,6 +229,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--input", required=True, metavar="FILE|-")
     sub.add_argument("--output", required=True, metavar="FILE|-")
     sub.add_argument("--text", nargs="+", metavar="COLUMN", help="text columns for a bare HF directory (default: text)")
+    sub.add_argument("--tokens", type=int, metavar="N", help="language models: tokens written, at most")
+    sub.add_argument("--temperature", type=float, metavar="T", help="language models: 0 always takes the likeliest")
+    sub.add_argument("--top-k", type=int, metavar="K", help="language models: draw from the K likeliest tokens")
+    sub.add_argument("--top-p", type=float, metavar="P", help="language models: draw from P of the probability")
 
     sub = command("convert", _convert, "Export a run in HF format, or show what a checkpoint holds.")
     sub.add_argument("action", choices=("export", "inspect"))

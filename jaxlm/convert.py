@@ -29,11 +29,13 @@ def inspect(name: str) -> str:
     """Describes a checkpoint: family, sizes, labels, and each parameter with the tensors it is read from."""
     checkpoint = Checkpoint(resolve(name, key="convert inspect"))
     labels = checkpoint.label_names
-    model = Model(checkpoint.family, checkpoint.model_config, "classification", len(labels) if labels else 2)
+    head = checkpoint.head or "classification"
+    model = Model(checkpoint.family, checkpoint.model_config, head, len(labels) if labels else 2)
     shapes = {path: struct.shape for path, struct in flatten(model.shapes).items()}
     plan = plan_import(checkpoint.family.table, shapes, checkpoint.shapes)
     lines = [
-        f"{checkpoint.directory}: {checkpoint.family.name}, {model.num_parameters:,} parameters as a classifier",
+        f"{checkpoint.directory}: {checkpoint.family.name}, {head.replace('_', ' ')}, "
+        f"{model.num_parameters:,} parameters",
         f"config: {checkpoint.model_config}",
         f"labels: {', '.join(labels) if labels else 'none named'}",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,6 @@ import numpy as np
 
 from jaxlm.config import Config
 from jaxlm.configfile import dump_config
-from jaxlm.data.pack import Batch
 from jaxlm.prepare import Prepared, prepare
 from jaxlm.train import Plan, make_plan
 
@@ -18,7 +18,7 @@ GIB = 2**30
 
 
 def dry_run(config: Config) -> str:
-    """Resolves, loads, builds and compiles one step; returns the report. Nothing is written.
+    """Resolves, loads, builds and compiles one step; returns the report. Nothing is written but tokenised corpora.
 
     Raises:
       UserError: as the run itself would.
@@ -36,18 +36,28 @@ def dry_run(config: Config) -> str:
         "",
         f"model            {prepared.model.family.name}, {prepared.model.num_parameters:,} parameters"
         + (f", new: {', '.join(initialised)}" if initialised else ""),
-        f"task             {prepared.task.problem}: {', '.join(prepared.task.label_names[:12])}"
-        + (" ..." if len(prepared.task.label_names) > 12 else ""),
-        f"rows             {', '.join(f'{name} {len(split.table.rows)}' for name, split in prepared.splits.items())}",
+        f"task             {_task(prepared)}",
+        *(f"{name:16s} {_counts(split.describe())}" for name, split in prepared.splits.items()),
         f"steps            {plan.total_steps} ({plan.loader.steps_per_epoch} per epoch)",
         f"batch shapes     rows {list(shapes.row_counts)} x length {list(shapes.row_lengths)}, "
         f"{shapes.slots} examples a row at most, padding {plan.loader.padding_share:.1%}",
         *_memory(plan, compiled),
         *_flops(compiled),
         "",
-        *decoded_row(prepared, batch),
+        *prepared.task.show(batch, prepared.tokenizer),
     ]
     return "\n".join(lines)
+
+
+def _task(prepared: Prepared) -> str:
+    described = prepared.task.describe()
+    names = described["label_names"]
+    listed = f": {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else ""
+    return described["problem"] + listed
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
 
 
 def _memory(plan: Plan, compiled: Any) -> list[str]:
@@ -76,22 +86,3 @@ def _flops(compiled: Any) -> list[str]:
     analysis = compiled.cost_analysis()
     flops = (analysis or {}).get("flops")
     return [f"FLOPs per step   {flops / 1e9:,.1f} G per device (compiler's count)"] if flops else []
-
-
-def decoded_row(prepared: Prepared, batch: Batch) -> list[str]:
-    """The first packed row, decoded, with its labels: what the model will really see."""
-    tokenizer, task = prepared.tokenizer, prepared.task
-    lines = ["first packed row:"]
-    for slot, example in enumerate(batch["examples"][0]):
-        if example < 0:
-            continue
-        inside = batch["segment_ids"][0] == slot + 1
-        label = batch["labels"][0, slot]
-        if task.problem == "multilabel":
-            shown = ", ".join(name for name, on in zip(task.label_names, label, strict=True) if on) or "none"
-        else:
-            shown = f"{float(label):g}" if task.problem == "regression" else task.label_names[int(label)]
-        text = tokenizer.decode(batch["tokens"][0][inside], skip_special_tokens=False)
-        lines.append(f"  {slot + 1:3d}  row {example + 1}, {int(inside.sum())} tokens, label {shown}: {text}")
-    padding = int((batch["segment_ids"][0] == 0).sum())
-    return [*lines, f"       {padding} tokens of padding"]

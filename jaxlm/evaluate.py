@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,27 @@ from jax.experimental import multihost_utils
 
 from jaxlm.config_data import DataConfig
 from jaxlm.data.loader import eval_batches
-from jaxlm.data.pack import Batch, Example
+from jaxlm.data.pack import HOST_ONLY, Batch, Example
 from jaxlm.data.shapes import eval_shapes
 from jaxlm.errors import RunFailure
 from jaxlm.models import Model
-from jaxlm.models.base import BATCH_INPUTS
 from jaxlm.sharding import Rules, batch_shardings
 from jaxlm.step import make_eval_step
 from jaxlm.tasks import Classification
 from jaxlm.tasks.classification import Examples
 
 
-def to_device(batch: Batch, keys: Sequence[str], rules: Rules, *, leading: int = 0) -> dict[str, jax.Array]:
-    """Puts this process's rows of a batch on the mesh."""
-    local = {key: batch[key] for key in keys}
+class Evaluation(NamedTuple):
+    """What became of a split."""
+
+    scores: dict[str, float]
+    predictions: Callable[[], list[dict[str, Any]]] | None = None
+    """Makes the input rows with their predictions, in the order of the file; None for a corpus."""
+
+
+def to_device(batch: Batch, rules: Rules, *, leading: int = 0) -> dict[str, jax.Array]:
+    """Puts this process's rows of a batch on the mesh, all but what is for the host alone."""
+    local = {key: value for key, value in batch.items() if key not in HOST_ONLY}
     if rules.mesh is None:
         return {key: jnp.asarray(value) for key, value in local.items()}
     shardings = batch_shardings(local, rules, leading=leading)
@@ -36,15 +43,21 @@ def to_device(batch: Batch, keys: Sequence[str], rules: Rules, *, leading: int =
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A model's compiled forward pass, laid out for evaluation."""
+    """A model's compiled forward pass, laid out for the evaluation of labelled rows."""
 
     model: Model
+    task: Classification
     data: DataConfig
     pad_id: int
 
     @cached_property
     def _step(self) -> Callable[..., jax.Array]:
         return jax.jit(make_eval_step(self.model.apply))
+
+    def evaluate(self, params: Any, split: Examples) -> Evaluation:
+        """Scores of a split's rows, and what was predicted for each."""
+        outputs = self.outputs(params, split.examples, len(split.table.rows))
+        return Evaluation(score(self.task, outputs, split), lambda: prediction_rows(self.task, outputs, split))
 
     def outputs(self, params: Any, examples: Sequence[Example], num_rows: int) -> np.ndarray:
         """Computes the outputs of each row of a split.
@@ -58,7 +71,7 @@ class Evaluator:
         weights = np.zeros((num_rows, 1))
         pending: list[tuple[jax.Array, Batch]] = []
         for batch in self._batches(examples):
-            outputs = self._step(params, to_device(batch, BATCH_INPUTS, self.model.compute.rules))
+            outputs = self._step(params, to_device(batch, self.model.compute.rules))
             pending.append((outputs, batch))
             if len(pending) > 2:  # the device computes ahead of the host, but not without bound
                 self._collect(*pending.pop(0), totals, weights)
@@ -84,6 +97,7 @@ class Evaluator:
             slots=shapes.slots,
             pad_id=self.pad_id,
             packing=self.data.packing,
+            pool=self.model.family.pool,
             row_multiple=multiple,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

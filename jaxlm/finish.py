@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from jaxlm.baselines import baseline_scores
-from jaxlm.evaluate import Evaluator, prediction_rows, score
+from jaxlm.evaluate import Evaluator
+from jaxlm.evaluate_corpus import CorpusEvaluator
 from jaxlm.hf.io import export_model
 from jaxlm.prepare import Prepared
 from jaxlm.progress import Progress
@@ -27,18 +28,20 @@ def conclude(
     prepared: Prepared,
     params: Any,
     steps: int,
-    steps_per_epoch: int,
+    steps_per_epoch: int | None,
     progress: Progress,
-    evaluator: Evaluator,
+    evaluator: Evaluator | CorpusEvaluator,
     tracker: Tracker,
     initialised: Sequence[str],
     metric: str | None,
     command: str,
+    beside: Mapping[str, dict[str, float]],
 ) -> dict[str, Any]:
     """Scores, exports and reports.
 
     Args:
       params: those of the best checkpoint, or the last without a validation split.
+      beside: scores of other systems on the same data.
     Returns:
       The summary, as in summary.json; written last, so that a run that has one is whole.
     """
@@ -47,37 +50,26 @@ def conclude(
     for name in ("validation", "test"):
         if name not in prepared.splits:
             continue
-        split = prepared.splits[name]
-        outputs = evaluator.outputs(params, split.examples, len(split.table.rows))
-        scores[name] = score(task, outputs, split)
+        scores[name], predictions = evaluator.evaluate(params, prepared.splits[name])
         tracker.evaluation(steps, name if name == "test" else "validation (best)", scores[name])
-        if jax.process_index() == 0:
-            run.write_text(f"predictions/{name}.jsonl", to_jsonl(prediction_rows(task, outputs, split)))
+        if predictions is not None and jax.process_index() == 0:
+            run.write_text(f"predictions/{name}.jsonl", to_jsonl(predictions()))
     scored = next((name for name in ("test", "validation") if name in scores), None)
-    baselines = {}
-    if prepared.config.task.baselines and scored is not None:
-        baselines = baseline_scores(task, prepared.splits["train"], prepared.splits[scored], prepared.config.seed)
+    baselines: dict[str, Any] = dict(beside)
+    if getattr(prepared.config.task, "baselines", False) and scored is not None:
+        baselines |= baseline_scores(task, prepared.splits["train"], prepared.splits[scored], prepared.config.seed)
     summary = {
         "name": prepared.config.name,
         "status": "finished",
         "command": command,
         "steps": steps,
-        "epochs": round(steps / steps_per_epoch, 3),
+        "epochs": round(steps / steps_per_epoch, 3) if steps_per_epoch else None,
         "best_step": progress.best.step if metric is not None else None,
         "metric": metric,
         "scores": scores,
         "baselines": baselines,
-        "problem": task.problem,
-        "label_names": list(task.label_names),
-        "task": {"text": list(task.text_columns), "label": task.config.label},
-        "data": {
-            name: {
-                "rows": len(split.table.rows),
-                "truncated": split.truncated,
-                "skipped": split.skipped + split.table.skipped,
-            }
-            for name, split in prepared.splits.items()
-        },
+        **task.describe(),
+        "data": {name: split.describe() for name, split in prepared.splits.items()},
         "cleaned": prepared.cleaned,
         "throughput": progress.window.throughput(),
         "model": {

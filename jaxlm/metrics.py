@@ -29,7 +29,9 @@ PRIMARY: dict[str, str] = {
 }
 """What best checkpoint and early stopping go by, unless the config names another metric."""
 
-_LOWER_IS_BETTER = frozenset({"loss", "mse", "mae"})
+_LOWER_IS_BETTER = frozenset(
+    {"loss", "mse", "mae", "perplexity", "bits_per_byte", "generator_loss", "discriminator_loss"}
+)
 _PER_CLASS = ("precision", "recall", "f1")
 _AVERAGED = tuple(f"{name}_{average}" for average in ("macro", "micro") for name in _PER_CLASS)
 _SINGLE_LABEL = ("accuracy", *_AVERAGED, "matthews", "roc_auc")
@@ -42,7 +44,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether a larger value of this metric is the better one: false for `loss`, `mse` and `mae`."""
+    """Whether a larger value of this metric is the better one: false for losses, errors and perplexities."""
     return name not in _LOWER_IS_BETTER
 
 

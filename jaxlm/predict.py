@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,18 +12,18 @@ from typing import Any
 import jax
 
 from jaxlm.config import Config, ModelConfig
-from jaxlm.config_data import DataConfig, SourceConfig
-from jaxlm.config_tasks import ClassificationConfig
+from jaxlm.config_data import DataConfig
+from jaxlm.config_tasks import ClassificationConfig, SamplesConfig
 from jaxlm.configfile import load_config
-from jaxlm.data.clean import clean_tables, clean_text
-from jaxlm.data.sources import load
+from jaxlm.data.clean import clean_text
 from jaxlm.data.table import Table
 from jaxlm.data.tokenize import Tokenizer, load_tokenizer
 from jaxlm.errors import UserError
-from jaxlm.evaluate import Evaluator, prediction_rows, score
+from jaxlm.evaluate import Evaluator, prediction_rows
 from jaxlm.hf.hub import resolve
 from jaxlm.hf.io import Checkpoint, load_params
 from jaxlm.models import Model
+from jaxlm.predict_text import TextPredictor
 from jaxlm.prepare import make_compute
 from jaxlm.sharding import make_mesh, make_rules
 from jaxlm.tasks import Classification
@@ -71,8 +71,45 @@ class Predictor:
         return {column: clean_text(text, self.data.clean) for column, text in texts.items() if isinstance(text, str)}
 
 
+def open_predictor(
+    name: str, *, text: str | Sequence[str] | None = None, samples: Mapping[str, Any] | None = None
+) -> Predictor | TextPredictor:
+    """Opens a finished run, an HF-format directory or a hub id, whatever it predicts.
+
+    Args:
+      text: text column(s), where there is no run to name them; default "text".
+      samples: changes of `task.samples` for a model that writes: tokens, temperature, top_k, top_p.
+    Raises:
+      UserError: no model there, or one that predicts nothing yet.
+    """
+    run = Path(name).expanduser() / "config.yaml"
+    config = load_config(run, ()) if run.is_file() else None
+    checkpoint = Checkpoint(resolve(name, key="--run"))
+    writes = checkpoint.head == "causal_lm" if config is None else config.task.kind in ("causal_lm", "prefix_lm")
+    if writes:
+        return _open_text(config, checkpoint, text if isinstance(text, str) else "text", samples or {})
+    if config is not None and config.task.kind != "classification":
+        raise UserError(
+            f"--run {name}: a pretraining run of kind {config.task.kind} predicts nothing by itself; fine-tune it "
+            f"(model.init={name})"
+        )
+    return load_predictor(name, text=text)
+
+
+def _open_text(
+    config: Config | None, checkpoint: Checkpoint, column: str, changes: Mapping[str, Any]
+) -> TextPredictor:
+    settings = config.task.samples if config is not None else SamplesConfig()  # type: ignore[union-attr]
+    compute = make_compute(config.model if config else ModelConfig(), make_rules("ddp", make_mesh("ddp")))
+    model = Model(checkpoint.family, checkpoint.model_config, "causal_lm", 0, compute)
+    params = load_params(checkpoint, model, jax.random.key(0)).params
+    settings = settings.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    prefix = config is not None and config.task.kind == "prefix_lm"
+    return TextPredictor(model, params, load_tokenizer(checkpoint.directory), settings, column, prefix=prefix)
+
+
 def load_predictor(name: str, *, text: str | Sequence[str] | None = None) -> Predictor:
-    """Opens a finished run, an HF-format directory or a hub id.
+    """Opens a classifier: a finished run, an HF-format directory or a hub id.
 
     Args:
       text: text column(s), where there is no run to name them; default "text".
@@ -83,7 +120,7 @@ def load_predictor(name: str, *, text: str | Sequence[str] | None = None) -> Pre
     config = load_config(run, ()) if run.is_file() else None
     checkpoint = Checkpoint(resolve(name, key="--run"))
     sizes = checkpoint.model_config
-    if config is not None:
+    if config is not None and config.task.kind == "classification":
         task_config, data, model_config = config.task, config.data, config.model
     else:
         columns = text if isinstance(text, str) or text is None else (text[0], text[1])
@@ -102,50 +139,14 @@ def load_predictor(name: str, *, text: str | Sequence[str] | None = None) -> Pre
             "fine-tune it first"
         )
     tokenizer = load_tokenizer(checkpoint.directory)
-    evaluator = Evaluator(model, data, tokenizer.pad_id or 0)
+    evaluator = Evaluator(model, task, data, tokenizer.pad_id or 0)
     return Predictor(task, tokenizer, data, imported.params, evaluator, config)
 
 
-def predict_stream(predictor: Predictor, rows: Iterable[dict[str, Any]], name: str) -> Iterator[str]:
+def predict_stream(predictor: Predictor | TextPredictor, rows: Iterable[dict[str, Any]], name: str) -> Iterator[str]:
     """Yields one JSON line per input row, chunk by chunk."""
     rows, first = iter(rows), 1
     while chunk := list(islice(rows, CHUNK)):
         for row in predictor.predict(chunk, name, first):
             yield json.dumps(row, ensure_ascii=False, default=str) + "\n"
         first += len(chunk)
-
-
-def evaluate_run(
-    run: str, *, split: str | None = None, data: str | None = None, overrides: Sequence[str] = ()
-) -> dict[str, float]:
-    """Scores a finished run's model on a split of its config, or on a labelled file.
-
-    Args:
-      split: train, validation or test; default: test where the config has it, else validation.
-      data: a file instead of a split; read with the column settings of the run's validation (else train) source.
-      overrides: key=value changes of the run's config, for instance where data lies elsewhere today.
-    """
-    path = Path(run).expanduser() / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"--run {run}: no config.yaml; expected a run directory (for a bare checkpoint, use predict)")
-    if split and data:
-        raise UserError("expected --split or --data, not both")
-    config = load_config(path, overrides)
-    predictor = load_predictor(run)
-    if data is not None:
-        like = config.data.validation or config.data.train
-        kept = {"columns", "rename", "quoting", "encoding", "format"}
-        columns = {} if like is None else like.model_dump(include=kept)
-        if Path(data).suffix != Path(str(like and like.path)).suffix:
-            columns.pop("format", None)
-        source, key = SourceConfig(path=data, **columns), "--data"
-    else:
-        split = split or ("test" if config.data.test is not None else "validation")
-        source, key = getattr(config.data, split), f"data.{split}"
-        if source is None:
-            raise UserError(f"--split {split}: the run's config has no {key}")
-    table = load(source, key=key, split=split or "test", on_bad_row=config.data.on_bad_row)
-    cleaned, _ = clean_tables({"test": table}, predictor.task.text_columns, config.data.clean)
-    examples = predictor.examples(cleaned["test"], labelled=True)
-    outputs = predictor.evaluator.outputs(predictor.params, examples.examples, len(table.rows))
-    return score(predictor.task, outputs, examples)

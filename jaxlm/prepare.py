@@ -1,9 +1,9 @@
-"""From a config to everything a run needs: tables, tokenizer, task, tokenized splits, mesh and model."""
+"""From a config to everything a run needs: data, tokenizer, task, mesh and model."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.config import Config, ModelConfig
-from jaxlm.data.clean import clean_tables
-from jaxlm.data.sources import load
-from jaxlm.data.table import Table
 from jaxlm.data.tokenize import Tokenizer, load_tokenizer
-from jaxlm.data.train_tokenizer import train_wordpiece
+from jaxlm.data.train_tokenizer import train_tokenizer
 from jaxlm.errors import UserError
 from jaxlm.hf.hub import resolve
 from jaxlm.hf.io import Checkpoint, load_params
@@ -24,8 +21,6 @@ from jaxlm.layers import Compute
 from jaxlm.models import Model, get_family
 from jaxlm.models.base import override
 from jaxlm.sharding import Rules, make_mesh, make_rules
-from jaxlm.tasks import TASKS, Classification
-from jaxlm.tasks.classification import Examples, text_columns
 
 log = logging.getLogger("jaxlm")
 
@@ -37,9 +32,11 @@ class Prepared:
     """A run's parts, before any parameter exists."""
 
     config: Config
-    task: Classification
+    task: Any
+    """One of `tasks`."""
     tokenizer: Tokenizer
-    splits: dict[str, Examples]
+    splits: dict[str, Any]
+    """By name: `tasks.classification.Examples` of labelled rows, or `prepare_corpora.CorpusSplit`."""
     cleaned: dict[str, int]
     """What the cleaning did, counted."""
     model: Model
@@ -69,36 +66,29 @@ def prepare(config: Config, *, tokenizer_cache: Path | None = None, splits: Sequ
     Raises:
       UserError: whatever the user's config, data or checkpoint got wrong.
     """
+    # Here, because both build on this module.
+    from jaxlm.prepare_corpora import prepare_corpora
+    from jaxlm.prepare_rows import prepare_rows
+
     checkpoint = None
     if config.model.init is not None:
         checkpoint = Checkpoint(resolve(config.model.init, key="model.init", revision=config.model.revision))
         checkpoint.model_config  # noqa: B018  an unsupported checkpoint is refused before the data is read
-    tables = load_tables(config, splits)
-    known_labels = None if checkpoint is None or config.model.new_head else checkpoint.label_names
-    task = TASKS[config.task.kind].from_data(config.task, tables.get("train"), known_labels)
-    tables, cleaned = clean_tables(tables, text_columns(config.task), config.data.clean)
-    tokenizer = _tokenizer(config, checkpoint, tables.get("train"), tokenizer_cache)
-    examples = {
-        split: task.examples(table, tokenizer, config.data, key=f"data.{split}") for split, table in tables.items()
-    }
-    for split, tokenized in examples.items():
-        if not tokenized.examples:
-            raise UserError(f"data.{split}: no usable row in {tokenized.table.name}")
+    make = prepare_rows if config.task.kind == "classification" else prepare_corpora
+    task, tokenizer, data, cleaned = make(config, checkpoint, tokenizer_cache, splits)
     model = build_model(config, task, tokenizer, checkpoint)
-    return Prepared(config, task, tokenizer, examples, cleaned, model, checkpoint)
+    return Prepared(config, task, tokenizer, data, cleaned, model, checkpoint)
 
 
-def load_tables(config: Config, splits: Sequence[str]) -> dict[str, Table]:
-    """Reads the splits that the config names."""
-    sources = {split: getattr(config.data, split) for split in splits}
-    return {
-        split: load(source, key=f"data.{split}", split=split, on_bad_row=config.data.on_bad_row)
-        for split, source in sources.items()
-        if source is not None
-    }
+def make_tokenizer(
+    config: Config, checkpoint: Checkpoint | None, cache: Path | None, texts: Callable[[], Iterable[str]] | None
+) -> Tokenizer:
+    """Loads the tokenizer that a config names, or trains one.
 
-
-def _tokenizer(config: Config, checkpoint: Checkpoint | None, train: Table | None, cache: Path | None) -> Tokenizer:
+    Args:
+      cache: where a trained one is kept.
+      texts: the training texts; None where the training split is not loaded.
+    """
     model = config.model
     if model.train_tokenizer is None:
         if model.tokenizer is not None:
@@ -110,20 +100,16 @@ def _tokenizer(config: Config, checkpoint: Checkpoint | None, train: Table | Non
         return load_tokenizer(checkpoint.directory)
     if cache is not None and cache.is_dir():
         return load_tokenizer(cache)
-    if train is None:
+    if texts is None:
         raise UserError("model.train_tokenizer: expected data.train to learn the vocabulary from")
-    settings = model.train_tokenizer
-    texts = (str(row[column]) for row in train.rows for column in text_columns(config.task))
-    tokenizer = train_wordpiece(
-        texts, vocab_size=settings.vocab_size, lowercase=settings.lowercase, min_frequency=settings.min_frequency
-    )
-    log.info("trained a WordPiece vocabulary of %d entries on %s", tokenizer.vocab_size, train.name)
+    tokenizer = train_tokenizer(texts(), model.train_tokenizer)
+    log.info("trained a %s vocabulary of %d entries", model.train_tokenizer.type, tokenizer.vocab_size)
     if cache is not None:
         tokenizer.save(cache)
     return tokenizer
 
 
-def build_model(config: Config, task: Classification, tokenizer: Tokenizer, checkpoint: Checkpoint | None) -> Model:
+def build_model(config: Config, task: Any, tokenizer: Tokenizer, checkpoint: Checkpoint | None) -> Model:
     """Returns the model on its mesh; UserError where config, tokenizer and checkpoint do not fit together."""
     model, where = config.model, "model.family"
     if checkpoint is not None:
@@ -134,9 +120,10 @@ def build_model(config: Config, task: Classification, tokenizer: Tokenizer, chec
             presets = ", ".join(family.presets)
             raise UserError(f"model.preset: {family.name} has no preset {model.preset!r}; it has {presets}")
         sizes = family.presets[model.preset] if model.preset else family.config()
-        sizes = override(replace(sizes, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id or 0), model.config)
+        sizes = override(replace(sizes, **_from_tokenizer(sizes, tokenizer)), model.config)
     rates = {name: getattr(model, name) for name in ("dropout", "attention_dropout", "classifier_dropout")}
     sizes = override(sizes, {name: rate for name, rate in rates.items() if rate is not None})
+    sizes = override(sizes, task.model_overrides)
     if tokenizer.vocab_size > sizes.vocab_size:
         raise UserError(
             f"{where}: the tokenizer has {tokenizer.vocab_size} ids, the model's vocab_size is {sizes.vocab_size}; "
@@ -148,7 +135,20 @@ def build_model(config: Config, task: Classification, tokenizer: Tokenizer, chec
             f"most {sizes.max_positions}"
         )
     mesh = make_mesh(config.mesh.preset, data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
-    return Model(family, sizes, task.head, task.num_outputs, make_compute(model, make_rules(config.mesh.preset, mesh)))
+    built = Model(
+        family, sizes, task.head, task.num_outputs, make_compute(model, make_rules(config.mesh.preset, mesh))
+    )
+    built.shapes  # noqa: B018  a head that the family lacks, or sizes that do not divide, show now
+    return built
+
+
+def _from_tokenizer(sizes: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Fields of a family's config that follow the tokenizer."""
+    ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+    if ids["pad_id"] is None and sizes.pad_id is not None:
+        ids["pad_id"] = 0  # a family that must have one, and never reads what stands there
+    known = {name: value for name, value in ids.items() if hasattr(sizes, name)}
+    return {"vocab_size": tokenizer.vocab_size, **known}
 
 
 def make_compute(model: ModelConfig, rules: Rules) -> Compute:

@@ -35,12 +35,21 @@ _PROBLEMS = {
     "multilabel": "multi-label classification",
     "regression": "regression",
 }
+_PRETRAINING = {
+    "causal_lm": "causal language model",
+    "prefix_lm": "prefix language model",
+    "masked_lm": "masked language model",
+    "span_corruption": "span corruption",
+    "replaced_tokens": "replaced-token detection",
+}
+_SAMPLES = 24
+"""Most samples of a generative model that are shown."""
 
 
 def write_report(run_dir: Path) -> Path:
     """Write `run_dir`/report.html and return its path.
 
-    It is made of config.yaml, metrics.jsonl, summary.json and predictions/*.jsonl in that directory.
+    It is made of config.yaml, metrics.jsonl, summary.json, samples.jsonl and predictions/*.jsonl in that directory.
     Whatever is missing leaves its part of the page out, so that the report of an unfinished run can be written too. The
     page needs no other file and no network, and everything that comes from the user's data is escaped.
 
@@ -93,6 +102,7 @@ def _context(run_dir: Path) -> dict[str, Any]:
         "curves": curves(rows, metric, best_step),
         "analysis": _analysis(run_dir / "predictions", problem, labels, task),
         "matrix_labels": _MATRIX_LABELS,
+        "samples": _samples(run_dir / "samples.jsonl"),
         "data": _data_table(summary.get("data", {})),
         "facts": {
             "Throughput": list(_facts(summary.get("throughput", {}))),
@@ -113,8 +123,20 @@ def _summary(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected JSON; {error}. Run the training command again to write it anew") from None
 
 
+def _samples(path: Path) -> list[dict[str, Any]]:
+    """What a generative model wrote, the latest first."""
+    if not path.exists():
+        return []
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8", errors="replace").split("\n") if line]
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON lines; {error}. Delete the file") from None
+    return sorted(rows, key=lambda row: -row["step"])[:_SAMPLES]
+
+
 def _subtitle(problem: str, labels: Sequence[str], model: Mapping[str, Any]) -> str:
-    parts = [_PROBLEMS[problem]] if problem in _PROBLEMS else []
+    kinds = _PROBLEMS | _PRETRAINING
+    parts = [kinds[problem]] if problem in kinds else []
     if len(labels) > 2:
         parts.append(f"{len(labels)} labels")
     if model.get("family"):

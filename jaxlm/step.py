@@ -64,7 +64,7 @@ def make_train_step(
 
 
 def make_eval_step(apply: Apply, measure: Callable[[Any, Batch], Any] | None = None) -> Callable[[Any, Batch], Any]:
-    """Returns (params, batch) -> the outputs computed without dropout, or what `measure` makes of them; to be jitted."""
+    """Returns (params, batch) -> the outputs without dropout, or what `measure` makes of them; to be jitted."""
     if measure is None:
         return lambda params, batch: apply(params, batch, None)
     return lambda params, batch: measure(apply(params, batch, None), batch)

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,25 +19,27 @@ import optax
 from jaxlm.checkpoint import Checkpointer
 from jaxlm.config import Config
 from jaxlm.configfile import dump_config, load_config
+from jaxlm.data.corpus_loader import CorpusLoader
 from jaxlm.data.loader import TrainLoader
-from jaxlm.data.pack import Batch
+from jaxlm.data.pack import HOST_ONLY, Batch
 from jaxlm.errors import Interrupted, UserError
-from jaxlm.evaluate import Evaluator, score, to_device
+from jaxlm.evaluate import Evaluator, to_device
+from jaxlm.evaluate_corpus import CorpusEvaluator
 from jaxlm.finish import conclude
 from jaxlm.interrupt import Interrupt, watch_signals
+from jaxlm.loaders import make_evaluator, make_loader
 from jaxlm.metrics import higher_is_better
-from jaxlm.models.base import BATCH_INPUTS
 from jaxlm.optim import make_optimizer, make_schedule
 from jaxlm.prepare import Prepared, prepare
 from jaxlm.progress import BestSoFar, Progress
 from jaxlm.rundir import RunDir
+from jaxlm.samples import Sampler, save_samples
 from jaxlm.state import TrainState, abstract_state, init_state, state_shardings
 from jaxlm.step import make_train_step
 from jaxlm.track import Tracker
 
 log = logging.getLogger("jaxlm")
 
-TRAIN_INPUTS = (*BATCH_INPUTS, "labels", "weights")
 DEFAULT_EPOCHS = 3.0
 IN_FLIGHT = 2
 """Steps the device may be ahead of the host: enough to hide the loader, few enough to stop promptly."""
@@ -45,10 +47,10 @@ IN_FLIGHT = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, compiled into functions: what `finetune`, `--dry-run` and the benchmark share."""
+    """A run, compiled into functions: what `run_training`, `--dry-run` and the benchmark share."""
 
     prepared: Prepared
-    loader: TrainLoader
+    loader: TrainLoader | CorpusLoader
     total_steps: int
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -58,8 +60,9 @@ class Plan:
     def to_device(self, batch: Batch) -> dict[str, jax.Array]:
         """Splits a loader's batch into micro-batches [K, R / K, ...] and puts it on the mesh."""
         micro = self.prepared.config.train.accumulation
-        split = {key: batch[key].reshape(micro, -1, *batch[key].shape[1:]) for key in TRAIN_INPUTS}
-        return to_device(split, TRAIN_INPUTS, self.prepared.rules, leading=1)
+        used = {key: value for key, value in batch.items() if key not in HOST_ONLY}
+        split = {key: value.reshape(micro, -1, *value.shape[1:]) for key, value in used.items()}
+        return to_device(split, self.prepared.rules, leading=1)
 
     @property
     def key(self) -> jax.Array:
@@ -79,36 +82,29 @@ def make_plan(prepared: Prepared) -> Plan:
     """Builds loader, optimizer and train step of a prepared run."""
     config = prepared.config
     train = config.train
-    if "train" not in prepared.splits:
-        raise UserError("data.train: expected a source of training rows")
-    loader = TrainLoader(
-        prepared.splits["train"].examples,
-        batch_size=None if train.batch_tokens else train.batch_size,
-        batch_tokens=train.batch_tokens,
-        packing=config.data.packing,
-        row_length=config.data.row_length,
-        max_length=config.data.max_length,
-        max_shapes=config.data.max_shapes,
-        row_multiple=train.accumulation * prepared.rules.num_batch_shards,
-        pad_id=prepared.tokenizer.pad_id or 0,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    loader = make_loader(prepared)
     epochs = DEFAULT_EPOCHS if train.epochs is None else train.epochs
     total = train.steps if train.steps is not None else max(1, round(epochs * loader.steps_per_epoch))
     optimizer, schedule = make_optimizer(config.optimizer, total), make_schedule(config.optimizer, total)
     shardings = state_shardings(prepared.model.shapes, optimizer, prepared.rules)
+    chunk = None if config.model.logits_chunk == "auto" else config.model.logits_chunk
+    loss = prepared.task.loss(train.label_smoothing, chunk)
     step = jax.jit(
-        make_train_step(prepared.model.apply, prepared.task.loss(train.label_smoothing), optimizer, schedule),
+        make_train_step(prepared.model.apply, loss, optimizer, schedule),
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
     return Plan(prepared, loader, total, optimizer, schedule, step)
 
 
-def finetune(config: Config, *, command: str = "") -> dict[str, Any]:
-    """Runs, resumes or reports a fine-tuning run; returns its summary.
+def run_training(
+    config: Config, *, command: str = "", beside: Mapping[str, dict[str, float]] | None = None
+) -> dict[str, Any]:
+    """Runs, resumes or reports a run of pretraining or fine-tuning; returns its summary.
+
+    Args:
+      command: what the user typed, for the summary.
+      beside: scores of other systems on the same data, by name, for the summary and the report.
 
     Raises:
       UserError, RunFailure: see the message; what was saved stays.
@@ -138,16 +134,19 @@ def finetune(config: Config, *, command: str = "") -> dict[str, Any]:
                 "%s: %d parameters, %d steps%s, %s", config.name, prepared.model.num_parameters, plan.total_steps,
                 f", resumed at {start}" if start else "", _devices(plan),
             )  # fmt: skip
-            evaluator = Evaluator(prepared.model, config.data, prepared.tokenizer.pad_id or 0)
+            evaluator = make_evaluator(prepared)
             with _tracker(run, plan, start) as tracker:
-                state = _loop(plan, state, progress, checkpoints, evaluator, tracker, interrupt, initialised, metric)
+                sample = _sampling(run, prepared, tracker)
+                state = _loop(
+                    plan, state, progress, checkpoints, evaluator, tracker, interrupt, initialised, metric, sample
+                )
                 steps, params = int(state.step), state.params
                 checkpoints.wait()
                 if metric is not None and checkpoints.best_step() not in (None, steps):
                     params = checkpoints.restore(plan.abstract_state(), checkpoints.best_step())[1].params
                 return conclude(
                     run, prepared, params, steps, plan.loader.steps_per_epoch, progress, evaluator, tracker,
-                    initialised, metric, command,
+                    initialised, metric, command, beside or {},
                 )  # fmt: skip
 
 
@@ -159,6 +158,21 @@ def _tracker(run: RunDir, plan: Plan, start: int) -> Tracker:
         tensorboard=plan.prepared.config.logging.tensorboard,
         enabled=jax.process_index() == 0,
     )
+
+
+def _sampling(run: RunDir, prepared: Prepared, tracker: Tracker) -> Callable[[Any, int], None]:
+    """Returns what lets a generative model write, into the log and the run directory."""
+    sampler = Sampler.of(prepared)
+
+    def sample(params: Any, step: int) -> None:
+        if sampler is None:
+            return
+        written = sampler.write(params, step)
+        save_samples(run, written)
+        for text in written:
+            tracker.log(f"sample: {text['prompt']!r} -> {text['text']!r}")
+
+    return sample
 
 
 def _devices(plan: Plan) -> str:
@@ -223,11 +237,12 @@ def _loop(
     state: TrainState,
     progress: Progress,
     checkpoints: Checkpointer,
-    evaluator: Evaluator,
+    evaluator: Evaluator | CorpusEvaluator,
     tracker: Tracker,
     interrupt: Interrupt,
     initialised: tuple[str, ...],
     metric: str | None,
+    sample: Callable[[Any, int], None],
 ) -> TrainState:
     config, prepared = plan.prepared.config, plan.prepared
     step = int(state.step)
@@ -262,12 +277,10 @@ def _loop(
             tracker.train(step, window.flush(float(np.asarray(plan.schedule(step - 1)))))
         scores, best = None, False
         if eval_now and metric is not None:
-            outputs = evaluator.outputs(
-                state.params, prepared.splits["validation"].examples, len(prepared.splits["validation"].table.rows)
-            )
-            scores = score(prepared.task, outputs, prepared.splits["validation"])
+            scores = evaluator.evaluate(state.params, prepared.splits["validation"]).scores
             tracker.evaluation(step, "validation", scores)
             best = progress.best.update(step, scores.get(metric), config.train.early_stopping)
+            sample(state.params, step)
         if save_now or best or progress.best.stopped or interrupt.received:
             extra = {"data": plan.loader.get_state(), "progress": progress.to_json(), "initialised": initialised}
             checkpoints.save(step, state, extra, scores, wait=interrupt.received is not None)
@@ -291,11 +304,14 @@ class _Clock:
 
 def _count(window: Any, batch: Batch, *, timed: bool) -> None:
     processes = jax.process_count()
-    tokens = int((batch["segment_ids"] > 0).sum()) * processes
-    examples = int((batch["examples"] >= 0).sum()) * processes
+    # Those of an encoder's and a decoder's rows.
+    segments = [value for key, value in batch.items() if key.endswith("segment_ids")]
+    tokens = sum(int((value > 0).sum()) for value in segments) * processes
+    whole_rows = (batch["segment_ids"] > 0).any(-1)  # in pretraining, a row is an example
+    examples = int((batch["examples"] >= 0).sum() if "examples" in batch else whole_rows.sum()) * processes
     window.tokens += tokens
     window.examples += examples
-    window.cells += math.prod(batch["tokens"].shape) * processes
+    window.cells += sum(math.prod(value.shape) for value in segments) * processes
     if timed:
         window.timed_tokens += tokens
         window.timed_examples += examples

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm.config import TokenizerTrainingConfig
 from jaxlm.config_tasks import (
     CausalLMConfig,
     MaskedLMConfig,
@@ -17,7 +18,6 @@ from jaxlm.config_tasks import (
     ReplacedTokensConfig,
     SpanCorruptionConfig,
 )
-from jaxlm.config import TokenizerTrainingConfig
 from jaxlm.data.corpus import Corpus
 from jaxlm.data.rows import Segment
 from jaxlm.data.tokenize import Tokenizer, load_tokenizer

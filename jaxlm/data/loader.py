@@ -88,6 +88,7 @@ class TrainLoader:
         row_multiple: what the global number of rows is a multiple of: data-parallel devices x accumulation.
         pad_id: token id of padding.
         seed: decides the order.
+        pool: the token of an example that `slot_positions` names, "first" or "last".
         process_index, process_count: which share of the rows this process builds.
 
     Attributes:
@@ -115,11 +116,12 @@ class TrainLoader:
         row_multiple: int,
         pad_id: int,
         seed: int,
+        pool: str = "first",
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
         _check_processes(row_multiple, process_index, process_count)
-        self._examples, self._pad_id = examples, pad_id
+        self._examples, self._pad_id, self._pool = examples, pad_id, pool
         self._process_index, self._process_count = process_index, process_count
         self._lengths = lengths = _lengths(examples)
         layout = {"max_length": max_length, "row_length": row_length, "row_multiple": row_multiple, "packing": packing}
@@ -188,6 +190,7 @@ class TrainLoader:
             row_length,
             self.shapes.slots,
             self._pad_id,
+            self._pool,
             self._process_index,
             self._process_count,
         )
@@ -205,6 +208,7 @@ def eval_batches(
     slots: int | None,
     pad_id: int,
     packing: bool,
+    pool: str = "first",
     row_multiple: int = 1,
     process_index: int = 0,
     process_count: int = 1,
@@ -219,7 +223,7 @@ def eval_batches(
     Args:
         num_rows: global rows of a batch, rounded up to a multiple of `row_multiple`.
         slots: most examples in a row; None: as many as suit the split.
-        examples, row_length, pad_id, packing, process_index, process_count: as in `TrainLoader`.
+        examples, row_length, pad_id, packing, pool, process_index, process_count: as in `TrainLoader`.
 
     Raises:
         ValueError: an example is longer than `row_length`, or rows do not divide among the processes.
@@ -244,7 +248,7 @@ def eval_batches(
         sizes = choose_sizes(needs, max_shapes)
         row_lengths = [next(size for size in sizes if size >= need) for need in needs]
     return (
-        _local_batch(examples, batch, num_rows, length, slots, pad_id, process_index, process_count)
+        _local_batch(examples, batch, num_rows, length, slots, pad_id, pool, process_index, process_count)
         for batch, length in zip(batches, row_lengths, strict=True)
     )
 
@@ -256,12 +260,13 @@ def _local_batch(
     row_length: int,
     slots: int,
     pad_id: int,
+    pool: str,
     process_index: int,
     process_count: int,
 ) -> Batch:
     share = num_rows // process_count
     local = rows[process_index * share : (process_index + 1) * share]
-    return build_batch(examples, local, num_rows=share, row_length=row_length, slots=slots, pad_id=pad_id)
+    return build_batch(examples, local, num_rows=share, row_length=row_length, slots=slots, pad_id=pad_id, pool=pool)
 
 
 def _check_processes(row_multiple: int, process_index: int, process_count: int) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 Batch = dict[str, np.ndarray]
+HOST_ONLY = ("examples",)
+"""Arrays of a batch that never go to the device."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def build_batch(
     row_length: int,
     slots: int,
     pad_id: int,
+    pool: str = "first",
 ) -> Batch:
     """Lay rows of examples out as the arrays of docs/design.md, "The packed batch".
 
@@ -116,6 +119,7 @@ def build_batch(
         row_length: T.
         slots: S.
         pad_id: token id of padding.
+        pool: which token of an example `slot_positions` names, its "first" or its "last".
 
     Raises:
         ValueError: too many rows, too many examples in a row, or a row that overflows; or no example at all.
@@ -160,7 +164,7 @@ def build_batch(
         "segment_ids": scatter(np.repeat(slot_of + 1, lengths)),
         "positions": scatter(positions),
         "token_types": scatter(example.type_ids for example in members),
-        "slot_positions": by_slot(columns, np.int32),
+        "slot_positions": by_slot(columns if pool == "first" else columns + lengths - 1, np.int32),
         "labels": labels,
         "weights": by_slot([example.weight for example in members], np.float32),
         "examples": by_slot([example.index for example in members], np.int32, -1),

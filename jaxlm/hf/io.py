@@ -67,6 +67,12 @@ class Checkpoint:
         ordered = tuple(name for _, name in sorted(((int(i), n) for i, n in names.items())))
         return None if ordered == tuple(f"LABEL_{i}" for i in range(len(ordered))) else ordered
 
+    @property
+    def head(self) -> str | None:
+        """The kind of head that config.json names, one of `Family.architectures`; None for a bare trunk, say."""
+        kinds = {architecture: kind for kind, architecture in self.family.architectures.items()}
+        return next((kinds[name] for name in self.config.get("architectures") or () if name in kinds), None)
+
     @cached_property
     def _files(self) -> dict[str, Path]:
         """Tensor key -> file."""

@@ -42,6 +42,14 @@ class Examples:
     skipped: int
     """Bad rows left out (`data.on_bad_row=skip`)."""
 
+    def describe(self) -> dict[str, int]:
+        """What summary.json says of the split."""
+        return {
+            "rows": len(self.table.rows),
+            "truncated": self.truncated,
+            "skipped": self.skipped + self.table.skipped,
+        }
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -105,7 +113,21 @@ class Classification:
     def metric_names(self) -> tuple[str, ...]:
         return ("loss", *metric_names(self.problem, self.label_names))
 
-    def loss(self, label_smoothing: float = 0.0) -> Loss:
+    @property
+    def model_overrides(self) -> dict[str, Any]:
+        """Fields of the model's config that the task decides."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """What summary.json says of the task."""
+        return {
+            "problem": self.problem,
+            "label_names": list(self.label_names),
+            "task": {"kind": self.config.kind, "text": list(self.text_columns), "label": self.config.label},
+        }
+
+    def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss:
+        del chunk
         return LOSSES[self.problem](label_smoothing)
 
     def examples(
@@ -151,6 +173,23 @@ class Classification:
             log.info("%s: %d of %d texts longer than data.max_length=%d: %s", table.name, truncated, len(kept),
                      data.max_length, fate)  # fmt: skip
         return Examples(examples, table, truncated, skipped)
+
+    def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
+        """The first packed row, decoded, with its labels: what the model will really see."""
+        lines = ["first packed row:"]
+        for slot, example in enumerate(batch["examples"][0]):
+            if example < 0:
+                continue
+            inside = batch["segment_ids"][0] == slot + 1
+            label = batch["labels"][0, slot]
+            if self.problem == "multilabel":
+                shown = ", ".join(name for name, on in zip(self.label_names, label, strict=True) if on) or "none"
+            else:
+                shown = f"{float(label):g}" if self.problem == "regression" else self.label_names[int(label)]
+            text = tokenizer.decode(batch["tokens"][0][inside], skip_special_tokens=False)
+            lines.append(f"  {slot + 1:3d}  row {example + 1}, {int(inside.sum())} tokens, label {shown}: {text}")
+        padding = int((batch["segment_ids"][0] == 0).sum())
+        return [*lines, f"       {padding} tokens of padding"]
 
     @property
     def _dtype(self) -> Any:

@@ -1,0 +1,69 @@
+"""The training loader and the evaluator of a prepared run, by what it learns from: labelled rows or a corpus."""
+
+from __future__ import annotations
+
+import jax
+
+from jaxlm.data.corpus_loader import CorpusLoader
+from jaxlm.data.loader import TrainLoader
+from jaxlm.data.shapes import round_up
+from jaxlm.errors import UserError
+from jaxlm.evaluate import Evaluator
+from jaxlm.evaluate_corpus import CorpusEvaluator
+from jaxlm.prepare import Prepared
+from jaxlm.prepare_corpora import CorpusSplit
+
+
+def make_loader(prepared: Prepared) -> TrainLoader | CorpusLoader:
+    """Returns the endless training batches of a run.
+
+    Raises:
+      UserError: no training data, or a batch that does not divide.
+    """
+    config = prepared.config
+    train, data = config.train, config.data
+    if "train" not in prepared.splits:
+        raise UserError("data.train: expected a source of training rows")
+    split = prepared.splits["train"]
+    multiple = train.accumulation * prepared.rules.num_batch_shards
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    if isinstance(split, CorpusSplit):
+        rows = train.batch_size if train.batch_tokens is None else max(1, train.batch_tokens // data.max_length)
+        if train.batch_tokens is None and rows % multiple:
+            raise UserError(
+                f"train.batch_size={rows}: expected a multiple of {multiple}, the data-parallel devices times "
+                "train.accumulation; or give train.batch_tokens, which is rounded"
+            )
+        return CorpusLoader(
+            list(zip(split.plans, split.weights, strict=True)),
+            build=prepared.task.row,
+            rows=round_up(rows, multiple),
+            seed=config.seed,
+            settings=prepared.task.settings,
+            **processes,
+        )
+    return TrainLoader(
+        split.examples,
+        batch_size=None if train.batch_tokens else train.batch_size,
+        batch_tokens=train.batch_tokens,
+        packing=data.packing,
+        row_length=data.row_length,
+        max_length=data.max_length,
+        max_shapes=data.max_shapes,
+        row_multiple=multiple,
+        pad_id=prepared.tokenizer.pad_id or 0,
+        seed=config.seed,
+        pool=prepared.model.family.pool,
+        **processes,
+    )
+
+
+def make_evaluator(prepared: Prepared) -> Evaluator | CorpusEvaluator:
+    """Returns what scores the splits of a run: `evaluate(params, split)`."""
+    config = prepared.config
+    if config.task.kind == "classification":
+        return Evaluator(prepared.model, prepared.task, config.data, prepared.tokenizer.pad_id or 0)
+    chunk = config.model.logits_chunk
+    return CorpusEvaluator(
+        prepared.model, prepared.task, config.data.max_length, config.data.eval_rows, None if chunk == "auto" else chunk
+    )

@@ -1,0 +1,95 @@
+"""Corpora for pretraining: a tokenizer, the tokenised documents of each split, and their division into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from jaxlm.config import Config
+from jaxlm.config_data import SourceConfig
+from jaxlm.data.clean import clean_text
+from jaxlm.data.corpus import Corpus
+from jaxlm.data.documents import Documents
+from jaxlm.data.rows import RowPlan, plan_corpus
+from jaxlm.data.token_cache import open_corpora
+from jaxlm.data.tokenize import Tokenizer
+from jaxlm.hf.io import Checkpoint
+from jaxlm.prepare import make_tokenizer
+from jaxlm.tasks import PRETRAINING
+from jaxlm.tasks.language_model import PretrainingTask
+
+
+@dataclass(frozen=True)
+class CorpusSplit:
+    """A split of one corpus, or of a mixture of several."""
+
+    plans: tuple[RowPlan, ...]
+    weights: tuple[float, ...]
+
+    def describe(self) -> dict[str, int]:
+        """What summary.json says of the split."""
+        corpora = [plan.corpus for plan in self.plans]
+        counts = {
+            "documents": sum(corpus.num_documents for corpus in corpora),
+            "tokens": sum(corpus.num_tokens for corpus in corpora),
+            "bytes": sum(corpus.num_bytes for corpus in corpora),
+            "rows": sum(plan.num_rows for plan in self.plans),
+        }
+        for corpus in corpora:
+            for name, count in corpus.counts.items():
+                counts[name] = counts.get(name, 0) + count
+        return counts
+
+
+def prepare_corpora(
+    config: Config, checkpoint: Checkpoint | None, cache: Path | None, splits: Sequence[str]
+) -> tuple[PretrainingTask, Tokenizer, dict[str, CorpusSplit], dict[str, int]]:
+    """Returns task, tokenizer, splits, and what the cleaning counted; arguments as in `prepare.prepare`."""
+    train = config.data.train if "train" in splits else None
+    texts = None if train is None else lambda: _texts(config, train)
+    tokenizer = make_tokenizer(config, checkpoint, cache, texts)
+    task: PretrainingTask = PRETRAINING[config.task.kind].from_tokenizer(
+        config.task, tokenizer, config.data.max_length
+    )
+    opened = open_corpora(
+        config.data,
+        splits,
+        text_column=config.task.text,
+        tokenizer=tokenizer,
+        cache=Path(config.data.token_cache or Path(config.logging.directory) / "tokens"),
+        wrap=task.wrap,
+        process_index=jax.process_index(),
+    )
+    prepared = {
+        split: CorpusSplit(
+            tuple(_plan(config, task, corpus, training=split == "train") for corpus, _ in parts),
+            tuple(weight for _, weight in parts),
+        )
+        for split, parts in opened.items()
+    }
+    return task, tokenizer, prepared, {}
+
+
+def _texts(config: Config, source: SourceConfig) -> Iterator[str]:
+    """The training texts, for a tokenizer to be trained on."""
+    for part in source.mixture or (source,):
+        documents = Documents(
+            part, key="data.train", split="train", text_column=config.task.text, on_bad_row=config.data.on_bad_row
+        )
+        for piece in documents.read():
+            yield clean_text(piece.text, config.data.clean)
+
+
+def _plan(config: Config, task: PretrainingTask, corpus: Corpus, *, training: bool) -> RowPlan:
+    return plan_corpus(
+        corpus,
+        room=config.data.max_length,
+        overlap=task.overlap,
+        across_documents=config.data.across_documents,
+        overhead=task.overhead,
+        cost=task.cost,
+        seed=config.seed if training else None,
+    )
