@@ -1,18 +1,66 @@
-"""The README's library example runs as it stands."""
+"""What the README shows runs as it stands: the library example, and the five commands from raw text to predictions."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+import pytest
+from tinylm import stories
+from tinyrun import read_jsonl, rows, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+SMALL = (
+    "'model.config={num_layers: 1, embed_dim: 32, num_heads: 2, mlp_dim: 64}' "
+    "train.batch_tokens=1024 train.epochs=1 logging.tensorboard=false"
+)
+SMALLER = {
+    "train_tokenizer": ("16000", "300"),
+    "pretrain": ("bert_from_text.yaml", f"bert_from_text.yaml {SMALL}"),
+    "finetune": ("from_text.yaml", "from_text.yaml train.epochs=1 logging.tensorboard=false"),
+}
+"""What makes each command a matter of seconds."""
 
 
 def test_example_runs():
-    code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL).group(1)
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
     assert len([line for line in code.split("\n") if line.strip()]) <= 27
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert 0.5 < float(done.stdout) < 3.0
+
+
+def test_five_commands_from_text_to_predictions(tmp_path):
+    block = re.search(r"<!-- ci: from-text -->\n```bash\n(.*?)```", README, re.DOTALL).group(1)
+    commands = block.strip().split("\n")
+    assert len(commands) == 5
+    for name in ("scripts", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "data/text").mkdir(parents=True)
+    for seed, name in enumerate(("train-a", "train-b", "validation")):
+        (tmp_path / f"data/text/{name}.txt").write_text(stories(80, seed), encoding="utf-8")
+    (tmp_path / "data/labelled").mkdir()
+    for seed, (name, number) in enumerate({"train": 96, "validation": 32, "new": 8}.items()):
+        write_jsonl(tmp_path / f"data/labelled/{name}.jsonl", rows(number, seed))
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    for command in commands:
+        script = re.match(r"python scripts/(\w+)\.py", command).group(1)
+        if script in SMALLER:
+            long, short = SMALLER[script]
+            assert long in command
+            command = command.replace(long, short)
+        done = subprocess.run(
+            ["bash", "-c", command.replace("python", sys.executable, 1)],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    answers = read_jsonl(tmp_path / "predictions.jsonl")
+    assert len(answers) == 8
+    assert all(set(row["prediction"]["scores"]) == {"neg", "pos"} for row in answers)
+    log = [row for row in read_jsonl(tmp_path / "runs/bert-from-text/metrics.jsonl") if row["kind"] == "train"]
+    assert log[-1]["loss"] == pytest.approx(5.5, abs=1.0)  # of about 250 entries, hardly trained
