@@ -59,12 +59,16 @@ class KVCache(NamedTuple):
     keys: Float[Array, "L B S K H"]
     values: Float[Array, "L B S K H"]
     segment_ids: Int[Array, "B S"]
+    prefix: Int[Array, "B S"]
     length: Int[Array, ""]
 
-    def extend(self, segment_ids_BT: Int[Array, "B T"]) -> KVCache:
+    def extend(self, segment_ids_BT: Int[Array, "B T"], prefix_BT: Int[Array, "B T"] | None = None) -> KVCache:
         """Takes up T further columns, whose keys and values each layer then puts."""
-        segment_ids = jax.lax.dynamic_update_slice(self.segment_ids, segment_ids_BT, (0, self.length))
-        return self._replace(segment_ids=segment_ids, length=self.length + segment_ids_BT.shape[1])
+        start = (0, self.length)
+        segment_ids = jax.lax.dynamic_update_slice(self.segment_ids, segment_ids_BT, start)
+        prefix = self.prefix if prefix_BT is None else jax.lax.dynamic_update_slice(self.prefix, prefix_BT, start)
+        length = self.length + segment_ids_BT.shape[1]
+        return self._replace(segment_ids=segment_ids, prefix=prefix, length=length)
 
     def put(
         self, layer: Int[Array, ""], k_BTKH: Float[Array, "B T K H"], v_BTKH: Float[Array, "B T K H"]
@@ -82,7 +86,8 @@ class KVCache(NamedTuple):
 def empty_cache(num_layers: int, rows: int, length: int, num_kv_heads: int, head_dim: int, dtype: Any) -> KVCache:
     """A cache that has room for `length` tokens to a row."""
     keys = jnp.zeros((num_layers, rows, length, num_kv_heads, head_dim), dtype)
-    return KVCache(keys, jnp.zeros_like(keys), jnp.zeros((rows, length), jnp.int32), jnp.zeros((), jnp.int32))
+    marks = jnp.zeros((rows, length), jnp.int32)
+    return KVCache(keys, jnp.zeros_like(keys), marks, marks, jnp.zeros((), jnp.int32))
 
 
 def decoder_mask(
@@ -96,9 +101,7 @@ def decoder_mask(
     if cache is None:
         return causal_mask(segment_ids_BT, segment_ids_BT, window=window, prefix_BS=prefix_BT)
     first = cache.length - segment_ids_BT.shape[1]
-    if prefix_BT is not None:
-        prefix_BT = jax.lax.dynamic_update_slice(jnp.zeros_like(cache.segment_ids), prefix_BT, (0, first))
-    return causal_mask(segment_ids_BT, cache.segment_ids, first=first, window=window, prefix_BS=prefix_BT)
+    return causal_mask(segment_ids_BT, cache.segment_ids, first=first, window=window, prefix_BS=cache.prefix)
 
 
 def attend(

@@ -188,6 +188,8 @@ def _check(
     top_k: int | None,
     top_p: float | None,
 ) -> None:
+    if model.family.init_cache is None:
+        raise UserError(f"model family {model.family.name!r} cannot generate text")
     if model.head != "causal_lm":
         raise UserError(f"a model with a {model.head} head cannot continue texts; expected one with a causal_lm head")
     for name, value, fits, wanted in (

@@ -135,7 +135,7 @@ class GPT2Trunk(nn.Module):
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
 
         if cache is not None:
-            cache = cache.extend(segment_ids)
+            cache = cache.extend(segment_ids, prefix)
         mask = decoder_mask(segment_ids, cache, prefix_BT=prefix)
         block = Block(c, self.compute)
         params = self.param("layers", init_stack(block, c.num_layers, x, mask[..., : tokens.shape[1]]))

@@ -193,7 +193,7 @@ class LlamaTrunk(nn.Module):
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
 
         if cache is not None:
-            cache = cache.extend(segment_ids)
+            cache = cache.extend(segment_ids, prefix)
         mask = decoder_mask(segment_ids, cache, window=c.window, prefix_BT=prefix)
         block = Block(c, self.compute)
         params = self.param("layers", init_stack(block, c.num_layers, x, positions, mask[..., : tokens.shape[1]]))

@@ -1,0 +1,119 @@
+"""The primitives under the decoders, against definitions written out: masks, attention, rotary positions, RMS norm."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxlm.attention import attend, causal_mask, decoder_mask, empty_cache
+from jaxlm.errors import UserError
+from jaxlm.layers import pick, rms_norm, rotate
+
+SEGMENTS = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 0, 0]], jnp.int32)
+
+
+def may_read(query: int, key: int, window: int | None, prefix: list[int]) -> bool:
+    """Of SEGMENTS, in words: the same example, and either in its prefix or neither ahead nor too far back."""
+    same = [1, 1, 1, 2, 2, 2, 2, 0, 0][query] == [1, 1, 1, 2, 2, 2, 2, 0, 0][key]
+    behind = key <= query and (window is None or query - key < window)
+    return bool(same and (behind or prefix[key]))
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("prefix", [[0] * 9, [1, 0, 0, 1, 1, 0, 0, 0, 0]])
+def test_causal_masks(window, prefix):
+    expected = [[may_read(q, k, window, prefix) for k in range(9)] for q in range(9)]
+    columns = jnp.asarray([prefix], jnp.int32)
+    mask = causal_mask(SEGMENTS, SEGMENTS, window=window, prefix_BS=columns if any(prefix) else None)
+    np.testing.assert_array_equal(mask[0, 0], expected)
+    assert mask.shape == (1, 1, 9, 9)
+
+    cache = empty_cache(1, 1, 12, 1, 2, jnp.float32)
+    for start, stop in ((0, 5), (5, 6), (6, 9)):
+        cache = cache.extend(SEGMENTS[:, start:stop])
+        part = decoder_mask(SEGMENTS[:, start:stop], cache, window=window)
+        alone = [[may_read(q, k, window, [0] * 9) for k in range(9)] for q in range(start, stop)]
+        np.testing.assert_array_equal(part[0, 0, :, :9], np.asarray(alone) & (np.arange(9) < stop)[None])
+        assert not part[0, 0, :, 9:].any()  # what is not filled yet
+
+
+def test_a_cache_returns_each_layer_its_own_columns():
+    rng = np.random.default_rng(0)
+    cache = empty_cache(2, 3, 6, 2, 4, jnp.float32)
+    k, v = jnp.asarray(rng.normal(size=(2, 2, 3, 5, 2, 4)), jnp.float32)  # of two layers
+    for start, stop in ((0, 3), (3, 5)):
+        cache = cache.extend(jnp.ones((3, stop - start), jnp.int32))
+        for layer in (0, 1):
+            cache, keys, values = cache.put(jnp.int32(layer), k[layer][:, start:stop], v[layer][:, start:stop])
+            np.testing.assert_array_equal(keys[:, :stop], k[layer][:, :stop])
+            np.testing.assert_array_equal(values[:, :stop], v[layer][:, :stop])
+            assert not keys[:, stop:].any()
+    assert cache.length == 5
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+@pytest.mark.parametrize("open_path", [False, True])
+def test_attention_is_its_formula(kv_heads, open_path):
+    """Grouped heads, mask, bias and scale; by the fused kernel, and by the path that can drop probabilities out."""
+    rng = np.random.default_rng(kv_heads)
+    q = rng.normal(size=(2, 5, 6, 4)).astype(np.float32)
+    k, v = rng.normal(size=(2, 2, 7, kv_heads, 4)).astype(np.float32)
+    bias = rng.normal(size=(1, 6, 5, 7)).astype(np.float32)
+    mask = rng.random((2, 1, 5, 7)) < 0.5
+    mask[..., 0] = True
+    expected = np.zeros_like(q)
+    for b, t, n in np.ndindex(2, 5, 6):
+        of_group = n // (6 // kv_heads)
+        logits = 0.7 * (k[b, :, of_group] @ q[b, t, n]) + bias[0, n, t]
+        weights = np.exp(logits) * mask[b, 0, t]
+        expected[b, t, n] = weights @ v[b, :, of_group] / weights.sum()
+    # A rate too small for its 16 bits drops nothing.
+    settings = {"dropout_rate": 1e-9, "key": jax.random.key(0)} if open_path else {}
+    actual = attend(*map(jnp.asarray, (q, k, v, mask)), bias=jnp.asarray(bias), scale=0.7, **settings)
+    np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=0)
+
+
+def test_cudnn_cannot_drop_probabilities_out():
+    x = jnp.zeros((1, 2, 1, 8))
+    with pytest.raises(UserError, match="model.attention=cudnn cannot drop out attention probabilities"):
+        attend(x, x, x, dropout_rate=0.1, key=jax.random.key(0), implementation="cudnn")
+
+
+def test_rotary_positions_turn_pairs_as_complex_numbers():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 3, 8)).astype(np.float32)
+    positions = jnp.asarray(rng.integers(0, 100, (2, 5)), jnp.int32)
+    frequencies = np.asarray([1.0, 0.3, 0.05, 0.001], np.float32)
+    turned = rotate(jnp.asarray(x), positions, frequencies)
+    numbers = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * np.asarray(positions)[:, :, None, None] * frequencies)
+    np.testing.assert_allclose(turned, np.concatenate([numbers.real, numbers.imag], -1), atol=1e-5, rtol=0)
+    assert rotate(jnp.asarray(x, jnp.bfloat16), positions, frequencies).dtype == jnp.bfloat16
+
+
+def test_rms_norm_is_its_formula_in_float32():
+    class Norm(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return rms_norm(self, "n", x, 0.1)
+
+    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    scale = jnp.linspace(0.5, 2, 8)
+    expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 0.1) * np.asarray(scale)
+    np.testing.assert_allclose(Norm().apply({"params": {"n_scale": scale}}, jnp.asarray(x)), expected, atol=1e-6)
+    large = jnp.full((1, 1, 8), 300.0, jnp.float16)  # whose square no float16 holds
+    out = Norm().apply({"params": {"n_scale": scale}}, large)
+    np.testing.assert_allclose(np.asarray(out)[0, 0], np.asarray(scale), rtol=1e-2)
+
+
+def test_pick_takes_each_rows_columns():
+    x = np.arange(2 * 4 * 3).reshape(2, 4, 3)
+    columns = jnp.asarray([[3, 0], [1, 1]], jnp.int32)
+    np.testing.assert_array_equal(pick(jnp.asarray(x), columns), np.stack([x[0, [3, 0]], x[1, [1, 1]]]))
+    wide = np.moveaxis(x, 1, 2)
+    np.testing.assert_array_equal(
+        pick(jnp.asarray(wide), columns, axis=2), np.stack([wide[0][:, [3, 0]], wide[1][:, [1, 1]]])
+    )
+    assert pick(jnp.asarray(x), None).shape == x.shape
