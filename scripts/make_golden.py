@@ -1,4 +1,5 @@
-"""Writes tests/golden/<family>[-<head>].json: what Transformers computes for tiny configs, weights by a formula.
+"""Writes tests/golden/<family>[-<head>].json: what Transformers (recurrent families: torch) computes for
+tiny configs whose weights follow a formula.
 
     python scripts/make_golden.py [FAMILY ...]        (needs the `parity` extra)
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from transformers import (
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.append(str(TESTS))
 
+from reference import recurrent_logits, recurrent_tensors  # noqa: E402
 from tiny import examples, formula_tensor  # noqa: E402
 
 BERT_LIKE = {
@@ -73,6 +76,9 @@ DECODERS = {
         "tie_word_embeddings": True,
     },
 }  # fmt: skip
+RECURRENT = {
+    "vocab_size": 64, "num_hidden_layers": 3, "embedding_size": 12, "hidden_size": 16, "tie_word_embeddings": True,
+}  # fmt: skip
 
 
 def set_weights(model: Any) -> Any:
@@ -103,7 +109,7 @@ def logits_of(model: Any, text: Any, has_types: bool) -> torch.Tensor:
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or [*CONFIGS, *DECODERS]
+    chosen = sys.argv[1:] or [*CONFIGS, *DECODERS, "lstm", "gru"]
     for family in filter(chosen.__contains__, CONFIGS):
         settings = CONFIGS[family]
         config = AutoConfig.for_model(family, **settings)
@@ -131,6 +137,16 @@ def main() -> None:
         model = set_weights(AutoModelForCausalLM.from_config(config))
         last = [[round(x, 6) for x in logits_of(model, text, False)[-1].tolist()] for text in texts]
         write(f"{family}-causal_lm", family, settings, config, texts, last)
+
+    for family in filter(chosen.__contains__, ("lstm", "gru")):  # against torch's own modules
+        config = {"model_type": family, **RECURRENT}
+        texts = examples(6, seed=1)
+        tensors = recurrent_tensors(config, "classification")
+        outputs = [recurrent_logits(config, tensors, text.tokens).tolist() for text in texts]
+        write(family, family, RECURRENT, SimpleNamespace(pad_token_id=0), texts, outputs)
+        tensors = recurrent_tensors(config, "causal_lm")
+        last = [[round(float(x), 6) for x in recurrent_logits(config, tensors, t.tokens)[-1]] for t in texts[:3]]
+        write(f"{family}-causal_lm", family, RECURRENT, SimpleNamespace(pad_token_id=0), texts[:3], last)
 
 
 if __name__ == "__main__":

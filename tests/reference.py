@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,42 @@ def strict_load(directory: Path, auto: str = "AutoModelForSequenceClassification
     model, info = getattr(transformers, auto).from_pretrained(directory, output_loading_info=True)
     assert not any(info.values()), info
     return model.eval()
+
+
+def torch_rnn(config: dict[str, Any]):
+    """`torch.nn.LSTM` or `torch.nn.GRU` of a config.json's sizes."""
+    import torch
+
+    network = getattr(torch.nn, config["model_type"].upper())
+    return network(config["embedding_size"], config["hidden_size"], config["num_hidden_layers"], batch_first=True)
+
+
+def recurrent_tensors(config: dict[str, Any], head: str, num_outputs: int = 3) -> dict[str, np.ndarray]:
+    """The tensors of a recurrent checkpoint, by `formula_tensor`."""
+    vocab, embed, hidden = (config[key] for key in ("vocab_size", "embedding_size", "hidden_size"))
+    shapes = {"embedding.weight": (vocab, embed)}
+    shapes |= {f"rnn.{key}": tuple(value.shape) for key, value in torch_rnn(config).state_dict().items()}
+    width = embed if config["tie_word_embeddings"] else hidden
+    if width != hidden:
+        shapes |= {"projection.weight": (width, hidden), "projection.bias": (width,)}
+    if head == "classification":
+        shapes["score.weight"] = (num_outputs, width)
+    elif not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (vocab, width)
+    return {key: formula_tensor(key, shape) for key, shape in shapes.items()}
+
+
+def recurrent_logits(config: dict[str, Any], tensors: Mapping[str, np.ndarray], tokens: list[int]) -> np.ndarray:
+    """What torch's own LSTM or GRU computes with a checkpoint's tensors: [T, V], or [C] with a classification head."""
+    import torch
+
+    weights = {key: torch.from_numpy(value) for key, value in tensors.items()}
+    rnn = torch_rnn(config)
+    rnn.load_state_dict({key.removeprefix("rnn."): value for key, value in weights.items() if key.startswith("rnn.")})
+    with torch.no_grad():
+        states = rnn(weights["embedding.weight"][torch.tensor(tokens)][None])[0][0]
+        if "projection.weight" in weights:
+            states = states @ weights["projection.weight"].T + weights["projection.bias"]
+        if "score.weight" in weights:
+            return (states[-1] @ weights["score.weight"].T).numpy()
+        return (states @ weights.get("lm_head.weight", weights["embedding.weight"]).T).numpy()

@@ -26,7 +26,8 @@ PRESETS = [(name, preset) for name, family in FAMILIES.items() for preset in fam
 
 
 def test_every_family_is_under_contract():
-    trunks = {family.trunk for family in FAMILIES.values()}
+    elsewhere = {"lstm", "gru"}  # test_recurrent.py
+    trunks = {family.trunk for name, family in FAMILIES.items() if name not in elsewhere}
     assert trunks == {FAMILIES[name].trunk for name in FAMILY_SIZES}
 
 

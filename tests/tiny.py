@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import zlib
 from collections.abc import Sequence
@@ -25,11 +26,13 @@ FAMILY_SIZES = {
     "roberta": {"num_types": 2},
 }
 VARIANT_SIZES = {
+    "gru": {"hidden_dim": 16},
+    "lstm": {"hidden_dim": 16},
     "mistral": {"num_kv_heads": 2, "window": 4, "pad_id": 0},
     "qwen2": {"num_kv_heads": 2, "pad_id": 0},
     "qwen3": {"num_kv_heads": 2, "head_dim": 6, "pad_id": 0},
 }
-"""Families that have the trunk of one under contract."""
+"""Families that have the trunk of one under contract, or a contract test of their own."""
 ENCODERS = [name for name, family in FAMILIES.items() if family.inputs == BATCH_INPUTS]
 NUM_OUTPUTS = 3
 FAST = {"xla_backend_optimization_level": 0}
@@ -38,11 +41,14 @@ FAST = {"xla_backend_optimization_level": 0}
 
 @functools.cache
 def tiny(family: str, compute: Compute | None = None, **changes) -> Model:
-    """A tiny classifier; the same object, hence one compilation, for the same arguments."""
+    """A tiny classifier, or the family's first head; the same object, hence one compilation, for the same arguments."""
     record = FAMILIES[family]
     preset = next(iter(record.presets.values()))
-    config = override(preset, {**SIZES, **(FAMILY_SIZES | VARIANT_SIZES).get(family, {}), **changes})
-    return Model(record, config, "classification", NUM_OUTPUTS, compute or Compute())
+    fields = {field.name for field in dataclasses.fields(preset)}
+    sizes = {name: size for name, size in SIZES.items() if name in fields}
+    config = override(preset, {**sizes, **(FAMILY_SIZES | VARIANT_SIZES).get(family, {}), **changes})
+    head = "classification" if "classification" in record.heads else next(iter(record.heads))
+    return Model(record, config, head, NUM_OUTPUTS, compute or Compute())
 
 
 def weights(model: Model, seed: int = 0):

@@ -22,6 +22,8 @@ class Row:
     """HF key, "bert.encoder.layer.{i}.attention.self.query.weight"; `{i}` is the layer."""
     pattern: str = ""
     """einops pattern HF -> parameter of one layer, "(n h) d -> d n h"; empty: the same shape."""
+    first: int = 0
+    """What `{i}` counts from, where earlier layers are parameters of their own."""
 
     @property
     def stacked(self) -> bool:
@@ -29,7 +31,7 @@ class Row:
 
     def keys(self, shape: Sequence[int]) -> list[str]:
         """HF keys that this row reads or writes for a parameter of this (stacked) shape."""
-        return [self.key.replace("{i}", str(i)) for i in range(shape[0])] if self.stacked else [self.key]
+        return [self.key.replace("{i}", str(self.first + i)) for i in range(shape[0])] if self.stacked else [self.key]
 
     def hf_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of each HF tensor, from the (stacked) parameter's shape."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxlm.errors import UserError
-from jaxlm.models import bert, distilbert, electra, gpt2, llama_family, roberta
+from jaxlm.models import bert, distilbert, electra, gpt2, llama_family, recurrent, roberta
 from jaxlm.models.base import Family, Model
 
 FAMILIES: dict[str, Family] = {
@@ -11,7 +11,9 @@ FAMILIES: dict[str, Family] = {
     "distilbert": distilbert.FAMILY,
     "electra": electra.FAMILY,
     "gpt2": gpt2.FAMILY,
+    "gru": recurrent.GRU_FAMILY,
     "llama": llama_family.FAMILY,
+    "lstm": recurrent.LSTM_FAMILY,
     "mistral": llama_family.MISTRAL,
     "qwen2": llama_family.QWEN2,
     "qwen3": llama_family.QWEN3,

@@ -1,0 +1,316 @@
+"""Recurrent language models: LSTM (Hochreiter & Schmidhuber, 1997; Gers et al., 2000) and GRU (Cho et al., 2014).
+
+Embedding, stacked layers, dropout on whatever is not recurrent (Zaremba et al., 2014, arXiv:1409.2329), and, where tied
+embeddings are of another width, a projection back to it. The gates are those of `torch.nn.LSTM` and `torch.nn.GRU`, and
+so are the names and layouts of the exported tensors: `rnn.*` loads into such a module as it is. Transformers has no
+recurrent family; config.json names classes (`LstmForCausalLM`) that only jaxlm reads.
+
+Shape letters: R rows, T row length, S slots, E embed, H hidden, G gates, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxlm.heads import causal_lm, linear_classifier
+from jaxlm.hf.table import Row, Table
+from jaxlm.layers import Compute, Key, dense, dropout, embed, expand, init_stack, param, pick, run_stack, split
+from jaxlm.models.base import Family, read_hf, write_hf
+from jaxlm.sharding import constrain
+
+State = tuple[jax.Array, ...]
+"""What a layer carries from token to token, float32 [R, H] each: (h, c) of an LSTM, (h,) of a GRU."""
+
+
+@dataclass(frozen=True)
+class RecurrentConfig:
+    vocab_size: int = 32000
+    num_layers: int = 2
+    embed_dim: int = 512
+    hidden_dim: int = 512
+    dropout: float = 0.1
+    classifier_dropout: float = 0.0
+    tied: bool = True
+    """Logits by the token table."""
+    init_std: float = 0.02
+    """Of the tables and heads; the layers' own weights are drawn from +-1 / sqrt(hidden_dim)."""
+    bos_id: int | None = None
+    eos_id: int | None = None
+    pad_id: int | None = None
+
+    max_positions: ClassVar[int] = 1_000_000
+    """No limit: nothing in the network counts positions."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recurrent unit: what happens between two tokens."""
+
+    num_gates: int
+    num_states: int
+    step: Callable[[jax.Array, jax.Array, State], State]
+    """(input projection, recurrent projection, float32 [R, G, H] with their biases, state) -> state."""
+    init_bias: Callable[..., jax.Array]
+    """Initialiser of the input bias [G, H]."""
+
+
+def _lstm_step(x: jax.Array, y: jax.Array, state: State) -> State:
+    """i, f, g, o = x + y;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c').
+
+    x = W_x x_t + b_x and y = W_h h + b_h, the gates in torch's order.
+    """
+    _, c = state
+    i, f, g, o = jnp.moveaxis(x + y, 1, 0)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def _gru_step(x: jax.Array, y: jax.Array, state: State) -> State:
+    """r, z = sigmoid(x_rz + y_rz);  n = tanh(x_n + r y_n);  h' = (1 - z) n + z h.
+
+    x = W_x x_t + b_x and y = W_h h + b_h: the reset gate acts behind the matrix, as in torch and cuDNN.
+    """
+    (h,) = state
+    r, z = jnp.moveaxis(jax.nn.sigmoid(x[:, :2] + y[:, :2]), 1, 0)
+    n = jnp.tanh(x[:, 2] + r * y[:, 2])
+    return ((1.0 - z) * n + z * h,)
+
+
+def _open_forget_gate(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+    """1 for the forget gate, so that an untrained LSTM remembers (Jozefowicz et al., 2015); 0 for the others."""
+    del key
+    return jnp.zeros(shape, dtype).at[1].set(1)
+
+
+LSTM = Cell(4, 2, _lstm_step, _open_forget_gate)
+GRU = Cell(3, 1, _gru_step, nn.initializers.zeros)
+
+
+def _scan(cell: Cell, x: Any, extra: Any, weight: Any, bias: Any, restart: Any, state: State) -> tuple[Array, State]:
+    """Steps through time; `extra` [T, R, G, H] is added to the recurrent projections."""
+
+    def step(state: State, inputs: Any) -> tuple[State, jax.Array]:
+        x_RGH, extra_RGH, restart_R = inputs
+        state = tuple(jnp.where(restart_R[:, None], 0.0, s) for s in state)
+        h = state[0].astype(weight.dtype)
+        y_RGH = jax.lax.dot_general(h, weight, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        y_RGH = y_RGH + bias[None]
+        state = cell.step(x_RGH.astype(jnp.float32), y_RGH if extra is None else y_RGH + extra_RGH, state)
+        return state, state[0].astype(weight.dtype)
+
+    state, h_TRH = jax.lax.scan(step, state, (x, extra, restart))
+    return h_TRH, state
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def recur(
+    cell: Cell,
+    x_TRGH: Float[Array, "T R G H"],
+    weight_HGH: Float[Array, "H G H"],
+    bias_GH: Float[Array, "G H"],
+    restart_TR: Bool[Array, "T R"],
+    state: State,
+) -> tuple[Float[Array, "T R H"], State]:
+    """Runs a cell over time: its outputs, and the state after the last token.
+
+    Args:
+      x_TRGH: input projections of all tokens.
+      restart_TR: where the state is 0 before the token, whatever was before.
+      state: before the first token.
+    """
+    return _scan(cell, x_TRGH, None, weight_HGH, bias_GH, restart_TR, state)
+
+
+def _recur_forward(cell: Cell, x: Any, weight: Any, bias: Any, restart: Any, state: State) -> Any:
+    extra = jnp.zeros(x.shape, jnp.float32)
+    outputs, pull = jax.vjp(lambda x, e, s: _scan(cell, x, e, weight, bias, restart, s), x, extra, state)
+    return outputs, (pull, outputs[0], weight, restart, state)
+
+
+def _recur_backward(cell: Cell, saved: Any, cotangents: Any) -> Any:
+    """The weight's gradient is one product over all tokens: left to the scan, every step would add to it in memory, in
+    the compute dtype."""
+    pull, h, weight, restart, state = saved
+    dx, dy, dstate = pull(cotangents)
+    before = jnp.concatenate([state[0][None].astype(h.dtype), h[:-1]])
+    before = jnp.where(restart[..., None], jnp.zeros_like(before), before)
+    low = dy.astype(before.dtype)
+    dweight = jnp.einsum("trh,trgk->hgk", before, low, preferred_element_type=jnp.float32).astype(weight.dtype)
+    return dx, dweight, dy.sum((0, 1)), None, dstate
+
+
+recur.defvjp(_recur_forward, _recur_backward)
+
+
+class Layer(nn.Module):
+    """One recurrent layer over whole rows."""
+
+    cell: Cell
+    hidden_dim: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self, x_RTE: Float[Array, "R T E"], restart_RT: Bool[Array, "R T"], state: State
+    ) -> tuple[Float[Array, "R T H"], State]:
+        H, G, dtype, rules = self.hidden_dim, self.cell.num_gates, self.compute.dtype, self.compute.rules
+        axes = ("embed", "gates", "hidden")
+        init = _uniform(H)
+        x = dense(self, "input", x_RTE, (x_RTE.shape[-1], G, H), axes, init=init, dtype=dtype, bias=False)
+        x = x + expand(param(self, "input_bias", self.cell.init_bias, (G, H), axes[1:]).astype(dtype), 4)
+        x = constrain(x, ("batch", "length", None, None), rules)
+        weight = param(self, "recur", init, (H, G, H), axes).astype(dtype)
+        # Gathered once, not in every step.
+        weight = constrain(weight, (None, None, None), rules)
+        bias = param(self, "recur_bias", nn.initializers.zeros, (G, H), axes[1:])
+        h_TRH, state = cast(Any, recur(self.cell, jnp.moveaxis(x, 1, 0), weight, bias, restart_RT.T, state))
+        return constrain(jnp.moveaxis(h_TRH, 0, 1), ("batch", "length", None), rules), state
+
+
+def _uniform(hidden_dim: int) -> Callable[..., jax.Array]:
+    bound = hidden_dim**-0.5
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class RecurrentTrunk(nn.Module):
+    cell: Cell
+    config: RecurrentConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "R T"],
+        segment_ids: Int[Array, "R T"],
+        positions: Int[Array, "R T"],
+        slot_positions: Int[Array, "R S"] | None = None,
+        key: Key = None,
+        cache: State | None = None,
+    ) -> Any:
+        """Returns the last layer's states, and the cache, [L, R, H] each, where one is given.
+
+        The state begins at 0 with every example, at its position 0: what stands before it, padding too, is forgotten.
+        """
+        del segment_ids
+        c = self.config
+        first_key, stack_key, output_key = split(key, 3)
+        x = embed(self, "tokens", tokens, c.vocab_size, c.embed_dim, "vocab", c.init_std).astype(self.compute.dtype)
+        x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
+        restart = positions == 0
+        layer = Layer(self.cell, c.hidden_dim, self.compute, parent=None)
+        begin = (jnp.zeros((tokens.shape[0], c.hidden_dim)),) * self.cell.num_states
+
+        def apply(one: Any, carry: Any, k: Key) -> Any:
+            x, cache = carry
+            before = begin if cache is None else tuple(s[one["index"]] for s in cache)
+            x, after = layer.apply({"params": one["params"]}, dropout(x, c.dropout, k), restart, before)
+            if cache is not None:
+                put = partial(jax.lax.dynamic_update_index_in_dim, index=one["index"], axis=0)
+                cache = tuple(put(whole, new) for whole, new in zip(cache, after, strict=True))
+            return x, cache
+
+        # Of its own, since its input may be of another width.
+        first = self.param("first", init_stack(layer, 1, x, restart, begin))
+        first = {"params": first, "index": jnp.arange(1, dtype=jnp.int32)}
+        x, cache = run_stack(apply, first, (x, cache), first_key, self.compute)
+        if c.num_layers > 1:
+            rest = self.param("layers", init_stack(layer, c.num_layers - 1, x, restart, begin))
+            rest = {"params": rest, "index": jnp.arange(1, c.num_layers, dtype=jnp.int32)}
+            x, cache = run_stack(apply, rest, (x, cache), stack_key, self.compute)
+        x = pick(dropout(x, c.dropout, output_key), slot_positions)
+        if c.tied and c.embed_dim != c.hidden_dim:
+            x = dense(
+                self, "project", x, (c.hidden_dim, c.embed_dim), ("embed_in", "embed"),
+                init=_uniform(c.hidden_dim), dtype=self.compute.dtype,
+            )  # fmt: skip
+        return x if cache is None else (x, cache)
+
+
+def _init_cache(cell: Cell, config: RecurrentConfig, rows: int, length: int, dtype: Any) -> State:
+    del length, dtype  # the state does not grow, and stays in float32
+    return (jnp.zeros((config.num_layers, rows, config.hidden_dim)),) * cell.num_states
+
+
+# Our config field -> config.json's, in the usual HF spelling.
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "num_layers": "num_hidden_layers",
+    "embed_dim": "embedding_size",
+    "hidden_dim": "hidden_size",
+    "dropout": "dropout",
+    "classifier_dropout": "classifier_dropout",
+    "tied": "tie_word_embeddings",
+    "init_std": "initializer_range",
+    "bos_id": "bos_token_id",
+    "eos_id": "eos_token_id",
+    "pad_id": "pad_token_id",
+}
+_DEFAULTS = write_hf(RecurrentConfig(), _FIELDS)
+
+
+def _from_hf(config: Mapping[str, Any]) -> RecurrentConfig:
+    return RecurrentConfig(**read_hf(config, _FIELDS, _DEFAULTS))
+
+
+_WEIGHT, _BIAS = "(g h) d -> d g h", "(g h) -> g h"
+
+
+def _layer_rows(param: str, first: int) -> tuple[Row, ...]:
+    return (
+        Row(f"trunk/{param}/input", "rnn.weight_ih_l{i}", _WEIGHT, first),
+        Row(f"trunk/{param}/input_bias", "rnn.bias_ih_l{i}", _BIAS, first),
+        Row(f"trunk/{param}/recur", "rnn.weight_hh_l{i}", _WEIGHT, first),
+        Row(f"trunk/{param}/recur_bias", "rnn.bias_hh_l{i}", _BIAS, first),
+    )
+
+
+_TABLE = Table(
+    rows=(
+        Row("trunk/tokens", "embedding.weight"),
+        *_layer_rows("first", 0),
+        *_layer_rows("layers", 1),
+        Row("trunk/project", "projection.weight", "e h -> h e"),
+        Row("trunk/project_bias", "projection.bias"),
+        Row("head/unembed", "lm_head.weight"),
+        Row("head/out", "score.weight", "c d -> d c"),
+    ),
+    prefix="",
+    ignore=(r"^lm_head\.weight$", r"^score\."),
+)
+_SMALL = RecurrentConfig()
+_PRESETS = {
+    "small": _SMALL,
+    "base": replace(_SMALL, embed_dim=1024, hidden_dim=1024),
+    "large": replace(_SMALL, embed_dim=1024, hidden_dim=2048),
+}
+
+
+def _family(name: str, title: str, cell: Cell, sizes: Mapping[str, int]) -> Family:
+    return Family(
+        name=name,
+        config=RecurrentConfig,
+        presets=_PRESETS,
+        published=sizes,
+        trunk=partial(RecurrentTrunk, cell),
+        heads={"causal_lm": causal_lm, "classification": linear_classifier},
+        architectures={"causal_lm": f"{title}ForCausalLM", "classification": f"{title}ForSequenceClassification"},
+        table=_TABLE,
+        from_hf=_from_hf,
+        to_hf=lambda config: write_hf(config, _FIELDS),
+        inputs=("tokens", "segment_ids", "positions", "slot_positions"),
+        pool="last",
+        init_cache=partial(_init_cache, cell),
+    )
+
+
+# Nobody published these sizes; what their shapes come to.
+LSTM_FAMILY = _family("lstm", "Lstm", LSTM, {"small": 20_586_496, "base": 49_561_600, "large": 93_619_200})
+GRU_FAMILY = _family("gru", "Gru", GRU, {"small": 19_535_872, "base": 45_363_200, "large": 78_930_944})
