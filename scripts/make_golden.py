@@ -84,7 +84,8 @@ RECURRENT = {
 def set_weights(model: Any) -> Any:
     """Gives every tensor the value of its key's formula, and tied ones that of the key they are stored under."""
     state = {k: torch.from_numpy(formula_tensor(k, v.shape)) for k, v in model.state_dict().items()}
-    for key, source in (getattr(model, "_tied_weights_keys", None) or {}).items():
+    tied = getattr(model, "_tied_weights_keys", None) or {}
+    for key, source in tied.items() if model.config.tie_word_embeddings else ():
         state[key] = state[source]
     model.load_state_dict(state)
     return model.eval()

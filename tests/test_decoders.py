@@ -1,4 +1,4 @@
-"""GPT-2 and Llama's families as language models: who reads whom, packing, knobs, shards, cached decoding, weights drawn.
+"""GPT-2 and Llama's families as language models: who reads whom, packing, knobs, shards, cached decoding, first draws.
 
 `test_models.py` holds them to the contract of every family as classifiers.
 """

@@ -55,6 +55,8 @@ _DEFAULTS = {
     "classifier_dropout": 0.0, "tie_word_embeddings": False, "initializer_range": 0.02,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None, "attention_bias": False, "mlp_bias": False,
 }  # fmt: skip
+# Keys of which null means none, whatever an absent one means.
+_NULLS = dict.fromkeys(("num_key_value_heads", "head_dim", "bos_token_id", "eos_token_id", "sliding_window"))
 _QWEN_DEFAULTS = {
     **_DEFAULTS, "vocab_size": 151936, "num_key_value_heads": 32, "intermediate_size": 22016,
     "max_position_embeddings": 32768, "bos_token_id": None, "eos_token_id": None,
@@ -76,7 +78,7 @@ class _Dialect:
     def from_hf(self, config: Mapping[str, Any]) -> LlamaConfig:
         config = {**self.defaults, **config}
         names = {**_FIELDS, **self.fields}
-        values = read_hf(config, names, {**self.defaults, "bos_token_id": None, "eos_token_id": None})
+        values = read_hf(config, names, {**self.defaults, **_NULLS})
         values |= {**self.fixed, **_read_rope(config)}
         if "use_sliding_window" in self.defaults:
             values |= _read_windows(config)
