@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from jaxlm.config_data import SourceConfig
 from jaxlm.data import docstrings, tfds
@@ -100,7 +101,10 @@ class Documents:
                 yield Piece(text, ends, Place(number, item, documents), problem)
 
     def fraction(self) -> float:
-        """How much the latest reading has read, from 0 to 1, by bytes where the source is files."""
+        """How much the latest reading has read, from 0 to 1, by bytes where the source is files.
+
+        Only for the thread that reads: it asks the file that is open.
+        """
         number, of_this = self._reading
         sizes = [path.stat().st_size for path in self.files]
         if not sizes:
@@ -229,7 +233,7 @@ def _check_keys(source: SourceConfig, key: str, formats: Iterable[str]) -> None:
         raise UserError(f"{key}.documents: only for plain text; in {kind} every row is a document")
 
 
-def _whole(text: TextIO) -> Iterator[tuple[str, bool]]:
+def _whole(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
     """One document, in pieces cut at line ends where there are any, else between words."""
     held = ""
     while block := text.read(_PIECE):
@@ -241,7 +245,7 @@ def _whole(text: TextIO) -> Iterator[tuple[str, bool]]:
     yield held, True
 
 
-def _lines(text: TextIO) -> Iterator[tuple[str, bool]]:
+def _lines(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
     """A document to a line, without its line end."""
     open_ = False
     while part := text.readline(_PIECE):
@@ -251,12 +255,14 @@ def _lines(text: TextIO) -> Iterator[tuple[str, bool]]:
         yield "", True
 
 
-def _paragraphs(text: TextIO) -> Iterator[tuple[str, bool]]:
+def _paragraphs(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
     """A document between blank lines, without the line end of its last line."""
     lines: list[str] = []
-    size, open_ = 0, False
+    size, open_, starts = 0, False, True
     while line := text.readline(_PIECE):
-        if line.isspace():
+        blank = starts and line.isspace() and (line.endswith("\n") or len(line) < _PIECE)
+        starts = line.endswith("\n")
+        if blank:
             if lines or open_:
                 yield "".join(lines).removesuffix("\n").removesuffix("\r"), True
             lines, size, open_ = [], 0, False

@@ -37,6 +37,7 @@ class TextBatch:
         problem: the first bad row among those that were skipped on the way.
         place: where the document that is open at the batch's end begins; where none is, the next.
         pieces: how many pieces of that document have come so far.
+        fraction: how much of the source has been read, from 0 to 1.
     """
 
     place: Place
@@ -45,6 +46,7 @@ class TextBatch:
     ended: list[Ended | None] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     problem: str | None = None
+    fraction: float = 0.0
 
 
 def text_batches(
@@ -80,14 +82,14 @@ def text_batches(
         if piece.ends:
             digest, pieces, place = TextDigest(), 0, piece.after
         if size >= _BATCH_CHARACTERS or len(batch.texts) >= _BATCH_TEXTS:
-            yield _finish(batch, cleaner, place, pieces)
+            yield _finish(batch, cleaner, place, pieces, documents.fraction())
             batch, size = TextBatch(place, pieces), 0
-    yield _finish(batch, cleaner, place, pieces)
+    yield _finish(batch, cleaner, place, pieces, 1.0)
 
 
-def _finish(batch: TextBatch, cleaner: DocumentCleaner, place: Place, pieces: int) -> TextBatch:
+def _finish(batch: TextBatch, cleaner: DocumentCleaner, place: Place, pieces: int, fraction: float) -> TextBatch:
     batch.counts.update(cleaner.take_counts())
-    batch.place, batch.pieces = place, pieces
+    batch.place, batch.pieces, batch.fraction = place, pieces, fraction
     return batch
 
 

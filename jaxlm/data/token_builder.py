@@ -16,7 +16,7 @@ from jaxlm.config_data import CleanConfig
 from jaxlm.data.digests import DigestSet
 from jaxlm.data.documents import Documents
 from jaxlm.data.text_batches import TextBatch, read_ahead, text_batches
-from jaxlm.data.token_writer import TokenWriter
+from jaxlm.data.token_writer import TokenWriter, remove_journal
 from jaxlm.data.tokenize import Tokenizer
 from jaxlm.track import stderr_console
 
@@ -47,6 +47,7 @@ def build_tokens(
         OSError: the folder cannot be written.
     """
     if (folder / "index.json").is_file():  # killed just before it was put in place
+        remove_journal(folder)
         return
     before, after = _surroundings(tokenizer, wrap)
     dtype = token_type(tokenizer.vocab_size)
@@ -62,7 +63,7 @@ def build_tokens(
                 if tokenizer.unk_id is not None:
                     batch.counts["unknown_tokens"] += sum(int((each == tokenizer.unk_id).sum()) for each in ids)
                 writer.add(batch, ids, _dropped(batch, ids, writer.pieces > 0, known, leaks))
-                show(documents.fraction(), writer)
+                show(batch.fraction, writer)
         index = {
             "dtype": dtype.name,
             "documents": writer.num_documents,

@@ -139,7 +139,7 @@ class TokenWriter:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(self._folder / "index.json")
-        (self._folder / _JOURNAL).unlink()
+        remove_journal(self._folder)
 
     def _forget_open(self) -> None:
         """Take back the beginning of a document that turned out to be one to leave out.
@@ -174,6 +174,11 @@ class TokenWriter:
                     return entry, end
             content = content[:start]
         return {}, 0
+
+
+def remove_journal(folder: Path) -> None:
+    """Of a build that is whole."""
+    (folder / _JOURNAL).unlink(missing_ok=True)
 
 
 def _open(path: Path, size: int) -> io.FileIO:
