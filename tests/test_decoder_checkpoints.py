@@ -277,7 +277,7 @@ def test_a_real_models_loss(stories, shared_data, corpus, low, high):
     model, params, directory = stories
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     ids = tokenizer.encode((shared_data / "lm" / corpus).read_text(encoding="utf-8")[:120_000]).ids
-    rows = np.asarray(ids[: len(ids) // 4096 * 4096], np.int32).reshape(-1, 16, 256)
+    rows = np.asarray(ids[: len(ids) // 4096 * 4096], np.int32).reshape(-1, 16, 256)[::3]  # for time
 
     def surprise(params, tokens):
         positions = jnp.tile(jnp.arange(255, dtype=jnp.int32)[None], (16, 1))

@@ -195,6 +195,7 @@ _TABLE = Table(
     ),
     prefix="model.",
     ignore=(r"\.rotary_emb\.inv_freq$", r"^lm_head\.weight$", r"^score\.", r"^qa_outputs\."),
+    aliases=((r"^transformer\.", "model."),),  # LlamaForQuestionAnswering
 )
 
 
