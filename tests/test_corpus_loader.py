@@ -164,6 +164,13 @@ def test_a_mixture_of_a_sources_epochs_is_each_in_its_own_order(loader):
     assert train.steps_per_epoch == -(-(small.num_rows + large.num_rows) // ROWS)
 
 
+def test_sources_of_one_size_have_orders_of_their_own(loader):
+    rows = rows_of(take(loader(plan(), plan(base=10_000)), 1000 // ROWS))
+    first, second = ([row for row in rows if (max(row) > 10_000) == large] for large in (False, True))
+    shifted = [[token - 10_000 if token else 0 for token in row] for row in second]
+    assert first != shifted
+
+
 def test_a_weight_too_small_to_keep_is_refused(loader):
     with pytest.raises(UserError, match=r"source 2 has a weight of 1e-06, .* Raise its weight or leave it out"):
         loader(plan(), plan(), weights=[1.0, 1e-6])

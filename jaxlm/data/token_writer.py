@@ -144,11 +144,9 @@ class TokenWriter:
     def _forget_open(self) -> None:
         """Take back the beginning of a document that turned out to be one to leave out.
 
-        The journal comes first: after a kill it must not promise more than the files hold. It keeps the number of
-        pieces, which are then read again and dropped again.
+        A journal that still counts it in does no harm: the document is open there, and will be left out again.
         """
         self._end = self.num_tokens
-        self.checkpoint()
         self._files["tokens.bin"].truncate(self._end * self._dtype.itemsize)
         self._files["tokens.bin"].seek(0, os.SEEK_END)
 
