@@ -14,6 +14,7 @@ import numpy as np
 from jaxlm.data.identity import check_state, fingerprint
 from jaxlm.data.mixture import Mixture
 from jaxlm.data.pack import Batch
+from jaxlm.data.row_stream import RowStream
 from jaxlm.data.rows import RowPlan, Segment
 from jaxlm.data.shapes import Shapes, epoch_order
 
@@ -186,15 +187,15 @@ def local_rows(rows: int, process_index: int, process_count: int) -> range:
     return range(process_index * share, (process_index + 1) * share)
 
 
-def one_room(plans: Sequence[RowPlan]) -> int:
-    """The row length that all plans have.
+def one_room(parts: Sequence[RowPlan] | Sequence[RowStream]) -> int:
+    """The row length that all parts have.
 
     Raises:
-        ValueError: there is no plan, or they differ.
+        ValueError: there is no part, or they differ.
     """
-    rooms = {plan.room for plan in plans}
+    rooms = {part.room for part in parts}
     if len(rooms) != 1:
-        raise ValueError(f"expected plans of one row length; found {sorted(rooms)}")
+        raise ValueError(f"expected parts of one row length; found {sorted(rooms)}")
     return rooms.pop()
 
 

@@ -33,7 +33,7 @@ class Segment:
 
     Attributes:
         tokens: int32 [n + overlap]; the first n are inputs.
-        start: place of its first token in the corpus.
+        start: place of its first token in the corpus; -1 in a stream.
     """
 
     tokens: np.ndarray
@@ -80,6 +80,16 @@ class RowPlan:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
+def row_settings(room: int, overlap: int, across_documents: bool, costs: np.ndarray) -> dict[str, Any]:
+    """What decides rows besides the text, under the names of config keys where there is one."""
+    return {
+        "data.across_documents": across_documents,
+        "the row length": room,
+        "the overlap of rows": overlap,
+        "the columns of a segment": hashlib.sha256(costs.tobytes()).hexdigest()[:16],
+    }
+
+
 def plan_corpus(
     corpus: Corpus,
     *,
@@ -112,19 +122,18 @@ def plan_corpus(
         UserError: the corpus holds nothing to predict, or `room` is too small for a single token.
         RunFailure: the plan cannot be written beside the tokens.
     """
-    costs = _costs(room, overhead, cost)
-    settings = {
-        "data.across_documents": across_documents,
-        "the row length": room,
-        "the overlap of rows": overlap,
-        "the columns of a segment": hashlib.sha256(costs.tobytes()).hexdigest()[:16],
-    }
+    costs = segment_costs(room, overhead, cost)
+    settings = row_settings(room, overlap, across_documents, costs)
     make = _cut if across_documents else _pack
     return make(corpus, room, overlap, costs, seed, settings)
 
 
-def _costs(room: int, overhead: int, cost: Cost | None) -> np.ndarray:
-    """int64 [longest + 1]: columns of a segment of n input tokens, up to the longest that a row holds."""
+def segment_costs(room: int, overhead: int, cost: Cost | None) -> np.ndarray:
+    """int64 [longest + 1]: columns of a segment of n input tokens, up to the longest that a row holds.
+
+    Raises:
+        UserError: a row holds none.
+    """
     longest, limit = 0, room
     costs = np.zeros(1, np.int64)
     while longest == len(costs) - 1:  # a segment may take up fewer columns than it has tokens

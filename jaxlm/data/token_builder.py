@@ -49,7 +49,7 @@ def build_tokens(
     if (folder / "index.json").is_file():  # killed just before it was put in place
         remove_journal(folder)
         return
-    before, after = _surroundings(tokenizer, wrap)
+    before, after = surroundings(tokenizer, wrap)
     dtype = token_type(tokenizer.vocab_size)
     with TokenWriter(folder, dtype, before, after) as writer:
         if writer.num_tokens or writer.pieces:
@@ -81,8 +81,8 @@ def token_type(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def _surroundings(tokenizer: Tokenizer, wrap: str) -> tuple[np.ndarray, np.ndarray]:
-    """int32 ids before and after every document."""
+def surroundings(tokenizer: Tokenizer, wrap: str) -> tuple[np.ndarray, np.ndarray]:
+    """int32 ids before and after every document, as `open_corpus` says."""
     empty = np.zeros(0, np.int32)
     if wrap == "none":
         return empty, empty
