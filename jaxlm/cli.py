@@ -181,6 +181,11 @@ _OPTIONS_OF_TYPES = {
 
 
 def _bench(options: argparse.Namespace) -> None:
+    if options.suite == "corpus":
+        from jaxlm.bench_corpus import bench_corpus
+
+        print(bench_corpus(gigabytes=options.gigabytes))
+        return
     from jaxlm import bench
 
     for name in ("model", "train"):
@@ -249,8 +254,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--column", default="text", help="of .jsonl and .parquet (default: text)")
     sub.add_argument("--max-sentences", type=_positive, metavar="N", help="unigram, bpe: most pieces to learn from")
 
-    sub = command("bench", _bench, "Examples per second of fine-tuning, packed and padded, in interleaved runs.")
-    sub.add_argument("--suite", choices=("finetune",), default="finetune")
+    sub = command("bench", _bench, "Speed of fine-tuning, packed and padded, in interleaved runs; or of a corpus.")
+    sub.add_argument("--suite", choices=("finetune", "corpus"), default="finetune")
+    sub.add_argument("--gigabytes", type=float, default=1.0, help="corpus: size of the text that is tokenised and read")
     sub.add_argument("--peer", action="store_true", help="the Transformers Trainer beside it (extra: parity)")
     sub.add_argument("--model", default="models/minilm", metavar="HF_DIR")
     sub.add_argument("--train", default="data/classification/sst2/train.tsv", metavar="TSV")

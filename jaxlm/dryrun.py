@@ -38,7 +38,7 @@ def dry_run(config: Config) -> str:
         + (f", new: {', '.join(initialised)}" if initialised else ""),
         f"task             {_task(prepared)}",
         *(f"{name:16s} {_counts(split.describe())}" for name, split in prepared.splits.items()),
-        f"steps            {plan.total_steps} ({plan.loader.steps_per_epoch} per epoch)",
+        f"steps            {plan.total_steps} ({plan.loader.steps_per_epoch or 'unknown'} per epoch)",
         f"batch shapes     rows {list(shapes.row_counts)} x length {list(shapes.row_lengths)}, "
         f"{shapes.slots} examples a row at most, padding {plan.loader.padding_share:.1%}",
         *_memory(plan, compiled),

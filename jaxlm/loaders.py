@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from jaxlm.data.corpus_loader import CorpusLoader
 from jaxlm.data.loader import TrainLoader
 from jaxlm.data.shapes import round_up
+from jaxlm.data.stream_loader import StreamLoader
 from jaxlm.errors import UserError
 from jaxlm.evaluate import Evaluator
 from jaxlm.evaluate_corpus import CorpusEvaluator
 from jaxlm.prepare import Prepared
-from jaxlm.prepare_corpora import CorpusSplit
+from jaxlm.prepare_corpora import CorpusSplit, StreamSplit
+
+Loader = TrainLoader | CorpusLoader | StreamLoader
+"""Endless training batches, with the state of an exact resume."""
 
 
-def make_loader(prepared: Prepared) -> TrainLoader | CorpusLoader:
+def make_loader(prepared: Prepared) -> Loader:
     """Returns the endless training batches of a run.
 
     Raises:
@@ -27,21 +33,18 @@ def make_loader(prepared: Prepared) -> TrainLoader | CorpusLoader:
     split = prepared.splits["train"]
     multiple = train.accumulation * prepared.rules.num_batch_shards
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    if isinstance(split, CorpusSplit):
+    if isinstance(split, CorpusSplit | StreamSplit):
         rows = train.batch_size if train.batch_tokens is None else max(1, train.batch_tokens // data.max_length)
         if train.batch_tokens is None and rows % multiple:
             raise UserError(
                 f"train.batch_size={rows}: expected a multiple of {multiple}, the data-parallel devices times "
                 "train.accumulation; or give train.batch_tokens, which is rounded"
             )
-        return CorpusLoader(
-            list(zip(split.plans, split.weights, strict=True)),
-            build=prepared.task.row,
-            rows=round_up(rows, multiple),
-            seed=config.seed,
-            settings=prepared.task.settings,
-            **processes,
-        )
+        shared: dict[str, Any] = {"build": prepared.task.row, "rows": round_up(rows, multiple), "seed": config.seed}
+        shared |= {"settings": prepared.task.settings, **processes}
+        if isinstance(split, StreamSplit):
+            return StreamLoader(split.parts, steps=train.steps, **shared)
+        return CorpusLoader(list(zip(split.plans, split.weights, strict=True)), **shared)
     return TrainLoader(
         split.examples,
         batch_size=None if train.batch_tokens else train.batch_size,

@@ -13,7 +13,9 @@ from jaxlm.config_data import SourceConfig
 from jaxlm.data.clean import clean_text
 from jaxlm.data.corpus import Corpus
 from jaxlm.data.documents import Documents
+from jaxlm.data.row_stream import RowStream
 from jaxlm.data.rows import RowPlan, plan_corpus
+from jaxlm.data.stream_loader import open_streams
 from jaxlm.data.token_cache import open_corpora
 from jaxlm.data.tokenize import Tokenizer
 from jaxlm.hf.io import Checkpoint
@@ -44,33 +46,60 @@ class CorpusSplit:
         return counts
 
 
+@dataclass(frozen=True)
+class StreamSplit:
+    """A training split that is tokenised as it is drawn: each source's stream and its weight."""
+
+    parts: tuple[tuple[RowStream, float], ...]
+
+    def describe(self) -> dict[str, int]:
+        """What summary.json says of the split: how much text there is, is not known."""
+        return {"streams": len(self.parts)}
+
+
 def prepare_corpora(
     config: Config, checkpoint: Checkpoint | None, cache: Path | None, splits: Sequence[str]
-) -> tuple[PretrainingTask, Tokenizer, dict[str, CorpusSplit], dict[str, int]]:
-    """Returns task, tokenizer, splits, and what the cleaning counted; arguments as in `prepare.prepare`."""
+) -> tuple[PretrainingTask, Tokenizer, dict[str, CorpusSplit | StreamSplit], dict[str, int]]:
+    """Returns task, tokenizer, splits, and what the cleaning counted; arguments as in `prepare.prepare`.
+
+    The counts are empty here: a corpus keeps its own, which its split describes.
+    """
     train = config.data.train if "train" in splits else None
     texts = None if train is None else lambda: _texts(config, train)
     tokenizer = make_tokenizer(config, checkpoint, cache, texts)
     task: PretrainingTask = PRETRAINING[config.task.kind].from_tokenizer(
         config.task, tokenizer, config.data.max_length
     )
+    stream = config.data.tokenize == "stream" and train is not None
     opened = open_corpora(
         config.data,
-        splits,
+        [split for split in splits if not (stream and split == "train")],
         text_column=config.task.text,
         tokenizer=tokenizer,
         cache=Path(config.data.token_cache or Path(config.logging.directory) / "tokens"),
         wrap=task.wrap,
         process_index=jax.process_index(),
     )
-    prepared = {
+    prepared: dict[str, CorpusSplit | StreamSplit] = {
         split: CorpusSplit(
             tuple(_plan(config, task, corpus, training=split == "train") for corpus, _ in parts),
             tuple(weight for _, weight in parts),
         )
         for split, parts in opened.items()
     }
-    return task, tokenizer, prepared, {}
+    if not stream:
+        return task, tokenizer, prepared, {}
+    streams = open_streams(
+        config.data,
+        text_column=config.task.text,
+        tokenizer=tokenizer,
+        wrap=task.wrap,
+        overlap=task.overlap,
+        overhead=task.overhead,
+        cost=task.cost,
+        seed=config.seed,
+    )
+    return task, tokenizer, {"train": StreamSplit(tuple(streams)), **prepared}, {}
 
 
 def _texts(config: Config, source: SourceConfig) -> Iterator[str]:

@@ -14,6 +14,7 @@ from jaxlm.data.tokenize import Tokenizer
 from jaxlm.generate import generate
 from jaxlm.models import Model
 from jaxlm.prepare import Prepared
+from jaxlm.prepare_corpora import CorpusSplit
 from jaxlm.rundir import RunDir
 
 FILE = "samples.jsonl"
@@ -99,8 +100,10 @@ def save_samples(run: RunDir, samples: list[dict[str, Any]]) -> None:
 def _beginnings(prepared: Prepared, number: int) -> list[list[int]]:
     """The first tokens of the first held-out (else training) documents."""
     split = prepared.splits.get("validation") or prepared.splits["train"]
+    found: list[list[int]] = []
+    if not isinstance(split, CorpusSplit):
+        return found
     corpus = split.plans[0].corpus
-    found = []
     for document in range(min(number, corpus.num_documents)):
         start, stop = int(corpus.offsets[document]), int(corpus.offsets[document + 1])
         found.append(corpus.read(start, min(stop, start + _PROMPT_TOKENS)).tolist())

@@ -19,15 +19,13 @@ import optax
 from jaxlm.checkpoint import Checkpointer
 from jaxlm.config import Config
 from jaxlm.configfile import dump_config, load_config
-from jaxlm.data.corpus_loader import CorpusLoader
-from jaxlm.data.loader import TrainLoader
 from jaxlm.data.pack import HOST_ONLY, Batch
 from jaxlm.errors import Interrupted, UserError
 from jaxlm.evaluate import Evaluator, to_device
 from jaxlm.evaluate_corpus import CorpusEvaluator
 from jaxlm.finish import conclude
 from jaxlm.interrupt import Interrupt, watch_signals
-from jaxlm.loaders import make_evaluator, make_loader
+from jaxlm.loaders import Loader, make_evaluator, make_loader
 from jaxlm.metrics import higher_is_better
 from jaxlm.optim import make_optimizer, make_schedule
 from jaxlm.prepare import Prepared, prepare
@@ -50,7 +48,7 @@ class Plan:
     """A run, compiled into functions: what `run_training`, `--dry-run` and the benchmark share."""
 
     prepared: Prepared
-    loader: TrainLoader | CorpusLoader
+    loader: Loader
     total_steps: int
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -84,7 +82,9 @@ def make_plan(prepared: Prepared) -> Plan:
     train = config.train
     loader = make_loader(prepared)
     epochs = DEFAULT_EPOCHS if train.epochs is None else train.epochs
-    total = train.steps if train.steps is not None else max(1, round(epochs * loader.steps_per_epoch))
+    total = train.steps if train.steps is not None else max(1, round(epochs * (loader.steps_per_epoch or 0)))
+    if loader.steps_per_epoch is None and train.eval_every == "epoch" and "validation" in prepared.splits:
+        raise UserError("train.eval_every: expected a number of steps with data.tokenize=stream, which knows no epochs")
     optimizer, schedule = make_optimizer(config.optimizer, total), make_schedule(config.optimizer, total)
     shardings = state_shardings(prepared.model.shapes, optimizer, prepared.rules)
     chunk = None if config.model.logits_chunk == "auto" else config.model.logits_chunk
@@ -246,7 +246,8 @@ def _loop(
 ) -> TrainState:
     config, prepared = plan.prepared.config, plan.prepared
     step = int(state.step)
-    eval_every = plan.loader.steps_per_epoch if config.train.eval_every == "epoch" else int(config.train.eval_every)
+    every_epoch = plan.loader.steps_per_epoch or plan.total_steps
+    eval_every = every_epoch if config.train.eval_every == "epoch" else int(config.train.eval_every)
     window, clock, shapes = progress.window, _Clock(), set()
     pending: deque[dict[str, jax.Array]] = deque()
 

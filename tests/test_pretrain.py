@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
-from tinylm import MODELS, write_pretraining
+from tinylm import MODELS, TINY, write_pretraining
 from tinyrun import read_jsonl, rows, run, write_config, write_jsonl
 
 
@@ -127,6 +127,21 @@ def test_a_pretraining_run_is_fine_tuned_with_a_new_head(masked, tmp_path):
     assert (tmp_path / "runs/fine" / tokenizer).read_bytes() == (masked / "runs/tiny-lm" / tokenizer).read_bytes()
 
 
+@pytest.mark.parametrize("family", ["gpt2", "lstm"])
+def test_models_that_look_back_classify_by_the_last_token(tmp_path, family):
+    sizes = {"num_layers": 1, "embed_dim": 32, "hidden_dim": 32} if family == "lstm" else TINY
+    model = {"family": family, "config": sizes, "train_tokenizer": {"type": "char"}}
+    train = {"batch_size": 8, "steps": 4, "eval_every": 4}
+    pretraining = write_pretraining(tmp_path, "causal_lm", model=model, train=train)
+    assert run("pretrain", "--config", pretraining) == 0
+    config = finetuning(tmp_path, str(tmp_path / "runs/tiny-lm"), epochs=None, steps=40, eval_every=40)
+    assert run("finetune", "--config", config, "data.max_length=60", "optimizer.learning_rate=1e-2") == 0
+    summary = json.loads((tmp_path / "runs/fine/summary.json").read_text())
+    assert summary["model"]["new_parameters"][0] == "head/out"
+    log = [row["loss"] for row in read_jsonl(tmp_path / "runs/fine/metrics.jsonl") if row["kind"] == "train"]
+    assert log[-1] < 0.75 * log[0]
+
+
 def test_model_init_may_name_the_pretraining_config(tmp_path, capsys):
     pretraining = write_pretraining(tmp_path, "masked_lm", train={"batch_size": 8, "steps": 4, "eval_every": 4})
     config = finetuning(tmp_path, str(pretraining), scratch_baseline=True)
@@ -196,6 +211,23 @@ def test_mixtures_packing_and_cleaning(tmp_path):
     summary = json.loads((tmp_path / "runs/tiny-lm/summary.json").read_text())
     assert summary["data"]["train"]["documents"] == 100
     assert summary["throughput"]["padding_share"] == 0.0
+
+
+def test_streamed_training_needs_no_cache_and_resumes(tmp_path, capsys):
+    path = write_pretraining(tmp_path, "causal_lm", data={"tokenize": "stream"}, checkpoint={"every": 4})
+    config = yaml.safe_load(path.read_text())
+    config["data"] |= {
+        name: {"path": str(tmp_path / f"{name}.txt"), "documents": "blank_line"} for name in ("train", "validation")
+    } | {"max_length": 32}
+    path.write_text(yaml.safe_dump(config))
+    assert run("pretrain", "--config", path, "train.eval_every=epoch") == 2
+    assert "train.eval_every: expected a number of steps with data.tokenize=stream" in capsys.readouterr().err
+    assert run("pretrain", "--config", path) == 0
+    assert run("pretrain", "--config", path, "name=first", "train.steps=12") == 0
+    assert weights(tmp_path, "first").keys() == weights(tmp_path, "tiny-lm").keys()
+    for key, value in weights(tmp_path, "tiny-lm").items():
+        np.testing.assert_array_equal(weights(tmp_path, "first")[key], value, err_msg=key)
+    assert len(list((tmp_path / "runs/tokens").glob("*/index.json"))) == 1  # of the validation text alone
 
 
 def start(config: Path, name: str) -> subprocess.Popen:
