@@ -22,7 +22,7 @@ from jaxlm.config_data import DataConfig
 from jaxlm.data import documents, text_batches, token_cache, token_writer
 from jaxlm.data.token_cache import open_corpora, open_corpus
 from jaxlm.data.tokenize import load_tokenizer
-from jaxlm.errors import RunFailure, UserError
+from jaxlm.errors import Interrupted, RunFailure, UserError
 
 BOS, EOS = 256, 257
 
@@ -56,10 +56,10 @@ def open_train(tmp_path):
     return opened
 
 
-def open_all(tmp_path, splits=("train", "validation", "test"), **data: Any):
+def open_all(tmp_path, splits=("train", "validation", "test"), stop=lambda: None, **data: Any):
     return open_corpora(
         DataConfig.model_validate(data), splits, text_column="text", tokenizer=byte_tokenizer(),
-        cache=tmp_path / "cache", wrap="documents",
+        cache=tmp_path / "cache", wrap="documents", stop=stop,
     )  # fmt: skip
 
 
@@ -380,6 +380,18 @@ def test_a_full_disk_is_a_failure_and_the_build_goes_on_afterwards(write, open_t
     corpus = open_train({"path": path})
     assert started[0][0].item > 0  # not from the beginning
     assert corpus.tokens.tolist() == expected.tokens.tolist()
+
+
+def test_a_signal_saves_what_is_done(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_batches, "_BATCH_TEXTS", 2)
+    source = {"train": {"path": write("a.jsonl", [f"text {i}" for i in range(20)])}}
+    signals = iter([None, None, "SIGTERM"])
+    with pytest.raises(Interrupted, match=r"SIGTERM: 48 tokens of data\.train .* are saved; the same command goes on"):
+        open_all(tmp_path, **source, stop=lambda: next(signals))
+    (building,) = (tmp_path / "cache").glob("*.building")
+    assert (building / "tokens.bin").stat().st_size == 2 * 48
+    ((corpus, _),) = open_all(tmp_path, **source)["train"]
+    assert texts_of(corpus) == [f"text {i}" for i in range(20)]
 
 
 def test_a_journal_is_believed_only_as_far_as_the_files_bear_it_out(write, open_train, monkeypatch, tmp_path):

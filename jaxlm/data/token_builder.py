@@ -18,9 +18,13 @@ from jaxlm.data.documents import Documents
 from jaxlm.data.text_batches import TextBatch, read_ahead, text_batches
 from jaxlm.data.token_writer import TokenWriter, remove_journal
 from jaxlm.data.tokenize import Tokenizer
+from jaxlm.errors import Interrupted
 from jaxlm.track import stderr_console
 
 log = logging.getLogger("jaxlm")
+
+Stop = Callable[[], str | None]
+"""Names the signal that asks for an end, if any."""
 
 _LOG_SECONDS = 30.0
 
@@ -34,6 +38,7 @@ def build_tokens(
     known: DigestSet | None,
     leaks: DigestSet | None,
     identity: dict[str, Any],
+    stop: Stop,
 ) -> None:
     """Write a corpus into `folder`, going on from what is there.
 
@@ -42,9 +47,11 @@ def build_tokens(
         known: hashes of texts, copies of which are dropped as those of its own documents are; None: none are dropped.
         leaks: hashes of texts, documents of which are dropped; None: none are.
         identity: what index.json says the corpus is made from.
+        stop: asked after every batch.
 
     Raises:
         OSError: the folder cannot be written.
+        Interrupted: `stop` named a signal; what is done is saved.
     """
     if (folder / "index.json").is_file():  # killed just before it was put in place
         remove_journal(folder)
@@ -64,6 +71,12 @@ def build_tokens(
                     batch.counts["unknown_tokens"] += sum(int((each == tokenizer.unk_id).sum()) for each in ids)
                 writer.add(batch, ids, _dropped(batch, ids, writer.pieces > 0, known, leaks))
                 show(batch.fraction, writer)
+                if (signal := stop()) is not None:
+                    writer.checkpoint()
+                    raise Interrupted(
+                        f"{signal}: {writer.num_tokens:,} tokens of {documents.name} are saved; the same command goes "
+                        "on from there"
+                    )
         index = {
             "dtype": dtype.name,
             "documents": writer.num_documents,

@@ -21,7 +21,7 @@ from jaxlm.data.corpus import Corpus, map_array
 from jaxlm.data.digests import DigestSet
 from jaxlm.data.disk import writing
 from jaxlm.data.documents import Documents
-from jaxlm.data.token_builder import build_tokens
+from jaxlm.data.token_builder import Stop, build_tokens
 from jaxlm.data.token_writer import DIGEST_TYPE, OFFSET_TYPE
 from jaxlm.data.tokenize import Tokenizer
 from jaxlm.errors import RunFailure, UserError
@@ -46,6 +46,7 @@ def open_corpora(
     cache: Path,
     wrap: Wrap,
     process_index: int = 0,
+    stop: Stop = lambda: None,
 ) -> dict[str, list[tuple[Corpus, float]]]:
     """The tokenised corpora of a run, each of its mixture's sources with its weight; arguments as in `open_corpus`.
 
@@ -78,6 +79,7 @@ def open_corpora(
                 process_index=process_index,
                 held_out=held_out,
                 earlier=[corpus for corpus, _ in corpora],
+                stop=stop,
             )
             corpora.append((corpus, part.weight))
         opened[split] = corpora
@@ -97,6 +99,7 @@ def open_corpus(
     process_index: int = 0,
     held_out: Mapping[str, Sequence[Corpus]] | None = None,
     earlier: Sequence[Corpus] = (),
+    stop: Stop = lambda: None,
 ) -> Corpus:
     """The tokens of one source, from `cache`, or tokenised into it first.
 
@@ -116,8 +119,10 @@ def open_corpus(
             end-of-text token behind it where that is not among them; "none" puts nothing.
         held_out: the corpora of the validation and test splits, for `clean.leaks`.
         earlier: what comes before in the same mixture, for `clean.deduplicate`.
+        stop: asked every few seconds; names the signal that asks for an end, if any.
 
     Raises:
+        Interrupted: it did; what is done is saved.
         UserError: the source cannot be read, or nothing of it is left.
         RunFailure: the cache cannot be written, a file in it is damaged, or the first process was waited for in vain.
     """
@@ -157,7 +162,7 @@ def open_corpus(
                 if not (folder / "index.json").is_file():
                     building = folder.with_name(f"{folder.name}.building")
                     with writing(building):
-                        build_tokens(building, documents, tokenizer, wrap, data.clean, known, leaks, identity)
+                        build_tokens(building, documents, tokenizer, wrap, data.clean, known, leaks, identity, stop)
                         building.rename(folder)
     corpus = _load(folder, documents.name, fingerprint)
     _report(corpus, json.loads((folder / "index.json").read_text("utf-8")), key)
