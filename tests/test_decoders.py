@@ -220,7 +220,7 @@ def decode(model: Model, params, batch, cache, prefix=None):
     ("family", "changes", "compute"),
     [
         ("gpt2", {}, None),
-        ("gpt2", {}, Compute(unroll=3)),
+        ("gpt2", {}, Compute(unroll=3, remat="full")),
         ("llama", LLAMA3, None),
         ("mistral", {}, None),
         ("qwen2", {}, None),

@@ -44,7 +44,7 @@ print("BYTES", memory.argument_size_in_bytes, memory.temp_size_in_bytes)
 print(compiled.as_text())
 """
 
-FAMILIES = ("roberta", "distilbert", "electra")  # XLM-R has RoBERTa's modules, BERT stands below
+FAMILIES = ("roberta", "distilbert", "electra", "gpt2", "llama")  # XLM-R has RoBERTa's modules, BERT stands below
 
 
 def compile_step(family: str, preset: str) -> tuple[int, set[str]]:

@@ -77,6 +77,8 @@ class LlamaConfig:
     pad_id: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.windowed_layers, list):  # of a YAML file; a config is hashed
+            object.__setattr__(self, "windowed_layers", tuple(self.windowed_layers))
         num_heads, num_kv_heads, head_dim = self.heads
         if self.head_dim is None and self.embed_dim % num_heads:
             raise UserError(f"model config: {num_heads} attention heads do not divide the width {self.embed_dim}")
