@@ -124,6 +124,9 @@ def build_model(config: Config, task: Any, tokenizer: Tokenizer, checkpoint: Che
     rates = {name: getattr(model, name) for name in ("dropout", "attention_dropout", "classifier_dropout")}
     sizes = override(sizes, {name: rate for name, rate in rates.items() if rate is not None})
     sizes = override(sizes, task.model_overrides)
+    if task.head == "classification" and sizes.pad_id is None:
+        # Transformers' classifiers by the last token find it by the padding behind it, and refuse batches without an id.
+        sizes = replace(sizes, pad_id=tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id)
     if tokenizer.vocab_size > sizes.vocab_size:
         raise UserError(
             f"{where}: the tokenizer has {tokenizer.vocab_size} ids, the model's vocab_size is {sizes.vocab_size}; "
