@@ -318,6 +318,8 @@ def test_digests_of_files_are_remembered_until_the_file_changes(tmp_path, monkey
     monkeypatch.undo()
     path.write_text("two")
     assert Contents(memory).digest(path) != first
+    with pytest.raises(UserError, match="gone: cannot be read: No such file"):
+        Contents(memory).digest(tmp_path / "gone")
     memory.write_text("broken")
     assert Contents(memory).digest(path) == Contents().digest(path)
 

@@ -140,7 +140,6 @@ def test_the_cache_is_found_by_content_not_by_name(write, open_train, monkeypatc
         {"wrap": "none"},
         {"clean": {"whitespace": True}},
         {"clean": {"deduplicate": True}},
-        {"clean": {"leaks": "drop"}},
         {"on_bad_row": "skip"},
     ]
     found = {open_train(**{"source": {"path": path}, **change}).fingerprint for change in changes}

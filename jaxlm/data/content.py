@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import time
 from pathlib import Path
+
+from jaxlm.errors import UserError
 
 _RECENT = 2.0  # seconds in which a file may change again without a change of its times
 
@@ -31,16 +34,25 @@ class Contents:
                 self._known = known if isinstance(known, dict) else {}
 
     def digest(self, path: Path) -> str:
-        """Hex SHA-256 of a file's content."""
-        with path.open("rb") as file:
-            facts = os.fstat(file.fileno())
-            stamp = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
-            name = os.path.abspath(path)
-            known = self._known.get(name)
-            if isinstance(known, list) and known[:4] == stamp:
-                return str(known[4])
-            started = time.time()
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        """Hex SHA-256 of a file's content.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        try:
+            with path.open("rb") as file:
+                return self._digest(os.path.abspath(path), file)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+    def _digest(self, name: str, file: io.BufferedReader) -> str:
+        facts = os.fstat(file.fileno())
+        stamp = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
+        known = self._known.get(name)
+        if isinstance(known, list) and known[:4] == stamp:
+            return str(known[4])
+        started = time.time()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
         if started - max(facts.st_mtime, facts.st_ctime) > _RECENT:
             self._known[name] = [*stamp, digest]
         return digest

@@ -79,6 +79,7 @@ class Documents:
         self.files = find_files(source, key) if source.path is not None else ()
         self._formats = [file_format(path, source, key, text=True) for path in self.files]
         _check_keys(source, key, self._formats)
+        self._sizes = [path.stat().st_size for path in self.files]
         self._reading: tuple[int, Callable[[], float]] = (0, lambda: 0.0)
         self.name = f"{key} ({self._describe()})"
 
@@ -106,10 +107,9 @@ class Documents:
         Only for the thread that reads: it asks the file that is open.
         """
         number, of_this = self._reading
-        sizes = [path.stat().st_size for path in self.files]
-        if not sizes:
+        if not self.files:
             return of_this()
-        return (sum(sizes[:number]) + sizes[number] * of_this()) / max(1, sum(sizes))
+        return (sum(self._sizes[:number]) + self._sizes[number] * of_this()) / max(1, sum(self._sizes))
 
     def identity(self, contents: Contents) -> dict[str, Any]:
         """Everything that decides the documents: the settings, and a digest of the content of what is read."""

@@ -138,7 +138,7 @@ def open_corpus(
     if training:
         clean["deduplicate"] = [corpus.fingerprint for corpus in earlier] if data.clean.deduplicate else None
         held = sorted(corpus.fingerprint for corpora in held_out.values() for corpus in corpora)
-        clean["leaks"] = held if data.clean.leaks == "drop" else None
+        clean["leaks"] = held if held and data.clean.leaks == "drop" else None
     identity = {
         "format": _FORMAT,
         "tokenizer": tokenizer.fingerprint,
