@@ -125,7 +125,7 @@ def build_model(config: Config, task: Any, tokenizer: Tokenizer, checkpoint: Che
     sizes = override(sizes, {name: rate for name, rate in rates.items() if rate is not None})
     sizes = override(sizes, task.model_overrides)
     if task.head == "classification" and sizes.pad_id is None:
-        # Transformers' classifiers by the last token find it by the padding behind it, and refuse batches without an id.
+        # Transformers' classifiers by the last token find it by the padding behind it, and need an id for batches.
         sizes = replace(sizes, pad_id=tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id)
     if tokenizer.vocab_size > sizes.vocab_size:
         raise UserError(

@@ -64,8 +64,10 @@ def prepare_corpora(
 
     The counts are empty here: a corpus keeps its own, which its split describes.
     """
+    assert config.task.kind != "classification"
+    column = config.task.text
     train = config.data.train if "train" in splits else None
-    texts = None if train is None else lambda: _texts(config, train)
+    texts = None if train is None else lambda: _texts(config, column, train)
     tokenizer = make_tokenizer(config, checkpoint, cache, texts)
     task: PretrainingTask = PRETRAINING[config.task.kind].from_tokenizer(
         config.task, tokenizer, config.data.max_length
@@ -74,7 +76,7 @@ def prepare_corpora(
     opened = open_corpora(
         config.data,
         [split for split in splits if not (stream and split == "train")],
-        text_column=config.task.text,
+        text_column=column,
         tokenizer=tokenizer,
         cache=Path(config.data.token_cache or Path(config.logging.directory) / "tokens"),
         wrap=task.wrap,
@@ -91,7 +93,7 @@ def prepare_corpora(
         return task, tokenizer, prepared, {}
     streams = open_streams(
         config.data,
-        text_column=config.task.text,
+        text_column=column,
         tokenizer=tokenizer,
         wrap=task.wrap,
         overlap=task.overlap,
@@ -102,11 +104,11 @@ def prepare_corpora(
     return task, tokenizer, {"train": StreamSplit(tuple(streams)), **prepared}, {}
 
 
-def _texts(config: Config, source: SourceConfig) -> Iterator[str]:
+def _texts(config: Config, column: str, source: SourceConfig) -> Iterator[str]:
     """The training texts, for a tokenizer to be trained on."""
     for part in source.mixture or (source,):
         documents = Documents(
-            part, key="data.train", split="train", text_column=config.task.text, on_bad_row=config.data.on_bad_row
+            part, key="data.train", split="train", text_column=column, on_bad_row=config.data.on_bad_row
         )
         for piece in documents.read():
             yield clean_text(piece.text, config.data.clean)

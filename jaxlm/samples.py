@@ -38,7 +38,7 @@ class Sampler:
         """The sampler of a run; None for a model that does not write, or a config that asks for no sample."""
         if not getattr(prepared.task, "generative", False) or prepared.model.family.init_cache is None:
             return None
-        config = prepared.config.task.samples
+        config: SamplesConfig = prepared.task.config.samples
         if config.prompts:
             prompts = [encode_prompt(prepared.tokenizer, text) for text in config.prompts]
         else:

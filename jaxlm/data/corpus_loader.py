@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
-from jaxlm.data.identity import check_state, fingerprint
+from jaxlm.data.identity import ResumableBatches, batches_by_step
 from jaxlm.data.mixture import Mixture
 from jaxlm.data.pack import Batch
 from jaxlm.data.row_stream import RowStream
@@ -25,7 +23,7 @@ source of randomness of the row's own; of no segments, a row that is all padding
 _TRAINING, _EVALUATION = 0x7A, 0xE7  # keep the two kinds of randomness apart
 
 
-class CorpusLoader:
+class CorpusLoader(ResumableBatches):
     """Endless training batches of a fixed number of rows, a function of (corpora, settings, seed, step) alone.
 
     The rows of a part come in an order drawn from (seed, epoch of that part), each once an epoch; of several parts,
@@ -75,7 +73,7 @@ class CorpusLoader:
         shares = self._mixture.counts / self._mixture.counts.sum()
         filled = [plan.num_columns / (plan.num_rows * room) for plan in self._plans]
         self.padding_share = 1 - float(shares @ np.asarray(filled))
-        self._identity = {
+        identity = {
             "corpora": [plan.corpus.fingerprint for plan in self._plans],
             "settings": {
                 "seed": seed,
@@ -86,34 +84,7 @@ class CorpusLoader:
             },
             "order": order_digest(seed),
         }
-        self.fingerprint = fingerprint(self._identity)
-        steps = grain.MapDataset.range(sys.maxsize).map(self._build)
-        # One thread: a batch takes far less than a step, and the caches of orders need no lock.
-        self._iterator = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
-
-    def __iter__(self) -> CorpusLoader:
-        return self
-
-    def __next__(self) -> Batch:
-        """The next batch: this process's rows of what `build` makes."""
-        return next(self._iterator)
-
-    def get_state(self) -> dict[str, Any]:
-        """Where the loader stands, for JSON: the same whichever process asks."""
-        return {"fingerprint": self.fingerprint, "identity": self._identity, "iterator": self._iterator.get_state()}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue where `get_state` was taken, bit for bit.
-
-        Raises:
-            UserError: the state belongs to other data or settings; names what differs.
-        """
-        check_state(state, self._identity)
-        self._iterator.set_state(state["iterator"])
-
-    def close(self) -> None:
-        """Stop prefetching; the loader cannot be read afterwards."""
-        self._iterator.close()
+        self._begin(identity, batches_by_step(self._build))
 
     def _build(self, step: int) -> Batch:
         return stack([self._row(step * self._rows + i) for i in self._local])

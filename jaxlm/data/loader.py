@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
-from jaxlm.data.identity import check_state, fingerprint
+from jaxlm.data.identity import ResumableBatches, batches_by_step
 from jaxlm.data.pack import Batch, Example, build_batch, fill_rows, plan_rows
 from jaxlm.data.shapes import Shapes, choose_shapes, choose_sizes, epoch_order, eval_shapes, round_up, token_shapes
 
@@ -69,7 +67,7 @@ class _TokenPlan:
         return batches
 
 
-class TrainLoader:
+class TrainLoader(ResumableBatches):
     """Endless training batches, a function of (examples, settings, seed, step) alone.
 
     Epoch e visits every example once, in an order drawn from (seed, e); no batch straddles two epochs. Grain maps step
@@ -143,39 +141,12 @@ class TrainLoader:
         self.steps_per_epoch = self._plan.steps_per_epoch
         self.padding_share = self._padding_share()
         # The order is a part of its own: another release of NumPy may draw another permutation from the same seed.
-        self._identity = {
+        identity = {
             "examples": _digest(examples),
             "settings": settings,
             "order": hashlib.sha256(epoch_order(len(lengths), seed, 0).tobytes()).hexdigest(),
         }
-        self.fingerprint = fingerprint(self._identity)
-        steps = grain.MapDataset.range(sys.maxsize).map(self._build)
-        # One thread: a batch takes far less than a step, and the plans' caches need no lock.
-        self._iterator = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
-
-    def __iter__(self) -> TrainLoader:
-        return self
-
-    def __next__(self) -> Batch:
-        """The next batch: this process's rows, layout in docs/design.md."""
-        return next(self._iterator)
-
-    def get_state(self) -> dict[str, Any]:
-        """Where the loader stands, for JSON: the same whichever process asks."""
-        return {"fingerprint": self.fingerprint, "identity": self._identity, "iterator": self._iterator.get_state()}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue where `get_state` was taken, bit for bit.
-
-        Raises:
-            UserError: the state belongs to other data or settings; names what differs.
-        """
-        check_state(state, self._identity)
-        self._iterator.set_state(state["iterator"])
-
-    def close(self) -> None:
-        """Stop prefetching; the loader cannot be read afterwards."""
-        self._iterator.close()
+        self._begin(identity, batches_by_step(self._build))
 
     def _shape(self, rows: Rows) -> tuple[int, int]:
         return self.shapes.fit(len(rows), int(self._lengths[[i for row in rows for i in row]].max()))

@@ -10,7 +10,7 @@ from grain.experimental import ThreadPrefetchDatasetIterator
 from jaxlm.config_data import DataConfig
 from jaxlm.data.corpus_loader import BuildRow, local_rows, one_room, order_digest, row_generator, stack
 from jaxlm.data.documents import Documents
-from jaxlm.data.identity import check_state, fingerprint
+from jaxlm.data.identity import ResumableBatches
 from jaxlm.data.mixture import Mixture
 from jaxlm.data.pack import Batch
 from jaxlm.data.row_stream import RowStream
@@ -52,7 +52,7 @@ def open_streams(
     return streams
 
 
-class StreamLoader:
+class StreamLoader(ResumableBatches):
     """Endless training batches, with the interface of `CorpusLoader`, from streams instead of planned corpora.
 
     Every process reads and tokenises all of the text, and builds its own rows of it.
@@ -94,7 +94,7 @@ class StreamLoader:
         mixture = Mixture(weights, seed)
         shares = mixture.counts / mixture.counts.sum()
         self.padding_share = sum(float(s) * stream.padding_share for s, stream in zip(shares, streams, strict=True))
-        self._identity = {
+        identity = {
             "corpora": [stream.fingerprint for stream in streams],
             "settings": {
                 "seed": seed,
@@ -105,34 +105,9 @@ class StreamLoader:
             },
             "order": order_digest(seed),
         }
-        self.fingerprint = fingerprint(self._identity)
         local = local_rows(rows, process_index, process_count)
         batches = _Batches(streams, mixture, build, rows, local, seed)
-        self._iterator = ThreadPrefetchDatasetIterator(batches, prefetch_buffer_size=4)
-
-    def __iter__(self) -> StreamLoader:
-        return self
-
-    def __next__(self) -> Batch:
-        """The next batch: this process's rows of what `build` makes."""
-        return next(self._iterator)
-
-    def get_state(self) -> dict[str, Any]:
-        """Where the loader stands, for JSON: the same whichever process asks."""
-        return {"fingerprint": self.fingerprint, "identity": self._identity, "iterator": self._iterator.get_state()}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue where `get_state` was taken, bit for bit.
-
-        Raises:
-            UserError: the state belongs to other data or settings; names what differs.
-        """
-        check_state(state, self._identity)
-        self._iterator.set_state(state["iterator"])
-
-    def close(self) -> None:
-        """Stop prefetching; the loader cannot be read afterwards."""
-        self._iterator.close()
+        self._begin(identity, ThreadPrefetchDatasetIterator(batches, prefetch_buffer_size=4))
 
 
 class _Batches:

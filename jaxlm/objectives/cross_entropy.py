@@ -95,7 +95,7 @@ def _chunked_sum(factors: LogitFactors, labels: jax.Array, weights: jax.Array, t
         losses = _losses(factors._replace(states=states).logits(), labels, terms)
         return total + (losses * weights).sum(), None
 
-    parts = tuple(_cut(x, chunk) for x in (factors.states, labels, weights))
+    parts = (_cut(factors.states, chunk), _cut(labels, chunk), _cut(weights, chunk))
     return jax.lax.scan(add, jnp.zeros((), jnp.float32), parts)[0]
 
 
@@ -120,7 +120,7 @@ def _forward(factors: LogitFactors, labels: jax.Array, weights: jax.Array, terms
 
     vocab_size, width = factors.table.shape
     zero = lambda *shape: jnp.zeros(shape, jnp.float32)  # noqa: E731
-    parts = tuple(_cut(x, chunk) for x in (factors.states, labels, weights))
+    parts = (_cut(factors.states, chunk), _cut(labels, chunk), _cut(weights, chunk))
     (total, d_table, d_bias), d_states = jax.lax.scan(add, (zero(), zero(vocab_size, width), zero(vocab_size)), parts)
     d_states = _join(d_states, factors.states.shape[1])
     bias = None if factors.bias is None else d_bias.astype(factors.bias.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class PretrainingTask(ABC):
     """Its section of the config."""
     head: str
     """Head kind of the model."""
-    wrap: str
+    wrap: Literal["documents", "none"]
     """Special tokens in the tokenised corpus: "documents" (around each) or "none" (the row adds its own)."""
     overlap: int
     """Tokens that a segment carries beyond its inputs: 1 where the next token is predicted."""
