@@ -1,4 +1,4 @@
-"""A real pretrained encoder on real text: packing changes nothing, and Transformers gives the exported model's answers."""
+"""A real pretrained encoder on real text: packing changes nothing, and Transformers gives the exported answers."""
 
 from __future__ import annotations
 
