@@ -30,6 +30,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import jax
 import optax
 from jaxtyping import install_import_hook
+from tfds_reviews import prepared  # noqa: F401  a fixture
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from test_sources import prepared  # noqa: F401  a fixture
 
 from jaxlm.config_data import CleanConfig, SourceConfig
 from jaxlm.data import docstring_scan, docstrings, documents, installed_docstrings
@@ -157,7 +156,7 @@ def test_patterns_and_lists(write, tmp_path, monkeypatch):
         read({"path": "a"})
 
 
-def test_rows_in_the_config_and_built_in_sources(prepared):  # noqa: F811
+def test_rows_in_the_config_and_built_in_sources(prepared):
     rows = [{"text": "a"}, {"text": "b"}]
     assert read({"rows": rows}) == ["a", "b"]
     found = read({"builtin": "stdlib_docstrings", "split": "test", "limit": 20})
