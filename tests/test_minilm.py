@@ -51,8 +51,8 @@ def test_packed_and_padded_logits_agree_on_every_validation_example(settings):
 def test_transformers_gives_the_labels_of_the_exported_model(settings, tmp_path):
     changed = {
         **settings,
-        "data": {**settings["data"], "train": {**settings["data"]["train"], "limit": 640}},
-        "optimizer": {"learning_rate": 1e-4},
+        "data": {**settings["data"], "train": {**settings["data"]["train"], "limit": 320}},
+        "optimizer": {"learning_rate": 3e-4},
         "train": {"batch_size": 32, "epochs": 1},
         "logging": {"directory": str(tmp_path), "tensorboard": False},
     }
@@ -62,7 +62,8 @@ def test_transformers_gives_the_labels_of_the_exported_model(settings, tmp_path)
     rows = read_jsonl(tmp_path / "minilm" / "predictions" / "validation.jsonl")
     assert len(rows) == 872
     ours = [row["prediction"]["label"] for row in rows]
-    assert sum(row["label"] == label for row, label in zip(rows, ours, strict=True)) > 0.7 * 872
+    scores = np.asarray([[row["prediction"]["scores"][label] for label in ("0", "1")] for row in rows])
+    assert np.ptp(scores[:, 1]) > 0.05
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing torch and transformers warns about their own dependencies
@@ -72,10 +73,13 @@ def test_transformers_gives_the_labels_of_the_exported_model(settings, tmp_path)
     folder = tmp_path / "minilm" / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    theirs = []
+    theirs, probabilities = [], []
     for start in range(0, 872, 64):
         texts = [row["sentence"] for row in rows[start : start + 64]]
         batch = tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
         with torch.no_grad():
-            theirs.extend(model.config.id2label[int(i)] for i in model(**batch).logits.argmax(-1))
+            logits = model(**batch).logits
+        theirs.extend(model.config.id2label[int(i)] for i in logits.argmax(-1))
+        probabilities.append(logits.softmax(-1).numpy())
     assert theirs == ours
+    np.testing.assert_allclose(scores, np.concatenate(probabilities), atol=1e-4)
