@@ -25,6 +25,7 @@ BATCH_MESH_AXES = ("data", "fsdp")
 _REPLICATED = {
     "embed": (), "embed_in": (), "heads": (), "kv_heads": (), "qkv": (), "head_dim": (), "mlp": (), "vocab": (),
     "positions": (), "types": (), "layers": (), "classes": (), "norm": (), "gates": (), "hidden": (),
+    "buckets": (),
     "batch": BATCH_MESH_AXES, "length": (), "slots": (), "act_embed": (), "act_heads": (), "act_mlp": (),
 }  # fmt: skip
 _PRESETS: dict[str, dict[str, tuple[str, ...]]] = {

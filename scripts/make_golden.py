@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
 )
 
@@ -29,6 +30,7 @@ TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.append(str(TESTS))
 
 from reference import recurrent_logits, recurrent_tensors  # noqa: E402
+from seq2seq import pairs, torch_pair_logits  # noqa: E402
 from tiny import examples, formula_tensor  # noqa: E402
 
 BERT_LIKE = {
@@ -79,6 +81,15 @@ DECODERS = {
 RECURRENT = {
     "vocab_size": 64, "num_hidden_layers": 3, "embedding_size": 12, "hidden_size": 16, "tie_word_embeddings": True,
 }  # fmt: skip
+T5_LIKE = {
+    "vocab_size": 64, "num_layers": 3, "num_decoder_layers": 2, "d_model": 16, "d_kv": 6, "num_heads": 4, "d_ff": 24,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "layer_norm_epsilon": 1e-3,
+}  # fmt: skip
+PAIRS = {
+    "t5": {**T5_LIKE, "feed_forward_proj": "relu"},
+    "t5-v1_1": {**T5_LIKE, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "mt5": {**T5_LIKE, "feed_forward_proj": "gated-gelu"},
+}
 
 
 def set_weights(model: Any) -> Any:
@@ -110,7 +121,7 @@ def logits_of(model: Any, text: Any, has_types: bool) -> torch.Tensor:
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or [*CONFIGS, *DECODERS, "lstm", "gru"]
+    chosen = sys.argv[1:] or [*CONFIGS, *DECODERS, "lstm", "gru", *PAIRS]
     for family in filter(chosen.__contains__, CONFIGS):
         settings = CONFIGS[family]
         config = AutoConfig.for_model(family, **settings)
@@ -148,6 +159,17 @@ def main() -> None:
         tensors = recurrent_tensors(config, "causal_lm")
         last = [[round(float(x), 6) for x in recurrent_logits(config, tensors, t.tokens)[-1]] for t in texts[:3]]
         write(f"{family}-causal_lm", family, RECURRENT, SimpleNamespace(pad_token_id=0), texts[:3], last)
+
+    for name in filter(chosen.__contains__, PAIRS):
+        family = name.split("-")[0]
+        config = AutoConfig.for_model(family, **PAIRS[name])
+        model = set_weights(AutoModelForSeq2SeqLM.from_config(config))
+        if name != "t5":  # a head of its own, as the published checkpoints have; Transformers 5 ties new models
+            own = formula_tensor("lm_head.weight", (config.vocab_size, config.d_model))
+            model.lm_head.weight = torch.nn.Parameter(torch.from_numpy(own))
+        texts = pairs(3, seed=1)
+        last = [[round(float(x), 6) for x in torch_pair_logits(model, [text])[0][-1]] for text in texts]
+        write(f"{name}-seq2seq_lm", family, PAIRS[name], config, texts, last)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Transformers beside us (extra `parity`): random configs, random weights, padded batches, strict loading."""
+"""What others compute: Transformers beside us (extra `parity`), random configs and weights, batches in their form."""
 
 from __future__ import annotations
 

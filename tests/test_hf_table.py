@@ -45,6 +45,17 @@ def test_rows_turn_tensors_into_parameters_and_back():
     assert plain.to_param(tensor, (6, 4)) is tensor and plain.from_param(tensor) is tensor
 
 
+def test_rows_may_count_from_elsewhere_and_read_what_they_were_tied_to():
+    assert Row("rest", "layer.{i}.w", first=2).keys((3, 4)) == ["layer.2.w", "layer.3.w", "layer.4.w"]
+    table = Table((Row("table", "embed.w"), Row("head/out", "out.w", otherwise="embed.w")), "")
+    shapes = {"table": (5, 4), "head/out": (5, 4)}
+    for keys in (["embed.w", "out.w"], ["embed.w"]):
+        plan = plan_import(table, shapes, dict.fromkeys(keys, (5, 4)))
+        assert plan.reads["head/out"][1] == [keys[-1]] and plan.reads["table"][1] == ["embed.w"]
+        assert not (plan.missing or plan.unread or plan.mismatched)
+    assert [row.key for row in rows_for(table, shapes)] == ["embed.w", "out.w"]
+
+
 def test_a_complete_checkpoint_is_read_whole():
     plan = plan_import(TABLE, PARAMS, {**TENSORS, "cls.bias": (9,)})
     assert {param: keys for param, (_, keys) in plan.reads.items()} == {

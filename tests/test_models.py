@@ -26,7 +26,7 @@ PRESETS = [(name, preset) for name, family in FAMILIES.items() for preset in fam
 
 
 def test_every_family_is_under_contract():
-    elsewhere = {"lstm", "gru"}  # test_recurrent.py
+    elsewhere = {"lstm", "gru", "t5", "mt5"}  # test_recurrent.py, test_t5.py
     trunks = {family.trunk for name, family in FAMILIES.items() if name not in elsewhere}
     assert trunks == {FAMILIES[name].trunk for name in FAMILY_SIZES}
 
@@ -54,7 +54,7 @@ def loss_and_gradients(model: Model, params, batch, key=None):
 @pytest.mark.parametrize(("family", "preset"), PRESETS)
 def test_published_parameter_counts(family, preset):
     record = FAMILIES[family]
-    head = "causal_lm" if "causal_lm" in record.heads else "classification"
+    head = next(name for name in ("causal_lm", "seq2seq_lm", "classification") if name in record.heads)
     model = Model(record, record.presets[preset], head, 2)
     assert model.num_parameters == record.published[preset]
 

@@ -35,7 +35,7 @@ def import_model(directory: Path, num_labels: int):
     return model, load_params(checkpoint, model, jax.random.key(0))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if "classification" in family.heads])
 def test_golden_logits(family, tmp_path):
     golden = json.loads((GOLDEN / f"{family}.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(golden["config"]), encoding="utf-8")

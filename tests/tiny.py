@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.layers import Compute
@@ -29,8 +30,10 @@ VARIANT_SIZES = {
     "gru": {"hidden_dim": 16},
     "lstm": {"hidden_dim": 16},
     "mistral": {"num_kv_heads": 2, "window": 4, "pad_id": 0},
+    "mt5": {"head_dim": 6},
     "qwen2": {"num_kv_heads": 2, "pad_id": 0},
     "qwen3": {"num_kv_heads": 2, "head_dim": 6, "pad_id": 0},
+    "t5": {"head_dim": 6},
 }
 """Families that have the trunk of one under contract, or a contract test of their own."""
 ENCODERS = [name for name, family in FAMILIES.items() if family.inputs == BATCH_INPUTS]
@@ -118,6 +121,17 @@ def apply(model: Model, params, batch, key: jax.Array | None = None) -> np.ndarr
     """The model's outputs; one compilation per model and shape."""
     compiled = _compiled.setdefault(id(model), jax.jit(model.apply, compiler_options=FAST))  # keeps the model alive
     return np.asarray(compiled(params, inputs(batch, model), key))
+
+
+def column_gradients(states, extra: jax.Array, length: int) -> jax.Array:
+    """How much each of the `length` rows of states(extra) changes with each row of `extra`: [length, len(extra)].
+
+    Row by row: jaxlib 0.10.2 for CPU gets the gradient of a norm wrong for many cotangents at once (`jax.jacrev`).
+    """
+    width = jax.eval_shape(states, extra).shape[-1]
+    mix = np.random.default_rng(0).normal(size=width).astype(np.float32)
+    one = jax.grad(lambda extra, row: (states(extra)[row] * mix).sum())
+    return jax.lax.map(lambda row: jnp.abs(one(extra, row)).max(-1), jnp.arange(length))
 
 
 def formula_tensor(key: str, shape: Sequence[int]) -> np.ndarray:

@@ -24,6 +24,8 @@ class Row:
     """einops pattern HF -> parameter of one layer, "(n h) d -> d n h"; empty: the same shape."""
     first: int = 0
     """What `{i}` counts from, where earlier layers are parameters of their own."""
+    otherwise: str = ""
+    """Key that is read where `key` is absent: a tensor that the checkpoint's model had tied this one to."""
 
     @property
     def stacked(self) -> bool:
@@ -122,6 +124,8 @@ def plan_import(table: Table, params: Mapping[str, Sequence[int]], tensors: Mapp
     for row in rows_for(table, params):
         shape = params[row.param]
         keys = row.keys(shape)
+        if row.otherwise in spelled and keys[0] not in spelled:
+            keys = [row.otherwise]
         if not all(key in spelled for key in keys):
             missing.append(row.param)
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxlm.errors import UserError
-from jaxlm.models import bert, distilbert, electra, gpt2, llama_family, recurrent, roberta
+from jaxlm.models import bert, distilbert, electra, gpt2, llama_family, recurrent, roberta, t5
 from jaxlm.models.base import Family, Model
 
 FAMILIES: dict[str, Family] = {
@@ -15,9 +15,11 @@ FAMILIES: dict[str, Family] = {
     "llama": llama_family.FAMILY,
     "lstm": recurrent.LSTM_FAMILY,
     "mistral": llama_family.MISTRAL,
+    "mt5": t5.MT5_FAMILY,
     "qwen2": llama_family.QWEN2,
     "qwen3": llama_family.QWEN3,
     "roberta": roberta.FAMILY,
+    "t5": t5.FAMILY,
     "xlm-roberta": roberta.XLM_FAMILY,
 }
 

@@ -38,8 +38,8 @@ class Family:
     config: type
     presets: Mapping[str, Any]
     published: Mapping[str, int]
-    """Preset -> published parameter count: as a language model where the family has a causal_lm head, else as a
-    classifier of two labels."""
+    """Preset -> published parameter count: as a language model (causal_lm, seq2seq_lm) where the family has such a
+    head, else as a classifier of two labels."""
     trunk: Callable[[Any, Compute], nn.Module]
     """(config, compute) -> module; called by name with those of `inputs` that a batch has, and a key; returns [R, S, D]
     (slots given) or [R, T, D]."""

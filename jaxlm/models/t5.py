@@ -1,0 +1,411 @@
+"""T5 (Raffel et al., 2020, arXiv:1910.10683), its version 1.1 (Shazeer, 2020, arXiv:2002.05202; FLAN-T5 is one) and mT5
+(Xue et al., 2021, arXiv:2010.11934): encoder and decoder with relative positions.
+
+Shape letters: R rows, T encoder length, U decoder length, D embed, N heads, H head_dim, V vocab.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxlm.attention import attend, causal_mask, segment_mask
+from jaxlm.errors import UserError
+from jaxlm.heads import LanguageModelHead, LogitFactors
+from jaxlm.hf.table import Row, Table
+from jaxlm.layers import (
+    ACTIVATIONS,
+    Compute,
+    Key,
+    activation,
+    dense,
+    dropout,
+    init_stack,
+    normal,
+    param,
+    rms_norm,
+    run_stack,
+    split,
+)
+from jaxlm.models.base import Family, read_hf, write_hf
+from jaxlm.sharding import constrain
+
+
+@dataclass(frozen=True)
+class T5Config:
+    vocab_size: int = 32128
+    num_layers: int = 6
+    num_decoder_layers: int | None = None
+    """As many as the encoder's where not given."""
+    embed_dim: int = 512
+    num_heads: int = 8
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    num_buckets: int = 32
+    """Distances that the relative positions tell apart."""
+    max_distance: int = 128
+    """Beyond it, all distances are one."""
+    activation: str = "relu"
+    gated: bool = False
+    """The MLP multiplies the activation by a second map of its input (version 1.1)."""
+    tied: bool = True
+    """Logits by the token table, from states scaled by embed_dim^-1/2 (version 1.0)."""
+    norm_eps: float = 1e-6
+    dropout: float = 0.1
+    attention_dropout: float | None = None
+    """Of the attention probabilities, where it is not `dropout`; HF's config.json has no place for it."""
+    classifier_dropout: float = 0.0
+    init_factor: float = 1.0
+    eos_id: int = 1
+    pad_id: int = 0
+    decoder_start_id: int = 0
+
+    max_positions: ClassVar[int] = 1_000_000
+    """No limit: far distances share a bucket."""
+
+    def __post_init__(self) -> None:
+        if self.num_buckets < 4 or self.max_distance <= self.num_buckets // 2:
+            raise UserError(
+                f"model config: expected at least 4 buckets of relative positions and a max_distance above half of "
+                f"their number, found {self.num_buckets} and {self.max_distance}"
+            )
+        if self.gated and self.activation == "gelu":
+            raise UserError("model config: HF's name gated-gelu means the activation 'gelu_new'; expected that")
+
+
+def relative_buckets(
+    distances: np.ndarray, *, num_buckets: int, max_distance: int, bidirectional: bool
+) -> np.ndarray:
+    """Bucket of each distance (key's column less query's): one each for near ones, then wider by the logarithm.
+
+    Of an encoder (`bidirectional`), half of the buckets are for keys behind the query; in a decoder there are none.
+    """
+    if bidirectional:
+        num_buckets //= 2
+        first = np.where(distances > 0, num_buckets, 0)
+        distances = np.abs(distances)
+    else:
+        first = np.zeros_like(distances)
+        distances = np.maximum(-distances, 0)
+    exact = num_buckets // 2
+    # In float32, since the published models were trained with what it rounds to.
+    octaves = np.log(np.maximum(distances, 1).astype(np.float32) / np.float32(exact))
+    octaves = octaves / np.float32(math.log(max_distance / exact)) * np.float32(num_buckets - exact)
+    far = np.minimum(exact + octaves.astype(np.int64), num_buckets - 1)
+    return first + np.where(distances < exact, distances, far)
+
+
+def relative_bias(
+    table_XN: Float[Array, "X N"], length: int, *, max_distance: int, bidirectional: bool
+) -> Float[Array, "1 N T T"]:
+    """What the logit of each query and key gains by their distance; `table` has a row for each bucket."""
+    distances = np.arange(1 - length, length + 1)
+    buckets = relative_buckets(
+        distances, num_buckets=table_XN.shape[0], max_distance=max_distance, bidirectional=bidirectional
+    )
+    of_distance_NK = table_XN[buckets].T
+    # Row t is the distances from -t on. Rows of 2T laid end to end and cut at 2T - 1 each start one earlier, which
+    # spares the gradient a scatter of T^2 elements.
+    num_heads, width = of_distance_NK.shape
+    rows = jnp.broadcast_to(of_distance_NK[:, None], (num_heads, length, width)).reshape(num_heads, -1)
+    shifted = rows[:, : length * (width - 1)].reshape(num_heads, length, width - 1)
+    return shifted[None, :, :, length - 1 :]
+
+
+def _attention(
+    block: Block,
+    name: str,
+    x_RTD: jax.Array,
+    mask_R1TS: jax.Array,
+    key: Key,
+    *,
+    bias: jax.Array | None = None,
+    context_RSD: jax.Array | None = None,
+) -> jax.Array:
+    """x + attention of its norm to itself, or to the states `context`; parameters are called after `name`."""
+    c, dtype, rules = block.config, block.compute.dtype, block.compute.rules
+    D, N, H, f = c.embed_dim, c.num_heads, c.head_dim, c.init_factor
+    axes = ("embed", "heads", "head_dim")
+    probs_key, output_key = split(key, 2)
+    y = rms_norm(block, f"{name}norm", x_RTD, c.norm_eps)
+    source = y if context_RSD is None else context_RSD
+    # The logits are not scaled: the query's initialisation is, instead.
+    q = dense(block, f"{name}q", y, (D, N, H), axes, init=normal(f * (D * H) ** -0.5), dtype=dtype, bias=False)
+    k = dense(block, f"{name}k", source, (D, N, H), axes, init=normal(f * D**-0.5), dtype=dtype, bias=False)
+    v = dense(block, f"{name}v", source, (D, N, H), axes, init=normal(f * D**-0.5), dtype=dtype, bias=False)
+    q, k, v = (constrain(z, ("batch", "length", "act_heads", "head_dim"), rules) for z in (q, k, v))
+    rate = c.dropout if c.attention_dropout is None else c.attention_dropout
+    y = attend(
+        q, k, v, mask_R1TS, bias=bias, scale=1.0,
+        dropout_rate=rate, key=probs_key, implementation=block.compute.attention,
+    )  # fmt: skip
+    y = dense(
+        block, f"{name}o", y, (N, H, D), axes[1:] + axes[:1],
+        contract=2, init=normal(f * (N * H) ** -0.5), dtype=dtype, bias=False,
+    )  # fmt: skip
+    return constrain(x_RTD + dropout(y, c.dropout, output_key), ("batch", "length", "act_embed"), rules)
+
+
+class Block(nn.Module):
+    """Attention to the stack itself, in a decoder then to the encoder, then the MLP, each added to the states."""
+
+    config: T5Config
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        x_RTD: Float[Array, "R T D"],
+        mask_R1TT: Bool[Array, "R 1 T T"],
+        bias_1NTT: Float[Array, "1 N T T"],
+        context_RSD: Float[Array, "R S D"] | None = None,
+        context_mask_R1TS: Bool[Array, "R 1 T S"] | None = None,
+        key: Key = None,
+    ) -> Float[Array, "R T D"]:
+        c, dtype, rules = self.config, self.compute.dtype, self.compute.rules
+        D, F, f = c.embed_dim, c.mlp_dim, c.init_factor
+        self_key, cross_key, inner_key, output_key = split(key, 4)
+        x = _attention(self, "", x_RTD, mask_R1TT, self_key, bias=bias_1NTT)
+        if context_RSD is not None and context_mask_R1TS is not None:
+            x = _attention(self, "cross_", x, context_mask_R1TS, cross_key, context_RSD=context_RSD)
+
+        y = rms_norm(self, "mlp_norm", x, c.norm_eps)
+        init, axes = normal(f * D**-0.5), ("embed", "mlp")
+        maps = [
+            dense(self, name, y, (D, F), axes, init=init, dtype=dtype, bias=False)
+            for name in (("gate", "linear") if c.gated else ("up",))
+        ]
+        first, *second = (constrain(z, ("batch", "length", "act_mlp"), rules) for z in maps)
+        y = activation(c.activation)(first)
+        y = dropout(y * second[0] if c.gated else y, c.dropout, inner_key)
+        y = dense(self, "down", y, (F, D), axes[::-1], init=normal(f * F**-0.5), dtype=dtype, bias=False)
+        return constrain(x + dropout(y, c.dropout, output_key), ("batch", "length", "act_embed"), rules)
+
+
+class Stack(nn.Module):
+    """All blocks, their parameters stacked, the relative positions that they share, and the last norm."""
+
+    config: T5Config
+    num_layers: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        x_RTD: Float[Array, "R T D"],
+        segment_ids_RT: Int[Array, "R T"],
+        context_RSD: Float[Array, "R S D"] | None = None,
+        context_ids_RS: Int[Array, "R S"] | None = None,
+        key: Key = None,
+    ) -> Float[Array, "R T D"]:
+        """Reads itself in both directions; where there is a `context`, from left to right, and the context besides."""
+        c = self.config
+        embed_key, stack_key, output_key = split(key, 3)
+        x = dropout(x_RTD.astype(self.compute.dtype), c.dropout, embed_key)
+        x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
+        encodes = context_ids_RS is None
+        mask = (segment_mask if encodes else causal_mask)(segment_ids_RT, segment_ids_RT)
+        context_mask = None if encodes else segment_mask(segment_ids_RT, context_ids_RS)
+        table = param(
+            self, "relative_bias", normal(c.init_factor * c.embed_dim**-0.5), (c.num_buckets, c.num_heads),
+            ("buckets", "heads"),
+        )  # fmt: skip
+        bias = relative_bias(table, x.shape[1], max_distance=c.max_distance, bidirectional=encodes)
+        block = Block(c, self.compute)
+        params = self.param("layers", init_stack(block, self.num_layers, x, mask, bias, context_RSD, context_mask))
+
+        def apply(layer: Any, x: Array, k: Key) -> Any:
+            return block.apply({"params": layer}, x, mask, bias, context_RSD, context_mask, k)
+
+        x = run_stack(apply, params, x, stack_key, self.compute)
+        return dropout(rms_norm(self, "final_norm", x, c.norm_eps), c.dropout, output_key)
+
+
+class T5Trunk(nn.Module):
+    config: T5Config
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "R T"],
+        segment_ids: Int[Array, "R T"],
+        decoder_tokens: Int[Array, "R U"],
+        decoder_segment_ids: Int[Array, "R U"],
+        key: Key = None,
+    ) -> Float[Array, "R U D"]:
+        """Returns the decoder's states. A segment of the decoder reads the encoder's segment of the same number."""
+        c = self.config
+        encoder_key, decoder_key = split(key, 2)
+        table = param(self, "tokens", normal(c.init_factor), (c.vocab_size, c.embed_dim), ("vocab", "embed"))
+        encoder = Stack(c, c.num_layers, self.compute, name="encoder")
+        decoder = Stack(c, c.num_decoder_layers or c.num_layers, self.compute, name="decoder")
+        context = encoder(jnp.take(table, tokens, axis=0), segment_ids, key=encoder_key)
+        x = jnp.take(table, decoder_tokens, axis=0)
+        return decoder(x, decoder_segment_ids, context, segment_ids, key=decoder_key)
+
+
+class ScaledHead(nn.Module):
+    """Logits by the token table, whose rows are of unit size in each component, from states scaled down to it."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "R U D"], key: Key, table: Array) -> LogitFactors:
+        del key
+        return LogitFactors(x * jnp.asarray(table.shape[1] ** -0.5, x.dtype), table)
+
+
+def _seq2seq_lm(config: T5Config, compute: Compute, num_outputs: int) -> nn.Module:
+    del compute, num_outputs
+    return ScaledHead() if config.tied else LanguageModelHead(config.vocab_size, False, config.embed_dim**-0.5)
+
+
+# Our config field -> HF's.
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "num_layers": "num_layers",
+    "num_decoder_layers": "num_decoder_layers",
+    "embed_dim": "d_model",
+    "num_heads": "num_heads",
+    "head_dim": "d_kv",
+    "mlp_dim": "d_ff",
+    "num_buckets": "relative_attention_num_buckets",
+    "max_distance": "relative_attention_max_distance",
+    "norm_eps": "layer_norm_epsilon",
+    "dropout": "dropout_rate",
+    "classifier_dropout": "classifier_dropout",
+    "init_factor": "initializer_factor",
+    "eos_id": "eos_token_id",
+    "pad_id": "pad_token_id",
+    "decoder_start_id": "decoder_start_token_id",
+}
+_DEFAULTS = write_hf(T5Config(), _FIELDS)
+
+
+def _from_hf(config: Mapping[str, Any]) -> T5Config:
+    values = read_hf(config, _FIELDS, _DEFAULTS)
+    if values["num_decoder_layers"] == values["num_layers"]:
+        values["num_decoder_layers"] = None
+    kind = config.get("feed_forward_proj", "relu")
+    *gated, act = kind.split("-")
+    act = "gelu_new" if kind == "gated-gelu" else act
+    if gated not in ([], ["gated"]) or act not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise UserError(
+            f"config.json: feed_forward_proj={kind!r} is not supported; expected one of {known}, or gated- and one"
+        )
+    # Transformers 5 writes tie_word_embeddings=true for both versions, and tells them apart by a key of its own.
+    tied = config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
+    return T5Config(**values, activation=act, gated=bool(gated), tied=tied)
+
+
+def _to_hf(config: T5Config) -> dict[str, Any]:
+    act = "gelu" if config.gated and config.activation == "gelu_new" else config.activation
+    return {
+        **write_hf(config, _FIELDS),
+        "num_decoder_layers": config.num_decoder_layers or config.num_layers,
+        "feed_forward_proj": f"gated-{act}" if config.gated else act,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": config.tied,
+    }
+
+
+def _mt5_from_hf(config: Mapping[str, Any]) -> T5Config:
+    """mT5 never scales the states, whatever config.json says of tied embeddings."""
+    silent = {"vocab_size": 250112, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"}
+    given = {key: value for key, value in config.items() if value is not None}
+    return replace(_from_hf({**silent, **given}), tied=False)
+
+
+def _stack_rows(ours: str, mlp: int) -> tuple[Row, ...]:
+    """HF rows of a stack; `mlp` is the number of HF's sub-layer that holds the MLP."""
+    layer = f"{ours}.block.{{i}}.layer."
+    parts = [("", f"{layer}0.", "SelfAttention")]
+    if mlp == 2:
+        parts.append(("cross_", f"{layer}1.", "EncDecAttention"))
+    rows = []
+    for name, prefix, module in parts:
+        rows.append(Row(f"trunk/{ours}/layers/{name}norm_scale", f"{prefix}layer_norm.weight"))
+        for part in "qkv":
+            rows.append(Row(f"trunk/{ours}/layers/{name}{part}", f"{prefix}{module}.{part}.weight", "(n h) d -> d n h"))
+        rows.append(Row(f"trunk/{ours}/layers/{name}o", f"{prefix}{module}.o.weight", "d (n h) -> n h d"))
+    return (
+        *rows,
+        Row(f"trunk/{ours}/layers/mlp_norm_scale", f"{layer}{mlp}.layer_norm.weight"),
+        Row(f"trunk/{ours}/layers/up", f"{layer}{mlp}.DenseReluDense.wi.weight", "f d -> d f"),
+        Row(f"trunk/{ours}/layers/gate", f"{layer}{mlp}.DenseReluDense.wi_0.weight", "f d -> d f"),
+        Row(f"trunk/{ours}/layers/linear", f"{layer}{mlp}.DenseReluDense.wi_1.weight", "f d -> d f"),
+        Row(f"trunk/{ours}/layers/down", f"{layer}{mlp}.DenseReluDense.wo.weight", "d f -> f d"),
+        Row(f"trunk/{ours}/relative_bias", f"{ours}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+        Row(f"trunk/{ours}/final_norm_scale", f"{ours}.final_layer_norm.weight"),
+    )
+
+
+_SMALL = T5Config()
+_BASE = replace(_SMALL, num_layers=12, embed_dim=768, num_heads=12, mlp_dim=3072)
+_LARGE = replace(_SMALL, num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096)
+_NEW = replace(_SMALL, num_layers=8, num_heads=6, mlp_dim=1024, activation="gelu_new", gated=True, tied=False)
+_VERSION_1_1 = {
+    "small": _NEW,
+    "base": replace(_NEW, num_layers=12, embed_dim=768, num_heads=12, mlp_dim=2048),
+    "large": replace(_NEW, num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=2816),
+    "xl": replace(_NEW, num_layers=24, embed_dim=2048, num_heads=32, mlp_dim=5120),
+}
+
+FAMILY = Family(
+    name="t5",
+    config=T5Config,
+    presets={
+        "small": _SMALL,
+        "base": _BASE,
+        "large": _LARGE,
+        "3b": replace(_LARGE, num_heads=32, head_dim=128, mlp_dim=16384),
+        **{f"v1_1-{size}": config for size, config in _VERSION_1_1.items()},
+    },
+    published={
+        "small": 60_506_624,
+        "base": 222_903_552,
+        "large": 737_668_096,
+        "3b": 2_851_598_336,
+        "v1_1-small": 76_961_152,
+        "v1_1-base": 247_577_856,
+        "v1_1-large": 783_150_080,
+        "v1_1-xl": 2_849_757_184,
+    },
+    trunk=T5Trunk,
+    heads={"seq2seq_lm": _seq2seq_lm},
+    architectures={"seq2seq_lm": "T5ForConditionalGeneration"},
+    table=Table(
+        rows=(
+            Row("trunk/tokens", "shared.weight"),
+            *_stack_rows("encoder", 1),
+            *_stack_rows("decoder", 2),
+            # Transformers 5 leaves a head out that it has tied, whatever the version.
+            Row("head/unembed", "lm_head.weight", otherwise="shared.weight"),
+        ),
+        prefix="",
+        ignore=(
+            r"^(encoder|decoder)\.embed_tokens\.weight$", r"^lm_head\.weight$",
+            r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",  # never read
+        ),  # fmt: skip
+    ),
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    inputs=("tokens", "segment_ids", "decoder_tokens", "decoder_segment_ids"),
+)
+
+MT5_FAMILY = replace(
+    FAMILY,
+    name="mt5",
+    presets={size: replace(config, vocab_size=250112) for size, config in _VERSION_1_1.items()},
+    published={"small": 300_176_768, "base": 582_401_280, "large": 1_229_581_312, "xl": 3_742_619_648},
+    architectures={"seq2seq_lm": "MT5ForConditionalGeneration"},
+    from_hf=_mt5_from_hf,
+)
