@@ -46,9 +46,7 @@ class PooledClassifier(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(
-        self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None
-    ) -> Float[Array, "R S C"]:
+    def __call__(self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None) -> Float[Array, "R S C"]:
         del table
         embed_dim = x_RSD.shape[-1]
         before, after = split(key, 2)
@@ -82,9 +80,7 @@ class LinearClassifier(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(
-        self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None
-    ) -> Float[Array, "R S C"]:
+    def __call__(self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None) -> Float[Array, "R S C"]:
         del table
         x = dropout(x_RSD, self.dropout, key)
         outputs = dense(

@@ -96,9 +96,7 @@ def open_predictor(
     return load_predictor(name, text=text)
 
 
-def _open_text(
-    config: Config | None, checkpoint: Checkpoint, column: str, changes: Mapping[str, Any]
-) -> TextPredictor:
+def _open_text(config: Config | None, checkpoint: Checkpoint, column: str, changes: Mapping[str, Any]) -> TextPredictor:
     settings = config.task.samples if config is not None else SamplesConfig()  # type: ignore[union-attr]
     compute = make_compute(config.model if config else ModelConfig(), make_rules("ddp", make_mesh("ddp")))
     model = Model(checkpoint.family, checkpoint.model_config, "causal_lm", 0, compute)

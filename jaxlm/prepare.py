@@ -138,9 +138,7 @@ def build_model(config: Config, task: Any, tokenizer: Tokenizer, checkpoint: Che
             f"most {sizes.max_positions}"
         )
     mesh = make_mesh(config.mesh.preset, data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
-    built = Model(
-        family, sizes, task.head, task.num_outputs, make_compute(model, make_rules(config.mesh.preset, mesh))
-    )
+    built = Model(family, sizes, task.head, task.num_outputs, make_compute(model, make_rules(config.mesh.preset, mesh)))
     built.shapes  # noqa: B018  a head that the family lacks, or sizes that do not divide, show now
     return built
 

@@ -69,9 +69,7 @@ def prepare_corpora(
     train = config.data.train if "train" in splits else None
     texts = None if train is None else lambda: _texts(config, column, train)
     tokenizer = make_tokenizer(config, checkpoint, cache, texts)
-    task: PretrainingTask = PRETRAINING[config.task.kind].from_tokenizer(
-        config.task, tokenizer, config.data.max_length
-    )
+    task: PretrainingTask = PRETRAINING[config.task.kind].from_tokenizer(config.task, tokenizer, config.data.max_length)
     stream = config.data.tokenize == "stream" and train is not None
     opened = open_corpora(
         config.data,

@@ -126,9 +126,7 @@ def constrain(x: jax.Array, axes: Sequence[str | None], rules: Rules) -> jax.Arr
 
 def boxed_axes(boxed: Any) -> Any:
     """Returns the tree of logical-axis tuples of a tree of `nn.Partitioned` boxes."""
-    return jax.tree.map(
-        lambda box: tuple(box.names), boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
-    )
+    return jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
 
 def is_axes(leaf: Any) -> bool:

@@ -220,9 +220,7 @@ def _metric(prepared: Prepared) -> str | None:
     return metric
 
 
-def _start(
-    plan: Plan, checkpoints: Checkpointer, metric: str | None
-) -> tuple[TrainState, Progress, tuple[str, ...]]:
+def _start(plan: Plan, checkpoints: Checkpointer, metric: str | None) -> tuple[TrainState, Progress, tuple[str, ...]]:
     """The state to go on from: the newest sound checkpoint, else the first step."""
     if checkpoints.latest_step() is None:
         state, initialised = plan.init_state()

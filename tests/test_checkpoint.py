@@ -32,12 +32,22 @@ ROOT = Path(__file__).resolve().parents[1]
 def make_state(step: int, shape: tuple[int, ...] = (8, 16)) -> dict:
     """A train state that is a function of its step; every leaf differs from every other."""
     rng = np.random.default_rng(step)
-    params = {"head": {"kernel": jnp.asarray(rng.standard_normal(shape, np.float32)),
-                       "bias": jnp.asarray(rng.standard_normal(shape[-1:]), jnp.bfloat16)}}
-    moments = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype) if x.ndim else jnp.int32(step),
-                           optax.adamw(1e-3).init(params))
-    return {"params": params, "opt_state": moments, "rng": jax.random.key_data(jax.random.key(step)),
-            "step": jnp.int32(step)}
+    params = {
+        "head": {
+            "kernel": jnp.asarray(rng.standard_normal(shape, np.float32)),
+            "bias": jnp.asarray(rng.standard_normal(shape[-1:]), jnp.bfloat16),
+        }
+    }
+    moments = jax.tree.map(
+        lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype) if x.ndim else jnp.int32(step),
+        optax.adamw(1e-3).init(params),
+    )
+    return {
+        "params": params,
+        "opt_state": moments,
+        "rng": jax.random.key_data(jax.random.key(step)),
+        "step": jnp.int32(step),
+    }
 
 
 def abstract(tree, sharding=None):
@@ -107,8 +117,10 @@ def test_another_mesh_restores_the_same_values(tmp_path, axes):
     specs = {"w": PartitionSpec("fsdp", "tensor"), "b": PartitionSpec()}
     state = {key: jax.device_put(x, NamedSharding(written_on, specs[key])) for key, x in state.items()}
     mesh = jax.make_mesh(axes, ("fsdp", "tensor"), axis_types=auto, devices=jax.devices()[: axes[0] * axes[1]])
-    wanted = {"w": NamedSharding(mesh, PartitionSpec("tensor", "fsdp")),
-              "b": NamedSharding(mesh, PartitionSpec("fsdp"))}
+    wanted = {
+        "w": NamedSharding(mesh, PartitionSpec("tensor", "fsdp")),
+        "b": NamedSharding(mesh, PartitionSpec("fsdp")),
+    }
     with checkpointer(tmp_path) as saver:
         saver.save(1, state, {})
         _, restored, _ = saver.restore({key: abstract(x, wanted[key]) for key, x in state.items()})
@@ -154,10 +166,14 @@ def test_a_step_that_is_not_above_the_newest_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s["params"]["head"].update(kernel=jnp.zeros((8, 17))),
-         r"params/head/kernel: stored float32\[8, 16\], expected float32\[8, 17\]"),
-        (lambda s: s["params"]["head"].update(bias=jnp.zeros(16)),
-         r"params/head/bias: stored bfloat16\[16\], expected float32\[16\]"),
+        (
+            lambda s: s["params"]["head"].update(kernel=jnp.zeros((8, 17))),
+            r"params/head/kernel: stored float32\[8, 16\], expected float32\[8, 17\]",
+        ),
+        (
+            lambda s: s["params"]["head"].update(bias=jnp.zeros(16)),
+            r"params/head/bias: stored bfloat16\[16\], expected float32\[16\]",
+        ),
         (lambda s: s["params"].update(pooler=jnp.zeros(2)), r"params/pooler: stored nothing, expected float32\[2\]"),
         (lambda s: s.pop("rng"), r"rng: stored uint32\[2\], expected nothing"),
     ],
@@ -184,8 +200,11 @@ def test_a_missing_step_is_a_users_error_that_lists_the_steps(tmp_path):
 
 def test_a_flipped_bit_in_any_file_is_found(tmp_path, caplog):
     save_steps(tmp_path / "good", 1, 2)
-    files = [path.relative_to(tmp_path / "good") for path in sorted((tmp_path / "good" / "2").rglob("*"))
-             if path.is_file() and path.stat().st_size]
+    files = [
+        path.relative_to(tmp_path / "good")
+        for path in sorted((tmp_path / "good" / "2").rglob("*"))
+        if path.is_file() and path.stat().st_size
+    ]
     assert len(files) > 8
     rng = random.Random(0)
     for file in files:
@@ -284,8 +303,15 @@ def test_what_a_killed_save_left_is_removed_on_start(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "surface", [lambda s: s.wait(), lambda s: s.save(3, make_state(3), {}), lambda s: s.close(),
-                lambda s: s.restore(abstract(make_state(1)))], ids=["wait", "save", "close", "restore"])
+    "surface",
+    [
+        lambda s: s.wait(),
+        lambda s: s.save(3, make_state(3), {}),
+        lambda s: s.close(),
+        lambda s: s.restore(abstract(make_state(1))),
+    ],
+    ids=["wait", "save", "close", "restore"],
+)
 def test_a_failed_background_save_surfaces_and_the_earlier_checkpoint_stays(tmp_path, monkeypatch, capfd, surface):
     saver = checkpointer(tmp_path, metric="f1", keep=1)
     saver.save(1, make_state(1), {"step": 1}, {"f1": 0.1}, wait=True)
@@ -378,9 +404,15 @@ def test_orbax_log_is_held_back_only_while_in_use(tmp_path):
 
 def test_tree_digest_sees_every_difference():
     trees = [
-        {"a": jnp.zeros(2)}, {"b": jnp.zeros(2)}, {"a": jnp.zeros((2, 1))}, {"a": jnp.zeros(2, jnp.int32)},
-        {"a": jnp.array([0.0, -0.0])}, {"a": jnp.zeros(2), "b": jnp.zeros(())}, {"a": {"b": jnp.zeros(2)}},
-        {"a": jax.random.key(0)}, {"a": jax.random.key(1)},
+        {"a": jnp.zeros(2)},
+        {"b": jnp.zeros(2)},
+        {"a": jnp.zeros((2, 1))},
+        {"a": jnp.zeros(2, jnp.int32)},
+        {"a": jnp.array([0.0, -0.0])},
+        {"a": jnp.zeros(2), "b": jnp.zeros(())},
+        {"a": {"b": jnp.zeros(2)}},
+        {"a": jax.random.key(0)},
+        {"a": jax.random.key(1)},
     ]
     for one, other in itertools.combinations(trees, 2):
         assert tree_digest(one) != tree_digest(other)

@@ -228,7 +228,7 @@ def test_every_form_of_classification(tmp_path, problem):
             row["second"] = "lovely plot"
             task["text"] = ["text", "second"]
         elif problem == "multiclass":
-            row["label"] = (2 if row["id"] % 5 == 0 else int(good))
+            row["label"] = 2 if row["id"] % 5 == 0 else int(good)
         elif problem == "multilabel":
             row["label"] = [name for name, on in (("nice", good), ("odd", row["id"] % 3 == 0)) if on]
         else:

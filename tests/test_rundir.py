@@ -38,11 +38,26 @@ def holder(tmp_path):
 def test_paths_are_the_documented_layout(tmp_path):
     run = RunDir.open(tmp_path / "runs", "x", fresh=False)
     assert run.path == tmp_path / "runs" / "x" and run.path.is_dir()
-    named = [run.config, run.checkpoints, run.metrics, run.tensorboard, run.summary, run.report, run.predictions,
-             run.model]
+    named = [
+        run.config,
+        run.checkpoints,
+        run.metrics,
+        run.tensorboard,
+        run.summary,
+        run.report,
+        run.predictions,
+        run.model,
+    ]
     assert [path.relative_to(run.path).as_posix() for path in named] == [
-        "config.yaml", "checkpoints", "metrics.jsonl", "tensorboard", "summary.json", "report.html", "predictions",
-        "model"]
+        "config.yaml",
+        "checkpoints",
+        "metrics.jsonl",
+        "tensorboard",
+        "summary.json",
+        "report.html",
+        "predictions",
+        "model",
+    ]
     assert list(run.path.iterdir()) == []  # the probe leaves nothing
 
 
@@ -53,7 +68,10 @@ def test_opening_again_keeps_the_content_and_fresh_moves_it_aside(tmp_path):
         run.write_text("note", content)
         assert (RunDir.open(tmp_path, "x", fresh=False).path / "note").read_text() == content
     assert {path.name: (path / "note").read_text() for path in tmp_path.iterdir()} == {
-        "x.old-1": "first", "x.old-2": "second", "x": "third"}
+        "x.old-1": "first",
+        "x.old-2": "second",
+        "x": "third",
+    }
 
 
 def test_a_second_process_is_told_who_holds_the_run(holder):
@@ -123,7 +141,10 @@ def test_json_is_standard_and_round_trips(tmp_path):
     run.write_json("a/b.json", {"score": float("nan"), "scores": [1.5, float("-inf")], "name": "é"})
     text = (run.path / "a" / "b.json").read_text(encoding="utf-8")
     assert "é" in text and json.loads(text, parse_constant=pytest.fail) == {
-        "score": None, "scores": [1.5, None], "name": "é"}
+        "score": None,
+        "scores": [1.5, None],
+        "name": "é",
+    }
     assert run.read_json("a/b.json") == json.loads(text)
     (run.path / "a" / "b.json").write_text('{"score":')
     with pytest.raises(UserError, match=r"a/b\.json: expected JSON"):
@@ -131,7 +152,8 @@ def test_json_is_standard_and_round_trips(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("summary", "finished"), [(None, False), ({"status": "interrupted"}, False), ({"status": "finished"}, True)])
+    ("summary", "finished"), [(None, False), ({"status": "interrupted"}, False), ({"status": "finished"}, True)]
+)
 def test_finished_is_read_from_the_summary(tmp_path, summary, finished):
     run = RunDir.open(tmp_path, "x", fresh=False)
     if summary is not None:

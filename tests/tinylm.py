@@ -20,8 +20,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "causal_lm": {"family": "gpt2", "config": TINY, "train_tokenizer": {"type": "char"}},
     "span_corruption": {
         "family": "t5",
-        "config": {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "head_dim": 8, "mlp_dim": 64, "gated": True,
-                   "activation": "gelu_new", "tied": False},
+        "config": {
+            "num_layers": 2,
+            "embed_dim": 32,
+            "num_heads": 4,
+            "head_dim": 8,
+            "mlp_dim": 64,
+            "gated": True,
+            "activation": "gelu_new",
+            "tied": False,
+        },
         "train_tokenizer": {"type": "unigram", "vocab_size": 250},
     },
     "prefix_lm": {"family": "gpt2", "config": TINY, "train_tokenizer": {"type": "char"}},

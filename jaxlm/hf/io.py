@@ -94,7 +94,7 @@ class Checkpoint:
         if pickled:
             raise UserError(
                 f"{self.directory}: only has {', '.join(pickled)}; jaxlm never unpickles. Convert once, where "
-                f"torch and transformers are installed: python -c \"from transformers import AutoModel; "
+                f'torch and transformers are installed: python -c "from transformers import AutoModel; '
                 f"AutoModel.from_pretrained('{self.directory}').save_pretrained('{self.directory}')\""
             )
         raise UserError(f"{self.directory}: no {WEIGHTS} (or {INDEX}); expected an HF-format model directory")

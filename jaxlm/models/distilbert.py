@@ -128,7 +128,9 @@ FAMILY = Family(
         ),
         prefix="distilbert.",
         ignore=(
-            r"^vocab_(transform|layer_norm|projector)\.", r"embeddings\.position_ids$", r"^(pre_)?classifier\.",
+            r"^vocab_(transform|layer_norm|projector)\.",
+            r"embeddings\.position_ids$",
+            r"^(pre_)?classifier\.",
             r"^qa_outputs\.",
         ),  # fmt: skip
     ),

@@ -272,8 +272,11 @@ FAMILY = Family(
         ),
         prefix="electra.",
         ignore=(
-            r"^discriminator_predictions\.", r"^generator_(predictions|lm_head)\.", r"embeddings\.position_ids$",
-            r"^classifier\.", r"^qa_outputs\.",
+            r"^discriminator_predictions\.",
+            r"^generator_(predictions|lm_head)\.",
+            r"embeddings\.position_ids$",
+            r"^classifier\.",
+            r"^qa_outputs\.",
         ),  # fmt: skip
         aliases=OLD_NORM_NAMES,
         local=(r"^generator/",),

@@ -249,7 +249,11 @@ FAMILY = Family(
         prefix="transformer.",
         ignore=(
             r"\.attn\.(masked_)?bias$",  # buffers: the causal mask
-            r"^lm_head\.weight$", r"^multiple_choice_head\.", r"^score\.", r"^classifier\.", r"^qa_outputs\.",
+            r"^lm_head\.weight$",
+            r"^multiple_choice_head\.",
+            r"^score\.",
+            r"^classifier\.",
+            r"^qa_outputs\.",
         ),  # fmt: skip
     ),
     from_hf=_from_hf,

@@ -128,7 +128,11 @@ FAMILY = Family(
         ),
         prefix="roberta.",
         ignore=(
-            r"^lm_head\.", r"embeddings\.position_ids$", r"^roberta\.pooler\.", r"^classifier\.", r"^qa_outputs\.",
+            r"^lm_head\.",
+            r"embeddings\.position_ids$",
+            r"^roberta\.pooler\.",
+            r"^classifier\.",
+            r"^qa_outputs\.",
         ),  # fmt: skip
         aliases=OLD_NORM_NAMES,
     ),

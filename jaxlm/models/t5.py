@@ -81,9 +81,7 @@ class T5Config:
             raise UserError("model config: HF's name gated-gelu means the activation 'gelu_new'; expected that")
 
 
-def relative_buckets(
-    distances: np.ndarray, *, num_buckets: int, max_distance: int, bidirectional: bool
-) -> np.ndarray:
+def relative_buckets(distances: np.ndarray, *, num_buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
     """Bucket of each distance (key's column less query's): one each for near ones, then wider by the logarithm.
 
     Of an encoder (`bidirectional`), half of the buckets are for keys behind the query; in a decoder there are none.
@@ -392,7 +390,8 @@ FAMILY = Family(
         ),
         prefix="",
         ignore=(
-            r"^(encoder|decoder)\.embed_tokens\.weight$", r"^lm_head\.weight$",
+            r"^(encoder|decoder)\.embed_tokens\.weight$",
+            r"^lm_head\.weight$",
             r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",  # never read
         ),  # fmt: skip
     ),

@@ -54,9 +54,7 @@ def cross_entropy(
     return _chunked_sum(factors, labels, weights, terms, chunk), weights.sum()
 
 
-def token_scores(
-    factors: LogitFactors, labels: jax.Array, *, chunk: int | None = None
-) -> tuple[jax.Array, jax.Array]:
+def token_scores(factors: LogitFactors, labels: jax.Array, *, chunk: int | None = None) -> tuple[jax.Array, jax.Array]:
     """Negative log-likelihood of each label, and whether it has the highest logit: float32 and bool [R, T]."""
     rows, length = labels.shape
     chunk = chunk_size(rows, length, factors.table.shape[0]) if chunk is None else min(chunk, length)

@@ -47,9 +47,7 @@ def replaced_tokens_loss(
     """
 
     def loss(outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        total, weight = cross_entropy(
-            outputs.generator, batch["labels"], batch["weights"], terms=terms, chunk=chunk
-        )
+        total, weight = cross_entropy(outputs.generator, batch["labels"], batch["weights"], terms=terms, chunk=chunk)
         return total + discriminator_weight * mask_rate * _discriminator(outputs, batch)[0], weight
 
     return loss

@@ -80,8 +80,10 @@ class Classification:
         if problem == "regression":
             return cls(config, problem, (config.label,))
         names = config.labels
-        if names is None and checkpoint_labels and set(names_of(values, problem, config.label_separator)) <= _known(
-            checkpoint_labels
+        if (
+            names is None
+            and checkpoint_labels
+            and set(names_of(values, problem, config.label_separator)) <= _known(checkpoint_labels)
         ):
             names = tuple(checkpoint_labels)
         if names is None:

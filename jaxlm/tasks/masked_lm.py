@@ -65,9 +65,7 @@ class MaskedRows:
             columns = choose_masked(
                 original[: inside.sum()], rng, self.vocabulary, rate=self.rate, whole_word=self.whole_word
             )
-            arrays["tokens"] = hide(
-                original, columns, rng, self.vocabulary, masked=self.masked, random=self.random
-            )
+            arrays["tokens"] = hide(original, columns, rng, self.vocabulary, masked=self.masked, random=self.random)
         asked = {
             "slot_positions": np.zeros(self.slots, np.int32),
             "labels": np.zeros(self.slots, np.int32),
