@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.config import Config, ModelConfig
+from jaxlm.data.token_builder import Stop
 from jaxlm.data.tokenize import Tokenizer, load_tokenizer
 from jaxlm.data.train_tokenizer import train_tokenizer
 from jaxlm.errors import UserError
@@ -57,13 +59,21 @@ class Prepared:
         return jax.jit(self.model.init, out_shardings=shardings)(key), ()
 
 
-def prepare(config: Config, *, tokenizer_cache: Path | None = None, splits: Sequence[str] = SPLITS) -> Prepared:
+def prepare(
+    config: Config,
+    *,
+    tokenizer_cache: Path | None = None,
+    splits: Sequence[str] = SPLITS,
+    stop: Stop = lambda: None,
+) -> Prepared:
     """Loads, checks and tokenizes a config's data and builds its model.
 
     Args:
       tokenizer_cache: directory where a tokenizer trained for this run is kept.
       splits: those to load of train, validation, test.
+      stop: asked while a corpus is read; names the signal that asks for an end, if any.
     Raises:
+      Interrupted: it did; what is tokenised so far is saved.
       UserError: whatever the user's config, data or checkpoint got wrong.
     """
     # Here, because both build on this module.
@@ -74,7 +84,7 @@ def prepare(config: Config, *, tokenizer_cache: Path | None = None, splits: Sequ
     if config.model.init is not None:
         checkpoint = Checkpoint(resolve(config.model.init, key="model.init", revision=config.model.revision))
         checkpoint.model_config  # noqa: B018  an unsupported checkpoint is refused before the data is read
-    make = prepare_rows if config.task.kind == "classification" else prepare_corpora
+    make = prepare_rows if config.task.kind == "classification" else partial(prepare_corpora, stop=stop)
     task, tokenizer, data, cleaned = make(config, checkpoint, tokenizer_cache, splits)
     model = build_model(config, task, tokenizer, checkpoint)
     return Prepared(config, task, tokenizer, data, cleaned, model, checkpoint)

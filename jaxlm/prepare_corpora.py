@@ -16,8 +16,10 @@ from jaxlm.data.documents import Documents
 from jaxlm.data.row_stream import RowStream
 from jaxlm.data.rows import RowPlan, plan_corpus
 from jaxlm.data.stream_loader import open_streams
+from jaxlm.data.token_builder import Stop
 from jaxlm.data.token_cache import open_corpora
 from jaxlm.data.tokenize import Tokenizer
+from jaxlm.errors import Interrupted
 from jaxlm.hf.io import Checkpoint
 from jaxlm.prepare import make_tokenizer
 from jaxlm.tasks import PRETRAINING
@@ -58,7 +60,7 @@ class StreamSplit:
 
 
 def prepare_corpora(
-    config: Config, checkpoint: Checkpoint | None, cache: Path | None, splits: Sequence[str]
+    config: Config, checkpoint: Checkpoint | None, cache: Path | None, splits: Sequence[str], *, stop: Stop
 ) -> tuple[PretrainingTask, Tokenizer, dict[str, CorpusSplit | StreamSplit], dict[str, int]]:
     """Returns task, tokenizer, splits, and what the cleaning counted; arguments as in `prepare.prepare`.
 
@@ -67,7 +69,7 @@ def prepare_corpora(
     assert config.task.kind != "classification"
     column = config.task.text
     train = config.data.train if "train" in splits else None
-    texts = None if train is None else lambda: _texts(config, column, train)
+    texts = None if train is None else lambda: _texts(config, column, train, stop)
     tokenizer = make_tokenizer(config, checkpoint, cache, texts)
     task: PretrainingTask = PRETRAINING[config.task.kind].from_tokenizer(config.task, tokenizer, config.data.max_length)
     stream = config.data.tokenize == "stream" and train is not None
@@ -79,6 +81,7 @@ def prepare_corpora(
         cache=Path(config.data.token_cache or Path(config.logging.directory) / "tokens"),
         wrap=task.wrap,
         process_index=jax.process_index(),
+        stop=stop,
     )
     prepared: dict[str, CorpusSplit | StreamSplit] = {
         split: CorpusSplit(
@@ -102,13 +105,15 @@ def prepare_corpora(
     return task, tokenizer, {"train": StreamSplit(tuple(streams)), **prepared}, {}
 
 
-def _texts(config: Config, column: str, source: SourceConfig) -> Iterator[str]:
-    """The training texts, for a tokenizer to be trained on."""
+def _texts(config: Config, column: str, source: SourceConfig, stop: Stop) -> Iterator[str]:
+    """The training texts, for a tokenizer to be trained on; Interrupted where `stop` names a signal."""
     for part in source.mixture or (source,):
         documents = Documents(
             part, key="data.train", split="train", text_column=column, on_bad_row=config.data.on_bad_row
         )
         for piece in documents.read():
+            if (signal := stop()) is not None:
+                raise Interrupted(f"{signal}: the vocabulary is not learned yet; the same command learns it anew")
             yield clean_text(piece.text, config.data.clean)
 
 

@@ -108,7 +108,7 @@ def run_training(
 
     Raises:
       UserError, RunFailure: see the message; what was saved stays.
-      Interrupted: a signal came; the state is saved.
+      Interrupted: a signal came; the state, or what is tokenised so far, is saved.
     """
     first = jax.process_index() == 0
     run = RunDir.open(Path(config.logging.directory), config.name, fresh=config.train.fresh and first)
@@ -117,7 +117,7 @@ def run_training(
         if run.finished:
             log.info("%s is finished; start over with train.fresh=true, or choose another name", run.path)
             return run.read_json("summary.json")
-        prepared = prepare(config, tokenizer_cache=run.path / "tokenizer")
+        prepared = prepare(config, tokenizer_cache=run.path / "tokenizer", stop=lambda: interrupt.received)
         plan = make_plan(prepared)
         metric = _metric(prepared)
         run.write_text("config.yaml", dump_config(config))

@@ -19,6 +19,9 @@ from safetensors.numpy import load_file
 from tinylm import MODELS, TINY, write_pretraining
 from tinyrun import read_jsonl, rows, run, write_config, write_jsonl
 
+from jaxlm.data import text_batches
+from jaxlm.data.documents import Documents
+
 
 def evaluations(folder: Path, name: str = "tiny-lm") -> list[dict]:
     log = read_jsonl(folder / "runs" / name / "metrics.jsonl")
@@ -230,6 +233,49 @@ def test_streamed_training_needs_no_cache_and_resumes(tmp_path, capsys):
     for key, value in weights(tmp_path, "tiny-lm").items():
         np.testing.assert_array_equal(weights(tmp_path, "first")[key], value, err_msg=key)
     assert len(list((tmp_path / "runs/tokens").glob("*/index.json"))) == 1  # of the validation text alone
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_tokenising_saves_what_is_done(tmp_path, monkeypatch, capsys, number):
+    monkeypatch.setattr(text_batches, "_BATCH_TEXTS", 2)
+    read = text_batches.text_batches
+
+    def interrupted(documents, *args):
+        for i, batch in enumerate(read(documents, *args)):
+            if i == 5 and documents.name.startswith("data.train"):
+                os.kill(os.getpid(), number)
+            yield batch
+
+    path = write_pretraining(tmp_path, "causal_lm")
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxlm.data.token_builder.text_batches", interrupted)
+        assert run("pretrain", "--config", path) == 3
+    error = capsys.readouterr().err
+    assert f"interrupted: {number.name}: " in error and "are saved; the same command goes on from there" in error
+    runs = tmp_path / "runs"
+    (building,) = runs.glob("tokens/*.building")
+    assert 0 < (building / "tokens.bin").stat().st_size
+    assert len(list(runs.glob("tokens/*/index.json"))) == 1  # of the validation text, which was whole
+    assert run("pretrain", "--config", path, "train.steps=2") == 0
+    assert "going on after" in capsys.readouterr().err and not list(runs.glob("tokens/*.building"))
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_a_signal_while_a_vocabulary_is_learned_leaves_none(tmp_path, monkeypatch, capsys, kind):
+    path = write_pretraining(tmp_path, "masked_lm", model={"train_tokenizer": {"type": kind, "vocab_size": 200}})
+    read = Documents.read
+
+    def interrupted(documents, start=None):
+        for i, piece in enumerate(read(documents, start)):
+            if i == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield piece
+
+    monkeypatch.setattr(Documents, "read", interrupted)
+    assert run("pretrain", "--config", path) == 3
+    error = capsys.readouterr().err
+    assert "interrupted: SIGINT: the vocabulary is not learned yet; the same command learns it anew" in error
+    assert not (tmp_path / "runs/tiny-lm/tokenizer").exists()
 
 
 def start(config: Path, name: str) -> subprocess.Popen:
