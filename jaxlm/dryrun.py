@@ -37,6 +37,7 @@ def dry_run(config: Config) -> str:
         f"model            {prepared.model.family.name}, {prepared.model.num_parameters:,} parameters"
         + (f", new: {', '.join(initialised)}" if initialised else ""),
         f"task             {_task(prepared)}",
+        f"mesh             {prepared.rules.why}",
         *(f"{name:16s} {_counts(split.describe())}" for name, split in prepared.splits.items()),
         f"steps            {plan.total_steps} ({plan.loader.steps_per_epoch or 'unknown'} per epoch)",
         f"batch shapes     rows {list(shapes.row_counts)} x length {list(shapes.row_lengths)}, "

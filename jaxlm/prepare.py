@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jaxlm.config import Config, ModelConfig
 from jaxlm.data.token_builder import Stop
@@ -20,9 +21,10 @@ from jaxlm.errors import UserError
 from jaxlm.hf.hub import resolve
 from jaxlm.hf.io import Checkpoint, load_params
 from jaxlm.layers import Compute
+from jaxlm.mesh_choice import choose_mesh
 from jaxlm.models import Model, get_family
 from jaxlm.models.base import override
-from jaxlm.sharding import Rules, make_mesh, make_rules
+from jaxlm.sharding import Rules, param_shardings
 
 log = logging.getLogger("jaxlm")
 
@@ -119,7 +121,13 @@ def make_tokenizer(
     return tokenizer
 
 
-def build_model(config: Config, task: Any, tokenizer: Tokenizer, checkpoint: Checkpoint | None) -> Model:
+def build_model(
+    config: Config,
+    task: Any,
+    tokenizer: Tokenizer,
+    checkpoint: Checkpoint | None,
+    devices: Sequence[Any] | None = None,
+) -> Model:
     """Returns the model on its mesh; UserError where config, tokenizer and checkpoint do not fit together."""
     model, where = config.model, "model.family"
     if checkpoint is not None:
@@ -147,9 +155,19 @@ def build_model(config: Config, task: Any, tokenizer: Tokenizer, checkpoint: Che
             f"data.max_length={config.data.max_length}: the model has {sizes.max_positions} positions; set it to at "
             f"most {sizes.max_positions}"
         )
-    mesh = make_mesh(config.mesh.preset, data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
-    built = Model(family, sizes, task.head, task.num_outputs, make_compute(model, make_rules(config.mesh.preset, mesh)))
-    built.shapes  # noqa: B018  a head that the family lacks, or sizes that do not divide, show now
+    built = Model(family, sizes, task.head, task.num_outputs, make_compute(model, Rules()))
+    shapes = built.shapes  # a head that the family lacks shows now
+
+    def divides(mesh: Mesh) -> bool:
+        try:
+            param_shardings(built.axes, shapes, Rules(mesh))
+        except UserError:
+            return False
+        return True
+
+    mesh, why = choose_mesh(config.mesh, built.num_parameters, divides, devices)
+    built = replace(built, compute=make_compute(model, Rules(mesh, why=why)))
+    built.shapes  # noqa: B018  sizes that do not divide show now
     return built
 
 

@@ -3,45 +3,49 @@
 Parameters and activations name their axes (`embed`, `heads`, `batch`, ...); a frozen `Rules` says which mesh axes each
 name is split over. `Rules` is handed in explicitly: it is part of what a jitted function closes over, so changing it
 can never reuse a stale compilation, and a name without a rule is an error instead of silent replication.
+
+There is one table of rules. A preset is a name for sizes: what lies on a mesh axis of size 1 is whole.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlm.errors import UserError
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "context", "tensor")
 BATCH_MESH_AXES = ("data", "fsdp")
 
-# Logical axis -> mesh axes. Parameter axes first, then activation axes.
-_REPLICATED = {
-    "embed": (), "embed_in": (), "heads": (), "kv_heads": (), "qkv": (), "head_dim": (), "mlp": (), "vocab": (),
-    "positions": (), "types": (), "layers": (), "classes": (), "norm": (), "gates": (), "hidden": (),
-    "buckets": (),
-    "batch": BATCH_MESH_AXES, "length": (), "slots": (), "act_embed": (), "act_heads": (), "act_mlp": (),
+# Logical axis -> mesh axes. Parameter axes first, then activation axes. The devices that share a row (`context`) share
+# the parameters, too.
+TABLE: dict[str, tuple[str, ...]] = {
+    "embed": ("fsdp", "context"), "vocab": ("tensor",), "heads": ("tensor",), "kv_heads": ("tensor",),
+    "mlp": ("tensor",), "embed_in": (), "qkv": (), "head_dim": (), "positions": (), "types": (), "layers": (),
+    "classes": (), "norm": (), "gates": (), "hidden": (), "buckets": (),
+    "batch": BATCH_MESH_AXES, "length": ("context",), "kv_length": (), "slots": (), "act_embed": (),
+    "act_heads": ("tensor",), "act_mlp": ("tensor",), "act_vocab": ("tensor",),
 }  # fmt: skip
-_PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
-    "ddp": _REPLICATED,
-    "fsdp": {**_REPLICATED, "embed": ("fsdp",)},
-    "fsdp_tp": {
-        **_REPLICATED,
-        "embed": ("fsdp",),
-        "heads": ("tensor",),
-        "kv_heads": ("tensor",),
-        "mlp": ("tensor",),
-        "act_heads": ("tensor",),
-        "act_mlp": ("tensor",),
-    },
+# Whole where the mesh does not divide them: nobody chooses a vocabulary for its divisors, and a decoder reads its
+# prompts and tokens at any length. Any other dimension that does not divide is an error.
+SOFT = ("vocab", "act_vocab", "length")
+
+PRESETS: dict[str, dict[str, int]] = {
+    "ddp": {"data": -1},
+    "fsdp": {"fsdp": -1},
+    "fsdp_tp": {"fsdp": -1, "tensor": 2},
+    "tp": {"tensor": -1},
+    "hybrid": {"fsdp": -1},  # and `data`: the slices
+    "context": {"context": -1},
 }
-_DEFAULT_SIZES = {"ddp": (-1, 1, 1), "fsdp": (1, -1, 1), "fsdp_tp": (1, -1, 2)}
+"""Sizes where the user gives none, the others being 1."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +53,39 @@ class Rules:
     """Which mesh axes each logical axis is split over; without a mesh, nothing is constrained."""
 
     mesh: Mesh | None = None
-    table: tuple[tuple[str, tuple[str, ...]], ...] = tuple(_REPLICATED.items())
+    table: tuple[tuple[str, tuple[str, ...]], ...] = tuple(TABLE.items())
+    why: str = field(default="", compare=False)
+    """The mesh in words, and what speaks for it."""
 
-    def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
-        """Returns the PartitionSpec of an array with these logical axes; ValueError for a name without a rule."""
+    def spec(self, axes: Sequence[str | None], shape: Sequence[int] | None = None) -> PartitionSpec:
+        """Returns the PartitionSpec of an array with these logical axes, less mesh axes of size 1.
+
+        Args:
+          shape: of the array; `SOFT` axes that do not divide are then whole.
+        Raises:
+          ValueError: a name without a rule.
+        """
         table = dict(self.table)
         parts: list[Any] = []
         used: set[str] = set()
-        for name in axes:
+        for dim, name in enumerate(axes):
             if name is not None and name not in table:
                 raise ValueError(f"logical axis {name!r} has no rule; known axes: {', '.join(sorted(table))}")
-            mesh_axes = tuple(a for a in (table[name] if name else ()) if a not in used)
+            mesh_axes = tuple(a for a in (table[name] if name else ()) if a not in used and self.size(a) != 1)
+            if name in SOFT and shape and self.mesh and shape[dim] % math.prod(map(self.size, mesh_axes)):
+                mesh_axes = ()
             used.update(mesh_axes)
             parts.append(None if not mesh_axes else mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes)
         return PartitionSpec(*parts)
 
-    def sharding(self, axes: Sequence[str | None]) -> NamedSharding:
+    def sharding(self, axes: Sequence[str | None], shape: Sequence[int] | None = None) -> NamedSharding:
         if self.mesh is None:
             raise ValueError("these Rules have no mesh")
-        return NamedSharding(self.mesh, self.spec(axes))
+        return NamedSharding(self.mesh, self.spec(axes, shape))
+
+    def size(self, mesh_axis: str) -> int:
+        """Devices along a mesh axis; 0 without a mesh."""
+        return 0 if self.mesh is None else self.mesh.shape[mesh_axis]
 
     @property
     def num_batch_shards(self) -> int:
@@ -80,19 +98,29 @@ def make_mesh(
     *,
     data: int | None = None,
     fsdp: int | None = None,
+    context: int | None = None,
     tensor: int | None = None,
+    slices: int | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Mesh:
-    """Returns a mesh with axes data, fsdp, tensor; one size may be -1.
+    """Returns a mesh with axes data, fsdp, context, tensor; one size may be -1, the devices that are left.
 
     Args:
+      preset: one of `PRESETS`: the sizes that are not given.
+      slices: groups of devices with a slow network between them, which only `data` crosses; absent: the TPU slices
+        that there are; under hybrid, the processes of other devices; otherwise 1.
       devices: jax devices; absent: all.
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or the slices do not divide them.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = list(_DEFAULT_SIZES[preset])
-    given = (data, fsdp, tensor)
+    reported = num_slices(devices)
+    in_slices = devices[0].platform == "tpu" and reported > 1
+    if slices is None:
+        slices = reported if in_slices or preset == "hybrid" else 1
+    default = {**PRESETS[preset], **({"data": slices} if preset == "hybrid" else {})}
+    given = (data, fsdp, context, tensor)
+    sizes = [default.get(axis, 1) for axis in MESH_AXES]
     if -1 in given:
         sizes = [max(size, 1) for size in sizes]  # the user's -1 takes the place of the preset's
     sizes = [size if own is None else own for size, own in zip(sizes, given, strict=True)]
@@ -107,12 +135,29 @@ def make_mesh(
             f"mesh: {written} does not fit {len(devices)} devices; "
             f"the sizes must multiply to {len(devices)} (one may be -1)"
         )
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    if sizes[0] % slices:
+        raise UserError(f"mesh: data={sizes[0]} cannot be spread over slices={slices}; expected a multiple of {slices}")
+    if not in_slices:
+        # Of devices other than TPUs, the order stands for the distance.
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    elif reported == slices:
+        inside, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
+        grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
+    else:
+        raise UserError(f"mesh.slices={slices}: the devices lie in {reported} slices; expected that, or leave it out")
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def num_slices(devices: Sequence[Any]) -> int:
+    """Groups of devices that a slow network joins: TPU slices; processes of GPUs and CPUs."""
+    tpu = devices[0].platform == "tpu"
+    return len({getattr(device, "slice_index", 0) if tpu else device.process_index for device in devices})
 
 
 def make_rules(preset: str, mesh: Mesh | None) -> Rules:
-    """Returns the rules of a preset (ddp, fsdp, fsdp_tp) on a mesh."""
-    return Rules(mesh, tuple(_PRESETS[preset].items()))
+    """Returns the rules on a mesh, the same for every preset."""
+    del preset
+    return Rules(mesh)
 
 
 def constrain(x: jax.Array, axes: Sequence[str | None], rules: Rules) -> jax.Array:
@@ -121,7 +166,7 @@ def constrain(x: jax.Array, axes: Sequence[str | None], rules: Rules) -> jax.Arr
         raise ValueError(f"{len(axes)} logical axes {tuple(axes)} for an array of rank {x.ndim}")
     if rules.mesh is None:
         return x
-    return jax.lax.with_sharding_constraint(x, rules.sharding(axes))
+    return jax.lax.with_sharding_constraint(x, rules.sharding(axes, x.shape))
 
 
 def boxed_axes(boxed: Any) -> Any:
@@ -142,7 +187,7 @@ def param_shardings(axes: Any, shapes: Any, rules: Rules) -> Any:
     """
 
     def one(path, names, struct):
-        sharding = rules.sharding(names)
+        sharding = rules.sharding(names, struct.shape)
         for dim, (name, part) in enumerate(zip(names, sharding.spec, strict=True)):
             parts = () if part is None else (part,) if isinstance(part, str) else part
             ways = math.prod(sharding.mesh.shape[a] for a in parts)
@@ -158,8 +203,27 @@ def param_shardings(axes: Any, shapes: Any, rules: Rules) -> Any:
 
 
 def batch_shardings(batch: Mapping[str, Any], rules: Rules, *, leading: int = 0) -> dict[str, NamedSharding]:
-    """Returns shardings that split the row axis of each batch array; `leading` unsplit axes come before it."""
-    return {
-        key: rules.sharding((None,) * leading + ("batch",) + (None,) * (len(value.shape) - leading - 1))
-        for key, value in batch.items()
-    }
+    """Returns the layout of a packed batch: rows over data and fsdp, columns over context.
+
+    Columns are the second axis of whatever is as long as a row of `tokens` or `decoder_tokens`.
+
+    Args:
+      leading: number of unsplit axes before the rows.
+    Raises:
+      UserError: the columns of `tokens` do not divide by the context axis.
+    """
+    lengths = [batch[name].shape[leading + 1] for name in ("tokens", "decoder_tokens") if name in batch]
+    ways = rules.size("context")
+    if lengths and ways > 1 and lengths[0] % ways:
+        raise UserError(
+            f"mesh.context={ways}: rows of {lengths[0]} columns cannot be split {ways} ways; make data.row_length "
+            f"(labelled rows) or data.max_length (corpora) a multiple of {ways}"
+        )
+
+    def one(shape: Sequence[int]) -> NamedSharding:
+        axes = [*(None,) * leading, "batch", *(None,) * (len(shape) - leading - 1)]
+        if len(shape) > leading + 1 and shape[leading + 1] in lengths:
+            axes[leading + 1] = "length"
+        return rules.sharding(axes, shape)
+
+    return {key: one(value.shape) for key, value in batch.items()}

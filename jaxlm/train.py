@@ -176,9 +176,7 @@ def _sampling(run: RunDir, prepared: Prepared, tracker: Tracker) -> Callable[[An
 
 
 def _devices(plan: Plan) -> str:
-    mesh = plan.prepared.rules.mesh
-    sizes = "x".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1) if mesh else ""
-    return f"{jax.device_count()} {jax.devices()[0].platform} device(s){f' ({sizes})' if sizes else ''}"
+    return f"{jax.device_count()} {jax.devices()[0].platform} device(s), {plan.prepared.rules.why}"
 
 
 def same_settings(run: RunDir, config: Config) -> None:

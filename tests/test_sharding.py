@@ -25,13 +25,20 @@ PRESETS = ("ddp", "fsdp", "fsdp_tp")
 @pytest.mark.parametrize(
     ("preset", "sizes", "expected"),
     [
-        ("ddp", {}, (8, 1, 1)),
-        ("fsdp", {}, (1, 8, 1)),
-        ("fsdp_tp", {}, (1, 4, 2)),
-        ("fsdp", {"fsdp": 4, "data": 2}, (2, 4, 1)),
-        ("fsdp", {"data": -1, "fsdp": 2}, (4, 2, 1)),
-        ("fsdp", {"data": -1}, (8, 1, 1)),
-        ("fsdp_tp", {"data": 2, "tensor": 2}, (2, 2, 2)),
+        ("ddp", {}, (8, 1, 1, 1)),
+        ("fsdp", {}, (1, 8, 1, 1)),
+        ("fsdp_tp", {}, (1, 4, 1, 2)),
+        ("tp", {}, (1, 1, 1, 8)),
+        ("tp", {"tensor": 2, "data": -1}, (4, 1, 1, 2)),
+        ("context", {}, (1, 1, 8, 1)),
+        ("context", {"context": 2, "fsdp": -1}, (1, 4, 2, 1)),
+        ("hybrid", {}, (1, 8, 1, 1)),
+        ("hybrid", {"slices": 2}, (2, 4, 1, 1)),
+        ("hybrid", {"slices": 2, "data": 4, "tensor": 2}, (4, 1, 1, 2)),
+        ("fsdp", {"fsdp": 4, "data": 2}, (2, 4, 1, 1)),
+        ("fsdp", {"data": -1, "fsdp": 2}, (4, 2, 1, 1)),
+        ("fsdp", {"data": -1}, (8, 1, 1, 1)),
+        ("fsdp_tp", {"data": 2, "tensor": 2}, (2, 2, 1, 2)),
     ],
 )
 def test_mesh_sizes(preset, sizes, expected):
@@ -44,12 +51,14 @@ def test_mesh_sizes(preset, sizes, expected):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"data": 3}, "data=3, fsdp=1, tensor=1 does not fit 8 devices; the sizes must multiply to 8"),
-        ({"data": 2, "fsdp": 2}, "data=2, fsdp=2, tensor=1 does not fit 8 devices"),
+        ({"data": 3}, "data=3, fsdp=1, context=1, tensor=1 does not fit 8 devices; the sizes must multiply to 8"),
+        ({"data": 2, "fsdp": 2}, "data=2, fsdp=2, context=1, tensor=1 does not fit 8 devices"),
         ({"data": -1, "tensor": 3}, "does not fit 8 devices"),
         ({"data": 0}, "expected positive sizes with at most one -1, found data=0"),
         ({"data": -2}, "expected positive sizes with at most one -1, found data=-2"),
         ({"data": -1, "fsdp": -1}, "expected positive sizes with at most one -1"),
+        ({"context": 5}, "data=-1, fsdp=1, context=5, tensor=1 does not fit 8 devices"),
+        ({"slices": 3}, "data=8 cannot be spread over slices=3; expected a multiple of 3"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
@@ -58,15 +67,23 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
 
 
 def test_a_mesh_may_use_some_of_the_devices():
-    assert make_mesh("fsdp", devices=jax.devices()[:2]).devices.shape == (1, 2, 1)
+    assert make_mesh("fsdp", devices=jax.devices()[:2]).devices.shape == (1, 2, 1, 1)
 
 
 def test_specs_follow_the_rules():
-    rules = make_rules("fsdp_tp", None)
-    assert rules.spec(("embed", "heads", "head_dim")) == P("fsdp", "tensor", None)
-    assert rules.spec(("batch", "length", None)) == P(("data", "fsdp"), None, None)
-    assert rules.spec(("batch", "embed")) == P(("data", "fsdp"), None)  # an axis of the mesh is used once
-    assert make_rules("ddp", None).spec(("embed", "heads")) == P(None, None)
+    rules = Rules()
+    assert rules.spec(("embed", "heads", "head_dim")) == P(("fsdp", "context"), "tensor", None)
+    assert rules.spec(("batch", "length", None)) == P(("data", "fsdp"), "context", None)
+    assert rules.spec(("batch", "embed")) == P(("data", "fsdp"), "context")  # an axis of the mesh is used once
+    assert Rules(make_mesh("ddp")).spec(("batch", "embed", "heads")) == P("data", None, None)  # nothing on size 1
+    assert Rules(make_mesh("fsdp_tp")).spec(("embed", "heads")) == P("fsdp", "tensor")
+
+
+def test_a_vocabulary_that_does_not_divide_is_whole():
+    rules = Rules(make_mesh("tp", tensor=4, data=-1))
+    assert rules.spec(("vocab", "embed"), (30522, 8)) == P(None, None)
+    assert rules.spec(("vocab", "embed"), (32000, 8)) == P("tensor", None)
+    assert rules.spec(("embed", "heads"), (8, 3)) == P(None, "tensor")  # which param_shardings refuses
 
 
 def test_a_name_without_a_rule_is_an_error():

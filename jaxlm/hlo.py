@@ -1,0 +1,144 @@
+"""Reads the communication between devices out of a compiled program's text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+KINDS = (
+    "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
+    "collective-broadcast",
+)  # fmt: skip
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "f4e2m1fn": 4, "token": 0, "bf16": 16, "c64": 64, "c128": 128}
+
+
+class Collective(NamedTuple):
+    """One instruction that sends data between devices."""
+
+    kind: str
+    """One of `KINDS`."""
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    """(dtype, shape) of each array that one device receives: several where the compiler joined instructions."""
+    group_size: int
+    """Devices that take part together; 0 where the text does not say."""
+    looped: bool
+    """Within a loop, for instance over the layers."""
+    times: int
+    """How often it runs: the turns of the loops around it, counted once where the text does not say how many."""
+    op_name: str
+    """Where it comes from in the traced program, "" where the text does not say."""
+
+    @property
+    def bytes(self) -> int:
+        """Of the result on one device, each time that it runs."""
+        return sum(math.prod(shape) * bits(dtype) // 8 for dtype, shape in self.shapes)
+
+
+def bits(dtype: str) -> int:
+    """Size of one element of an HLO dtype, such as f32 or bf16."""
+    if dtype in _BITS:
+        return _BITS[dtype]
+    found = re.search(r"\d+", dtype)
+    if found is None:
+        raise ValueError(f"unknown HLO dtype {dtype!r}")
+    return int(found.group())
+
+
+def collectives(text: str) -> list[Collective]:
+    """Returns the collectives of a compiled program (`compiled.as_text()`), in the order of the text.
+
+    A pair of -start and -done counts once. Groups of a single device send nothing, and are left out.
+    """
+    parts = dict(_computations(text))
+    turns = _turns(parts)
+    found = []
+    for name, lines in parts.items():
+        looped, times = turns.get(name, (False, 1))
+        for line in lines:
+            match = _INSTRUCTION.match(line)
+            if match is None:
+                continue
+            shapes = _shapes(match["result"])
+            if match["start"] and match["kind"] in ("all-gather", "collective-permute"):
+                # (operands, results, context): the results are what is received.
+                shapes = shapes[len(shapes) // 2 :] if match["kind"] == "all-gather" else shapes[1:2]
+            collective = Collective(
+                match["kind"], shapes, _group_size(line), looped, times, _search(r'op_name="([^"]*)"', line)
+            )
+            if collective.group_size != 1:
+                found.append(collective)
+    return found
+
+
+_INSTRUCTION = re.compile(
+    rf"\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>\(.*?\)|\S+) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\("
+)
+_HEADER = re.compile(r"(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{\s*$")
+
+
+def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
+    """(name, lines) of each computation."""
+    name, lines = None, []
+    for line in text.splitlines():
+        if (header := _HEADER.match(line)) is not None:
+            name, lines = header["name"], []
+        elif line.startswith("}") and name is not None:
+            yield name, lines
+            name = None
+        elif name is not None:
+            lines.append(line)
+
+
+def _turns(parts: dict[str, list[str]]) -> dict[str, tuple[bool, int]]:
+    """Whether a computation runs within a loop, and how often: once for each turn of each loop around it."""
+    callers: dict[str, list[tuple[str, bool, int]]] = {}
+    for name, lines in parts.items():
+        for line in lines:
+            loop = " while(" in line
+            turns = int(_search(r'known_trip_count":\{"n":"(\d+)"', line) or 1) if loop else 1
+            for called in re.findall(_CALLED, line):
+                for callee in re.findall(r"[\w.\-]+", called):
+                    callers.setdefault(callee, []).append((name, loop, turns))
+    known: dict[str, tuple[bool, int]] = {}
+
+    def visit(name: str) -> tuple[bool, int]:
+        if name not in known:
+            outer = [(visit(caller), loop, turns) for caller, loop, turns in callers.get(name, ())]
+            looped = any(within or loop for (within, _), loop, _ in outer)
+            known[name] = (looped, sum(times * turns for (_, times), _, turns in outer) if outer else 1)
+        return known[name]
+
+    for name in parts:
+        visit(name)
+    return known
+
+
+_CALLED = r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
+
+
+def _shapes(result: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """f32[2,3]{1,0}, or a tuple of such, without scalars that are bookkeeping."""
+    result = re.sub(r"/\*.*?\*/", "", result)
+    arrays = re.findall(r"([a-z]\w*)\[([\d,]*)\]", result)
+    return tuple((dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in arrays)
+
+
+def _group_size(line: str) -> int:
+    """Of replica_groups={{0,1},{2,3}}, [groups,size]<=[...], or mesh['a'=2,'b'=4] {'a'}, where an axis may be cut as in
+    {'b':(2)2}; pairs of a permutation count as two."""
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", line):
+        return int(iota[2])
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+        return listed[1].count(",") + 1
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line):
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", named[2])
+        return math.prod(int(part) if part else sizes[name] for name, part in axes)
+    return 2 if "source_target_pairs=" in line else 0
+
+
+def _search(pattern: str, line: str) -> str:
+    found = re.search(pattern, line)
+    return found[1] if found else ""

@@ -1,0 +1,119 @@
+"""Which mesh a run gets: what its config says, or for `mesh.preset: auto` what suits devices and model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from jaxlm.config import MeshConfig
+from jaxlm.errors import UserError
+from jaxlm.sharding import MESH_AXES, make_mesh, num_slices
+
+GIB = 2**30
+STATE_BYTES = 16
+"""Per parameter in training, float32: itself, its gradient, AdamW's two moments."""
+STATE_SHARE = 0.5
+"""Of a device's memory that those may take under `auto`; the rest is for activations."""
+DEFAULT_MEMORY = 16 * GIB
+"""Of a device that does not report its memory and is not in the table: a CPU."""
+_MEMORY_GIB = {
+    "TPU v2": 8, "TPU v3": 16, "TPU v4": 32, "TPU v5 lite": 16, "TPU v5e": 16, "TPU v5": 95, "TPU v5p": 95,
+    "TPU v6 lite": 32, "TPU v6e": 32, "TPU7x": 96,
+}  # fmt: skip
+_SPLITS = (2, 4, 8)
+"""Tensor sizes that `auto` tries: more would leave the fast links of most machines."""
+
+
+class MeshChoice(NamedTuple):
+    mesh: Mesh
+    why: str
+    """For the log: the preset, the sizes above 1, and under `auto` the reason."""
+
+
+def choose_mesh(
+    config: MeshConfig, num_parameters: int, divides: Callable[[Mesh], bool], devices: Sequence[Any] | None = None
+) -> MeshChoice:
+    """Returns the mesh of a config.
+
+    `auto` takes ddp while the training state of the whole model (`STATE_BYTES` a parameter) fits `STATE_SHARE` of a
+    device, else fsdp (across TPU slices hybrid) while its share does and every dimension divides, else fsdp_tp with as
+    small a `tensor` as divides.
+
+    Args:
+      num_parameters: of the model.
+      divides: whether every parameter can be split as a mesh asks.
+      devices: jax devices; absent: all.
+    Raises:
+      UserError: sizes that do not fit the devices, or sizes beside `auto`.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = {axis: getattr(config, axis) for axis in (*MESH_AXES, "slices")}
+    if config.preset != "auto":
+        mesh = make_mesh(config.preset, **sizes, devices=devices)
+        return MeshChoice(mesh, f"{config.preset}{_sizes(mesh)}")
+    given = [f"mesh.{name}={size}" for name, size in sizes.items() if size is not None and name != "context"]
+    if given:
+        raise UserError(f"mesh.preset=auto chooses the sizes, found {', '.join(given)}; name a preset beside them")
+    return _auto(config.context, num_parameters, divides, devices)
+
+
+def _auto(context: int | None, num_parameters: int, divides: Callable[[Mesh], bool], devices: list[Any]) -> MeshChoice:
+    memory, source = device_memory(devices[0])
+    state, room = STATE_BYTES * num_parameters, STATE_SHARE * memory
+    slices = num_slices(devices) if devices[0].platform == "tpu" else 1
+    presets = [("ddp", {})]
+    presets += [("hybrid", {})] if slices > 1 else [("fsdp", {})]
+    presets += [
+        ("fsdp_tp", {"tensor": n, **({"data": slices, "slices": slices} if slices > 1 else {})})
+        for n in _SPLITS
+        if len(devices) // slices % n == 0
+    ]
+    if len(devices) == 1:
+        presets = presets[:1]
+    tried: list[tuple[str, Mesh]] = []
+    for preset, sizes in presets:
+        mesh = make_mesh(preset, **sizes, context=context, devices=devices)
+        if not divides(mesh):
+            continue
+        tried.append((preset, mesh))
+        share = state / (mesh.shape["fsdp"] * mesh.shape["context"] * mesh.shape["tensor"])
+        if share <= room:
+            reason = (
+                f"auto: state of {share / GIB:.2f} GiB per device within {STATE_SHARE:.0%} of {memory / GIB:.0f} GiB, "
+                f"{source}; {state / GIB:.2f} GiB in all"
+            )
+            return MeshChoice(mesh, f"{preset}{_sizes(mesh)} ({reason})")
+    if not tried:
+        raise UserError(
+            f"mesh.preset=auto: no layout over {len(devices)} devices divides the model's dimensions; "
+            "choose a preset and sizes"
+        )
+    preset, mesh = tried[-1]
+    share = state / (mesh.shape["fsdp"] * mesh.shape["context"] * mesh.shape["tensor"])
+    reason = (
+        f"auto: state of {share / GIB:.2f} GiB per device, above {STATE_SHARE:.0%} of {memory / GIB:.0f} GiB, "
+        f"{source}: it may not fit; more devices would help"
+    )
+    return MeshChoice(mesh, f"{preset}{_sizes(mesh)} ({reason})")
+
+
+def device_memory(device: Any) -> tuple[int, str]:
+    """Bytes of a device's memory, and where that is known from: the device, its kind, or a default."""
+    try:
+        stats = device.memory_stats()
+    except jax.errors.JaxRuntimeError:  # a device of a topology that programs are compiled for ahead of time
+        stats = None
+    if stats and stats.get("bytes_limit"):
+        return int(stats["bytes_limit"]), "as the device reports"
+    kind = device.device_kind
+    if kind in _MEMORY_GIB:
+        return _MEMORY_GIB[kind] * GIB, f"that of a {kind}"
+    return DEFAULT_MEMORY, f"assumed of a {kind} device"
+
+
+def _sizes(mesh: Mesh) -> str:
+    split = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    return f": {split}" if split else ": one device"
