@@ -5,6 +5,7 @@ Shape letters: B rows, T query length, S key length, N heads, K key and value he
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,42 +13,57 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.layers import Key, dropout
+from jaxlm.layers import Compute, Key, dropout, pick
 
 
-def segment_mask(query_BT: Int[Array, "B T"], key_BS: Int[Array, "B S"]) -> Bool[Array, "B 1 T S"]:
-    """True where query and key belong to the same segment.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Mask:
+    """Which keys each query reads, said in a few numbers to a column: those of its own segment, or some of them.
 
     Padding is segment 0 and attends to itself only: no row of the softmax is ever fully masked, and nothing real
-    reads it.
+    reads it. A pytree of the arrays, which a transformation may replace; the rest is static.
     """
-    return query_BT[:, None, :, None] == key_BS[:, None, None, :]
 
+    query_BT: Any
+    """int32 [B, T], segment ids."""
+    key_BS: Any
+    """int32 [B, S]."""
+    columns_BT: Any = None
+    """int32 [B, T], of the queries among the keys; absent: from 0 on."""
+    prefix_BS: Any = None
+    """int32 [B, S], 1 where a key belongs to the prefix of its segment, which every query of the segment reads."""
+    windowed: Any = None
+    """bool [], False lifts the window: for layers that differ in it. Absent: it holds."""
+    causal: bool = field(default=False, metadata={"static": True})
+    """A query reads no key that comes after it."""
+    window: int | None = field(default=None, metadata={"static": True})
+    """Most columns that a query sees back, itself included, where `causal` (Beltagy et al., 2020)."""
 
-def causal_mask(
-    query_BT: Int[Array, "B T"],
-    key_BS: Int[Array, "B S"],
-    *,
-    first: int | Int[Array, ""] = 0,
-    window: int | None = None,
-    prefix_BS: Int[Array, "B S"] | None = None,
-) -> Bool[Array, "B 1 T S"]:
-    """True where a key is of the query's segment and does not come after it.
+    def at(self, columns_BQ: Int[Array, "B Q"] | None) -> Mask:
+        """Returns the mask of the queries in these columns alone; of all where None."""
+        if columns_BQ is None:
+            return self
+        own = columns_BQ if self.columns_BT is None else pick(self.columns_BT, columns_BQ)
+        return replace(self, query_BT=pick(self.query_BT, columns_BQ), columns_BT=own)
 
-    Args:
-      query_BT, key_BS: segment ids.
-      first: column of the first query among the keys (0 but for cached decoding).
-      window: most columns that a query sees back, itself included (Beltagy et al., 2020).
-      prefix_BS: 1 where a key belongs to the prefix of its segment, which every query of the segment reads.
-    """
-    columns_T = jnp.arange(query_BT.shape[1], dtype=jnp.int32) + jnp.asarray(first, jnp.int32)
-    back_TS = columns_T[:, None] - jnp.arange(key_BS.shape[1], dtype=jnp.int32)[None, :]
-    seen = (back_TS >= 0)[None, None]
-    if window is not None:
-        seen = seen & (back_TS < window)[None, None]
-    if prefix_BS is not None:
-        seen = seen | (prefix_BS != 0)[:, None, None, :]
-    return segment_mask(query_BT, key_BS) & seen
+    def dense(self) -> Bool[Array, "B 1 T S"]:
+        """True where a query reads a key."""
+        same = self.query_BT[:, None, :, None] == self.key_BS[:, None, None, :]
+        if not self.causal:
+            return same
+        columns_BT = self.columns_BT
+        if columns_BT is None:
+            columns_BT = jnp.arange(self.query_BT.shape[1], dtype=jnp.int32)[None]
+        keys_S = jnp.arange(self.key_BS.shape[1], dtype=jnp.int32)
+        back = columns_BT[:, None, :, None] - keys_S[None, None, None]
+        seen = back >= 0
+        if self.window is not None:
+            near = back < self.window
+            seen = seen & (near if self.windowed is None else near | ~self.windowed)
+        if self.prefix_BS is not None:
+            seen = seen | (self.prefix_BS != 0)[:, None, None, :]
+        return same & seen
 
 
 class KVCache(NamedTuple):
@@ -96,51 +112,53 @@ def decoder_mask(
     *,
     window: int | None = None,
     prefix_BT: Int[Array, "B T"] | None = None,
-) -> Bool[Array, "B 1 T S"]:
-    """`causal_mask` of the row itself, or over a cache of which these T columns are the last."""
+) -> Mask:
+    """The causal mask of the row itself, or over a cache of which these T columns are the last."""
     if cache is None:
-        return causal_mask(segment_ids_BT, segment_ids_BT, window=window, prefix_BS=prefix_BT)
-    first = cache.length - segment_ids_BT.shape[1]
-    return causal_mask(segment_ids_BT, cache.segment_ids, first=first, window=window, prefix_BS=cache.prefix)
+        return Mask(segment_ids_BT, segment_ids_BT, prefix_BS=prefix_BT, causal=True, window=window)
+    num_new = segment_ids_BT.shape[1]
+    columns_T = jnp.arange(num_new, dtype=jnp.int32) + (cache.length - num_new)
+    columns_BT = jnp.broadcast_to(columns_T[None], segment_ids_BT.shape)
+    return Mask(segment_ids_BT, cache.segment_ids, columns_BT, cache.prefix, causal=True, window=window)
 
 
 def attend(
     q_BTNH: Float[Array, "B T N H"],
     k_BSKH: Float[Array, "B S K H"],
     v_BSKH: Float[Array, "B S K H"],
-    mask: Bool[Array, "B 1 T S"] | None = None,
+    mask: Mask,
+    compute: Compute,
     *,
     bias: Float[Array, "1 N T S"] | None = None,
     scale: float | None = None,
     dropout_rate: float = 0.0,
     key: Key = None,
-    implementation: str = "auto",
 ) -> Float[Array, "B T N H"]:
     """softmax(scale q k^T + bias) v (Vaswani et al., 2017), the softmax in float32.
 
     Args:
       k_BSKH, v_BSKH: of K heads, each read by N / K query heads (grouped-query attention; Ainslie et al., 2023).
-      mask: True where a query may read a key.
+      compute: its `attention` names the kernel: "xla", "cudnn", or "auto": cuDNN on a GPU where it takes the dtype and
+        head size, else XLA. Kernels that never form the probabilities cannot drop them out, so with dropout "auto"
+        computes them openly.
       bias: added to the logits (T5's relative positions).
       scale: of the logits; absent: 1 / sqrt(H).
       dropout_rate, key: dropout of the attention probabilities; none without a key.
-      implementation: "xla", "cudnn", or "auto": cuDNN on a GPU where it takes the dtype and head size, else XLA.
-        Kernels that never form the probabilities cannot drop them out, so with dropout "auto" computes them openly.
     Raises:
       UserError: "cudnn" together with attention dropout.
     """
     drops = key is not None and dropout_rate > 0.0
-    if implementation == "cudnn" and drops:
+    if compute.attention == "cudnn" and drops:
         raise UserError(
             "model.attention=cudnn cannot drop out attention probabilities: set model.attention_dropout=0 or "
             "model.attention=auto"
         )
     if not drops:
-        fits = implementation == "auto" and bias is None and _cudnn_fits(q_BTNH)
-        kernel = "cudnn" if implementation == "cudnn" or fits else "xla"
+        fits = compute.attention == "auto" and bias is None and _cudnn_fits(q_BTNH, compute.rules.platform)
+        kernel = "cudnn" if compute.attention == "cudnn" or fits else "xla"
         with jax.numpy_dtype_promotion("standard"):  # inside, JAX itself mixes half precision with float32
             return jax.nn.dot_product_attention(
-                q_BTNH, k_BSKH, v_BSKH, bias=bias, mask=mask, scale=scale, implementation=kernel
+                q_BTNH, k_BSKH, v_BSKH, bias=bias, mask=mask.dense(), scale=scale, implementation=kernel
             )
     num_heads, head_dim = q_BTNH.shape[2:]
     if k_BSKH.shape[2] != num_heads:
@@ -150,14 +168,13 @@ def attend(
     logits = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSKH, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    logits = jnp.where(mask.dense(), logits, jnp.finfo(jnp.float32).min)
     probs = jax.nn.softmax(logits, axis=-1).astype(v_BSKH.dtype)
     return jnp.einsum("BNTS,BSNH->BTNH", dropout(probs, dropout_rate, key), v_BSKH)
 
 
-def _cudnn_fits(q_BTNH: jax.Array) -> bool:
+def _cudnn_fits(q_BTNH: jax.Array, platform: str) -> bool:
     """cuDNN's fused attention takes half precision, even lengths, and a head size that is a multiple of 8 up to 128."""
     _, length, _, head_dim = q_BTNH.shape
     half = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
-    return jax.default_backend() == "gpu" and half and head_dim % 8 == 0 and head_dim <= 128 and length % 2 == 0
+    return platform == "gpu" and half and head_dim % 8 == 0 and head_dim <= 128 and length % 2 == 0

@@ -88,6 +88,12 @@ class Rules:
         return 0 if self.mesh is None else self.mesh.shape[mesh_axis]
 
     @property
+    def platform(self) -> str:
+        """What the mesh's devices are (cpu, gpu, tpu), which ahead of time need not be what this process has."""
+        platform = jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
+        return "gpu" if platform in ("cuda", "rocm") else platform
+
+    @property
     def num_batch_shards(self) -> int:
         """Number of ways the rows of a batch are split."""
         return 1 if self.mesh is None else math.prod(self.mesh.shape[a] for a in BATCH_MESH_AXES)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxlm.attention import attend, causal_mask, decoder_mask, empty_cache
+from jaxlm.attention import Mask, attend, decoder_mask, empty_cache
 from jaxlm.errors import UserError
-from jaxlm.layers import pick, rms_norm, rotate
+from jaxlm.layers import Compute, pick, rms_norm, rotate
 
 SEGMENTS = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 0, 0]], jnp.int32)
 
@@ -27,17 +29,46 @@ def may_read(query: int, key: int, window: int | None, prefix: list[int]) -> boo
 def test_causal_masks(window, prefix):
     expected = [[may_read(q, k, window, prefix) for k in range(9)] for q in range(9)]
     columns = jnp.asarray([prefix], jnp.int32)
-    mask = causal_mask(SEGMENTS, SEGMENTS, window=window, prefix_BS=columns if any(prefix) else None)
-    np.testing.assert_array_equal(mask[0, 0], expected)
-    assert mask.shape == (1, 1, 9, 9)
+    mask = decoder_mask(SEGMENTS, None, window=window, prefix_BT=columns if any(prefix) else None)
+    assert mask.dense().shape == (1, 1, 9, 9)
+    np.testing.assert_array_equal(mask.dense()[0, 0], expected)
+    at = jnp.asarray([[6, 1, 1]], jnp.int32)
+    np.testing.assert_array_equal(mask.at(at).dense()[0, 0], np.asarray(expected)[[6, 1, 1]])
+    unbounded = [[may_read(q, k, None, prefix) for k in range(9)] for q in range(9)]
+    for holds, wanted in ((True, expected), (False, unbounded)):
+        np.testing.assert_array_equal(replace(mask, windowed=jnp.asarray(holds)).dense()[0, 0], wanted)
 
     cache = empty_cache(1, 1, 12, 1, 2, jnp.float32)
     for start, stop in ((0, 5), (5, 6), (6, 9)):
         cache = cache.extend(SEGMENTS[:, start:stop])
-        part = decoder_mask(SEGMENTS[:, start:stop], cache, window=window)
+        part = decoder_mask(SEGMENTS[:, start:stop], cache, window=window).dense()
         alone = [[may_read(q, k, window, [0] * 9) for k in range(9)] for q in range(start, stop)]
         np.testing.assert_array_equal(part[0, 0, :, :9], np.asarray(alone) & (np.arange(9) < stop)[None])
         assert not part[0, 0, :, 9:].any()  # what is not filled yet
+
+
+def test_a_mask_of_both_directions():
+    expected = np.asarray(SEGMENTS)[0, :, None] == np.asarray(SEGMENTS)[0, None]
+    mask = Mask(SEGMENTS, SEGMENTS)
+    np.testing.assert_array_equal(mask.dense()[0, 0], expected)
+    np.testing.assert_array_equal(mask.at(jnp.asarray([[4, 0]], jnp.int32)).dense()[0, 0], expected[[4, 0]])
+    np.testing.assert_array_equal(Mask(SEGMENTS[:, :4], SEGMENTS).dense()[0, 0], expected[:4])
+
+
+def test_a_mask_passes_through_transformations():
+    """As an argument of jit, vmap, scan and checkpoint; what is static stays so."""
+    mask = replace(decoder_mask(SEGMENTS, None, window=2, prefix_BT=SEGMENTS), windowed=jnp.asarray(True))
+
+    def dense(mask):
+        assert mask.causal is True and mask.window == 2
+        return mask.dense()
+
+    expected = np.asarray(mask.dense())
+    np.testing.assert_array_equal(jax.jit(jax.checkpoint(dense))(mask), expected)
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), mask)
+    np.testing.assert_array_equal(jax.vmap(dense)(stacked), np.stack([expected, expected]))
+    _, scanned = jax.lax.scan(lambda mask, _: (mask, dense(mask)), mask, None, length=2)
+    np.testing.assert_array_equal(scanned, np.stack([expected, expected]))
 
 
 def test_a_cache_returns_each_layer_its_own_columns():
@@ -62,8 +93,8 @@ def test_attention_is_its_formula(kv_heads, open_path):
     q = rng.normal(size=(2, 5, 6, 4)).astype(np.float32)
     k, v = rng.normal(size=(2, 2, 7, kv_heads, 4)).astype(np.float32)
     bias = rng.normal(size=(1, 6, 5, 7)).astype(np.float32)
-    mask = rng.random((2, 1, 5, 7)) < 0.5
-    mask[..., 0] = True
+    query_ids, key_ids = rng.integers(1, 3, (2, 5)), np.tile([1, 2, 1, 1, 2, 2, 1], (2, 1))
+    mask = query_ids[:, None, :, None] == key_ids[:, None, None]
     expected = np.zeros_like(q)
     for b, t, n in np.ndindex(2, 5, 6):
         of_group = n // (6 // kv_heads)
@@ -72,14 +103,16 @@ def test_attention_is_its_formula(kv_heads, open_path):
         expected[b, t, n] = weights @ v[b, :, of_group] / weights.sum()
     # A rate too small for its 16 bits drops nothing.
     settings = {"dropout_rate": 1e-9, "key": jax.random.key(0)} if open_path else {}
-    actual = attend(*map(jnp.asarray, (q, k, v, mask)), bias=jnp.asarray(bias), scale=0.7, **settings)
+    described = Mask(jnp.asarray(query_ids, jnp.int32), jnp.asarray(key_ids, jnp.int32))
+    q, k, v, bias = map(jnp.asarray, (q, k, v, bias))
+    actual = attend(q, k, v, described, Compute(), bias=bias, scale=0.7, **settings)
     np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=0)
 
 
 def test_cudnn_cannot_drop_probabilities_out():
-    x = jnp.zeros((1, 2, 1, 8))
+    x = jnp.zeros((1, 9, 1, 8))
     with pytest.raises(UserError, match="model.attention=cudnn cannot drop out attention probabilities"):
-        attend(x, x, x, dropout_rate=0.1, key=jax.random.key(0), implementation="cudnn")
+        attend(x, x, x, Mask(SEGMENTS, SEGMENTS), Compute(attention="cudnn"), dropout_rate=0.1, key=jax.random.key(0))
 
 
 def test_rotary_positions_turn_pairs_as_complex_numbers():

@@ -12,9 +12,9 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxlm.attention import KVCache, attend, decoder_mask, empty_cache
+from jaxlm.attention import KVCache, Mask, attend, decoder_mask, empty_cache
 from jaxlm.errors import UserError
 from jaxlm.heads import causal_lm, linear_classifier
 from jaxlm.hf.table import Row, Table
@@ -75,7 +75,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x_RTD: Float[Array, "R T D"],
-        mask_R1TS: Bool[Array, "R 1 T S"],
+        mask: Mask,
         key: Key = None,
         slots_RQ: Int[Array, "R Q"] | None = None,
         cache: KVCache | None = None,
@@ -94,10 +94,8 @@ class Block(nn.Module):
         if cache is not None and layer is not None:
             cache, k, v = cache.put(layer, k, v)
         q, k, v = (constrain(t, ("batch", "length", "act_heads", "head_dim"), rules) for t in (q, k, v))
-        y = attend(
-            pick(q, slots_RQ), k, v, pick(mask_R1TS, slots_RQ, axis=2),
-            dropout_rate=c.attention_dropout, key=attention_key, implementation=self.compute.attention,
-        )  # fmt: skip
+        q, mask = pick(q, slots_RQ), mask.at(slots_RQ)
+        y = attend(q, k, v, mask, self.compute, dropout_rate=c.attention_dropout, key=attention_key)
         y = dense(self, "o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, init=init_residual, dtype=dtype)
         x = pick(x_RTD, slots_RQ) + dropout(y, c.dropout, output_key)
         x = constrain(x, ("batch", "length", "act_embed"), rules)
@@ -138,7 +136,7 @@ class GPT2Trunk(nn.Module):
             cache = cache.extend(segment_ids, prefix)
         mask = decoder_mask(segment_ids, cache, prefix_BT=prefix)
         block = Block(c, self.compute)
-        params = self.param("layers", init_stack(block, c.num_layers, x, mask[..., : tokens.shape[1]]))
+        params = self.param("layers", init_stack(block, c.num_layers, x, decoder_mask(segment_ids, None)))
 
         def apply(layer: Any, carry: Any, k: Key, slots: Any = None) -> Any:
             x, cache = carry

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxlm.attention import KVCache, attend, decoder_mask, empty_cache
+from jaxlm.attention import KVCache, Mask, attend, decoder_mask, empty_cache
 from jaxlm.errors import UserError
 from jaxlm.layers import (
     Compute,
@@ -131,7 +131,7 @@ class Block(nn.Module):
         self,
         x_RTD: Float[Array, "R T D"],
         positions_RT: Int[Array, "R T"],
-        mask_R1TS: Bool[Array, "R 1 T S"],
+        mask: Mask,
         key: Key = None,
         slots_RQ: Int[Array, "R Q"] | None = None,
         cache: KVCache | None = None,
@@ -155,10 +155,7 @@ class Block(nn.Module):
         if cache is not None and layer is not None:
             cache, k, v = cache.put(layer, k, v)
         q, k, v = (constrain(t, ("batch", "length", "act_heads", "head_dim"), rules) for t in (q, k, v))
-        y = attend(
-            q, k, v, at_slots(mask_R1TS, axis=2),
-            dropout_rate=c.attention_dropout, key=attention_key, implementation=self.compute.attention,
-        )  # fmt: skip
+        y = attend(q, k, v, mask.at(slots_RQ), self.compute, dropout_rate=c.attention_dropout, key=attention_key)
         y = linear("o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, bias=c.output_bias)
         x = at_slots(x_RTD) + dropout(y, c.dropout, output_key)
         x = constrain(x, ("batch", "length", "act_embed"), rules)
@@ -198,15 +195,14 @@ class LlamaTrunk(nn.Module):
             cache = cache.extend(segment_ids, prefix)
         mask = decoder_mask(segment_ids, cache, window=c.window, prefix_BT=prefix)
         block = Block(c, self.compute)
-        params = self.param("layers", init_stack(block, c.num_layers, x, positions, mask[..., : tokens.shape[1]]))
+        params = self.param("layers", init_stack(block, c.num_layers, x, positions, decoder_mask(segment_ids, None)))
         layers = {"params": params, "index": jnp.arange(c.num_layers, dtype=jnp.int32)}
         if c.window is not None and c.windowed_layers is not None:
             layers["windowed"] = jnp.asarray(c.windowed_layers)
-            unbounded = decoder_mask(segment_ids, cache, prefix_BT=prefix)
 
         def apply(layer: Any, carry: Any, k: Key, slots: Any = None) -> Any:
             x, cache = carry
-            own = jnp.where(layer["windowed"], mask, unbounded) if "windowed" in layer else mask
+            own = replace(mask, windowed=layer.get("windowed"))
             return block.apply({"params": layer["params"]}, x, positions, own, k, slots, cache, layer["index"])
 
         last = None if slot_positions is None else partial(apply, slots=slot_positions)

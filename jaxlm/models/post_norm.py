@@ -11,9 +11,9 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxlm.attention import attend, segment_mask
+from jaxlm.attention import Mask, attend
 from jaxlm.errors import UserError
 from jaxlm.hf.table import Row
 from jaxlm.layers import (
@@ -95,7 +95,7 @@ class Block(nn.Module):
         self,
         x_RSD: Float[Array, "R S D"],
         context_RTD: Float[Array, "R T D"],
-        mask_R1ST: Bool[Array, "R 1 S T"],
+        mask: Mask,
         key: Key = None,
     ) -> Float[Array, "R S D"]:
         """Updates the states `x`, which read `context` (in all but the last layer, x itself)."""
@@ -110,10 +110,7 @@ class Block(nn.Module):
         k = dense(self, "k", context_RTD, heads, heads_axes, init=init, dtype=dtype)
         v = dense(self, "v", context_RTD, heads, heads_axes, init=init, dtype=dtype)
         q, k, v = (constrain(t, ("batch", "length", "act_heads", "head_dim"), rules) for t in (q, k, v))
-        y = attend(
-            q, k, v, mask_R1ST,
-            dropout_rate=c.attention_dropout, key=attention_key, implementation=self.compute.attention,
-        )  # fmt: skip
+        y = attend(q, k, v, mask, self.compute, dropout_rate=c.attention_dropout, key=attention_key)
         y = dense(
             self, "o", y, heads[1:] + heads[:1], heads_axes[1:] + heads_axes[:1], contract=2, init=init, dtype=dtype
         )
@@ -147,19 +144,18 @@ class Stack(nn.Module):
         projection and MLP are then computed at the slots only, with the same result.
         """
         block = Block(self.config, self.compute)
-        full = segment_mask(segment_ids_RT, segment_ids_RT)
-        params = self.param("layers", init_stack(block, self.config.num_layers, x_RTD, x_RTD, full))
+        mask = Mask(segment_ids_RT, segment_ids_RT)
+        params = self.param("layers", init_stack(block, self.config.num_layers, x_RTD, x_RTD, mask))
 
         def apply(layer: Any, x: Array, k: Key) -> Any:
-            return block.apply({"params": layer}, x, x, full, k)
+            return block.apply({"params": layer}, x, x, mask, k)
 
         if slot_positions_RS is None:
             return run_stack(apply, params, x_RTD, key, self.compute)
 
         def apply_at_slots(layer: Any, x: Array, k: Key) -> Any:
             slots_RSD = jnp.take_along_axis(x, slot_positions_RS[..., None], axis=1)
-            at_slots = segment_mask(jnp.take_along_axis(segment_ids_RT, slot_positions_RS, axis=1), segment_ids_RT)
-            return block.apply({"params": layer}, slots_RSD, x, at_slots, k)
+            return block.apply({"params": layer}, slots_RSD, x, mask.at(slot_positions_RS), k)
 
         return run_stack(apply, params, x_RTD, key, self.compute, last=apply_at_slots)
 

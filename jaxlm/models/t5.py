@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxlm.attention import attend, causal_mask, segment_mask
+from jaxlm.attention import Mask, attend
 from jaxlm.errors import UserError
 from jaxlm.heads import LanguageModelHead, LogitFactors
 from jaxlm.hf.table import Row, Table
@@ -122,7 +122,7 @@ def _attention(
     block: Block,
     name: str,
     x_RTD: jax.Array,
-    mask_R1TS: jax.Array,
+    mask: Mask,
     key: Key,
     *,
     bias: jax.Array | None = None,
@@ -141,10 +141,7 @@ def _attention(
     v = dense(block, f"{name}v", source, (D, N, H), axes, init=normal(f * D**-0.5), dtype=dtype, bias=False)
     q, k, v = (constrain(z, ("batch", "length", "act_heads", "head_dim"), rules) for z in (q, k, v))
     rate = c.dropout if c.attention_dropout is None else c.attention_dropout
-    y = attend(
-        q, k, v, mask_R1TS, bias=bias, scale=1.0,
-        dropout_rate=rate, key=probs_key, implementation=block.compute.attention,
-    )  # fmt: skip
+    y = attend(q, k, v, mask, block.compute, bias=bias, scale=1.0, dropout_rate=rate, key=probs_key)
     y = dense(
         block, f"{name}o", y, (N, H, D), axes[1:] + axes[:1],
         contract=2, init=normal(f * (N * H) ** -0.5), dtype=dtype, bias=False,
@@ -162,18 +159,18 @@ class Block(nn.Module):
     def __call__(
         self,
         x_RTD: Float[Array, "R T D"],
-        mask_R1TT: Bool[Array, "R 1 T T"],
+        mask: Mask,
         bias_1NTT: Float[Array, "1 N T T"],
         context_RSD: Float[Array, "R S D"] | None = None,
-        context_mask_R1TS: Bool[Array, "R 1 T S"] | None = None,
+        context_mask: Mask | None = None,
         key: Key = None,
     ) -> Float[Array, "R T D"]:
         c, dtype, rules = self.config, self.compute.dtype, self.compute.rules
         D, F, f = c.embed_dim, c.mlp_dim, c.init_factor
         self_key, cross_key, inner_key, output_key = split(key, 4)
-        x = _attention(self, "", x_RTD, mask_R1TT, self_key, bias=bias_1NTT)
-        if context_RSD is not None and context_mask_R1TS is not None:
-            x = _attention(self, "cross_", x, context_mask_R1TS, cross_key, context_RSD=context_RSD)
+        x = _attention(self, "", x_RTD, mask, self_key, bias=bias_1NTT)
+        if context_RSD is not None and context_mask is not None:
+            x = _attention(self, "cross_", x, context_mask, cross_key, context_RSD=context_RSD)
 
         y = rms_norm(self, "mlp_norm", x, c.norm_eps)
         init, axes = normal(f * D**-0.5), ("embed", "mlp")
@@ -210,8 +207,8 @@ class Stack(nn.Module):
         x = dropout(x_RTD.astype(self.compute.dtype), c.dropout, embed_key)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
         encodes = context_ids_RS is None
-        mask = (segment_mask if encodes else causal_mask)(segment_ids_RT, segment_ids_RT)
-        context_mask = None if encodes else segment_mask(segment_ids_RT, context_ids_RS)
+        mask = Mask(segment_ids_RT, segment_ids_RT, causal=not encodes)
+        context_mask = None if encodes else Mask(segment_ids_RT, context_ids_RS)
         table = param(
             self, "relative_bias", normal(c.init_factor * c.embed_dim**-0.5), (c.num_buckets, c.num_heads),
             ("buckets", "heads"),
