@@ -7,21 +7,26 @@ Compare the medians of the ratios; a single absolute time says little.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxlm.config import Config
+from jaxlm.cpu import settings
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.prepare import prepare
 from jaxlm.train import make_plan
 
 PEER = Path(__file__).resolve().parents[1] / "scripts" / "peers" / "transformers_trainer.py"
+TUNED = settings({"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")})
+"""What `jaxlm.cpu` has set for this process, and would not be there otherwise."""
 
 
 def measure(model: str, train: str, *, packing: bool, steps: int, warmup: int, dtype: str, seed: int) -> dict[str, Any]:
@@ -86,17 +91,25 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
             trainer += ["--precision", "bf16", "--compile"]
         contenders["Trainer, default collation"] = trainer
         contenders["Trainer, group by length"] = [*trainer, "--group-by-length"]
+        if TUNED:
+            contenders["the same, with jaxlm's huge pages"] = [*trainer, "--group-by-length"]
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name, command in contenders.items():
             total = steps if "--worker" in command else steps + warmup  # the Trainer counts its warm-up in
             counts = ["--steps", str(total), "--warmup", str(warmup), "--seed", str(number)]
-            results[name].append(_run([*command, *counts]))
+            # jaxlm takes the settings by itself; others run as their users run them.
+            environ = {**os.environ, **TUNED} if "huge pages" in name else _without(TUNED)
+            results[name].append(_run([*command, *counts], environ))
     return _table(results)
 
 
-def _run(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True)
+def _without(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if settings.get(name) != value}
+
+
+def _run(command: list[str], environ: Mapping[str, str]) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
     if done.returncode != 0:
         raise RunFailure(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().split("\n")[-1])

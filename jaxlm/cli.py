@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxlm.cpu import restart_with_settings
 from jaxlm.errors import Interrupted, RunFailure, UserError
 
 log = logging.getLogger("jaxlm")
@@ -42,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run() -> None:
-    """Entry point of the console program."""
-    sys.exit(main())
+def run(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console program and of scripts/*.py: `main` in a process of its own."""
+    restart_with_settings()
+    sys.exit(main(argv))
 
 
 def _fail(kind: str, message: Any, status: int) -> int:

@@ -2,6 +2,6 @@
 
 import sys
 
-from jaxlm.cli import main
+from jaxlm.cli import run
 
-sys.exit(main(["evaluate", *sys.argv[1:]]))
+run(["evaluate", *sys.argv[1:]])

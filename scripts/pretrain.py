@@ -2,6 +2,6 @@
 
 import sys
 
-from jaxlm.cli import main
+from jaxlm.cli import run
 
-sys.exit(main(["pretrain", *sys.argv[1:]]))
+run(["pretrain", *sys.argv[1:]])

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxlm"
 
 # From the bottom up: a module may import its own layer and those before it.
 LAYERS = [
-    "errors config schema_doc configfile sharding mesh hlo hf.table metrics track manifest rundir interrupt",
+    "errors cpu config schema_doc configfile sharding mesh hlo hf.table metrics track manifest rundir interrupt",
     "layers attention",
     "models heads",
     "hf objectives optim data generate",
