@@ -32,7 +32,7 @@ from jaxlm.prepare import Prepared, prepare
 from jaxlm.progress import BestSoFar, Progress
 from jaxlm.rundir import RunDir
 from jaxlm.samples import Sampler, save_samples
-from jaxlm.state import TrainState, abstract_state, init_state, state_shardings
+from jaxlm.state import TrainState, abstract_state, init_state, offloaded, state_shardings
 from jaxlm.step import make_train_step
 from jaxlm.track import Tracker
 
@@ -70,10 +70,12 @@ class Plan:
     def init_state(self) -> tuple[TrainState, tuple[str, ...]]:
         """The state before the first step, and the names of the parameters that no checkpoint held."""
         params, initialised = self.prepared.init_params()
-        return init_state(params, self.optimizer, self.key, self.prepared.rules), initialised
+        offload = self.prepared.config.optimizer.offload
+        return init_state(params, self.optimizer, self.key, self.prepared.rules, offload=offload), initialised
 
     def abstract_state(self) -> TrainState:
-        return abstract_state(self.prepared.model.shapes, self.optimizer, self.key, self.prepared.rules)
+        prepared, offload = self.prepared, self.prepared.config.optimizer.offload
+        return abstract_state(prepared.model.shapes, self.optimizer, self.key, prepared.rules, offload=offload)
 
 
 def make_plan(prepared: Prepared) -> Plan:
@@ -85,8 +87,12 @@ def make_plan(prepared: Prepared) -> Plan:
     total = train.steps if train.steps is not None else max(1, round(epochs * (loader.steps_per_epoch or 0)))
     if loader.steps_per_epoch is None and train.eval_every == "epoch" and "validation" in prepared.splits:
         raise UserError("train.eval_every: expected a number of steps with data.tokenize=stream, which knows no epochs")
-    optimizer, schedule = make_optimizer(config.optimizer, total), make_schedule(config.optimizer, total)
-    shardings = state_shardings(prepared.model.shapes, optimizer, prepared.rules)
+    schedule = make_schedule(config.optimizer, total)
+    model, offload = prepared.model, config.optimizer.offload
+    optimizer = make_optimizer(config.optimizer, total, model.axes)
+    if offload:
+        optimizer = offloaded(optimizer, model.shapes, prepared.rules)
+    shardings = state_shardings(model.shapes, optimizer, prepared.rules, offload=offload)
     chunk = None if config.model.logits_chunk == "auto" else config.model.logits_chunk
     loss = prepared.task.loss(train.label_smoothing, chunk)
     step = jax.jit(
@@ -188,7 +194,7 @@ def same_settings(run: RunDir, config: Config) -> None:
     if not run.config.is_file():
         return
     old, new = (_flat(c.model_dump()) for c in (load_config(run.config), config))
-    free = ("train.fresh", "logging.", "checkpoint.", "mesh.")
+    free = ("train.fresh", "logging.", "checkpoint.", "mesh.", "optimizer.offload")
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not key.startswith(free)]
     if changed:
         listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed[:5])

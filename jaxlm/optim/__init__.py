@@ -1,4 +1,4 @@
-"""The optimizer: schedule, decay mask and clipping as one optax transformation."""
+"""The optimizer: update rule, schedule, decay mask and clipping as one optax transformation (docs/optimizers.md)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import jax
 import optax
 
 from jaxlm.config import OptimizerConfig
+from jaxlm.optim.adafactor import scale_by_adafactor
+from jaxlm.optim.moments import bfloat16_moments
+from jaxlm.optim.muon import scale_by_muon_or
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -33,14 +36,22 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: not str(path[-1].key).endswith(("_bias", "_scale")), params)
 
 
-def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter, 2019) after clipping by the global norm."""
-    adamw = optax.adamw(
-        make_schedule(config, total_steps),
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=decay_mask,
+def make_optimizer(config: OptimizerConfig, total_steps: int, axes: Any) -> optax.GradientTransformation:
+    """Returns clipping by the global norm, the update rule, decoupled weight decay and the learning rate, in a chain.
+
+    Args:
+      axes: tree of the parameters' logical axes (`Model.axes`), by which matrices are told apart.
+    """
+    store = bfloat16_moments if config.moments == "bfloat16" else lambda rule: rule
+    adam = store(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+    rule = {
+        "adamw": lambda: adam,
+        "adafactor": lambda: scale_by_adafactor(axes),
+        "muon": lambda: scale_by_muon_or(adam, axes, momentum=config.momentum, store=store),
+    }[config.name]()
+    chained = optax.chain(
+        rule,
+        optax.add_decayed_weights(config.weight_decay, decay_mask),
+        optax.scale_by_learning_rate(make_schedule(config, total_steps)),
     )
-    return adamw if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    return chained if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), chained)
