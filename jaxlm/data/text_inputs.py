@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import codecs
 import glob
-import gzip
 import io
 import json
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxlm.data.textfiles import open_binary
 from jaxlm.errors import UserError
 
 _PIECE = 1 << 20  # bytes of a text file's line that are held at a time
@@ -67,34 +65,14 @@ def _plain(path: Path) -> Path:
     return path.with_suffix("") if path.suffix in (".gz", ".zst") else path
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """A binary stream of the uncompressed content."""
-    try:
-        if path.suffix == ".gz":
-            stream = gzip.open(path)
-        elif path.suffix == ".zst":
-            import pyarrow
-
-            stream = io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
-        else:
-            stream = path.open("rb")
-        with stream:
-            yield stream
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a whole gzip file ({error}); copy or download it again") from None
-    except OSError as error:
-        what = f"not a whole zstd file ({error})" if path.suffix == ".zst" and not error.errno else error.strerror
-        raise UserError(f"{path}: cannot be read: {what or error}; copy or download it again") from None
-
-
 def _lines(path: Path, most: int = -1) -> Iterator[tuple[int, str]]:
     """Line numbers and lines, one longer than `most` bytes in several parts."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     number, more = 1, True
-    with _open(path) as stream:
+    # The buffer is what has lines: pyarrow's zstd streams have none.
+    with open_binary(path) as (_, stream), io.BufferedReader(stream) as buffered:
         while more:
-            part = stream.readline(most)
+            part = buffered.readline(most)
             more = bool(part)
             try:
                 line = decoder.decode(part, final=not more)
@@ -140,7 +118,7 @@ def _parquet(path: Path, column: str) -> Iterator[str]:
     with tempfile.TemporaryFile() as plain:
         source: Any = path
         if path.suffix != ".parquet":  # parquet is read from its end
-            with _open(path) as stream:
+            with open_binary(path) as (_, stream):
                 shutil.copyfileobj(stream, plain)
             source = plain
         try:

@@ -65,14 +65,22 @@ def open_text(path: Path, encoding: str, key: str) -> Iterator[TextFile]:
         raise UserError(f"{key}.encoding: unknown encoding {encoding!r}; {_ENCODING_HINTS}") from None
     codec = "utf-8-sig" if codec == "utf-8" else codec
     try:
-        with (
-            path.open("rb") as raw,
-            _decompressed(path, raw) as stream,
-            io.TextIOWrapper(stream, encoding=codec, newline="\n") as text,
-        ):
+        with open_binary(path) as (raw, stream), io.TextIOWrapper(stream, encoding=codec, newline="\n") as text:
             yield TextFile(text, raw, os.fstat(raw.fileno()).st_size)
     except UnicodeDecodeError:
         raise UserError(_undecodable(path, encoding, key)) from None
+
+
+@contextmanager
+def open_binary(path: Path) -> Iterator[tuple[io.BufferedReader, Any]]:
+    """A file as it lies on disk, and its content: decompressed where its name ends in .gz or .zst.
+
+    Raises:
+        UserError: broken gzip or zstd, unreadable file.
+    """
+    try:
+        with path.open("rb") as raw, _decompressed(path, raw) as stream:
+            yield raw, stream
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: not a whole gzip file ({error}); copy or download it again") from None
     except OSError as error:
