@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from jaxlm.errors import UserError
-from jaxlm.hf.table import Plan, plan_import, rows_for
+from jaxlm.hf.shards import INDEX, WEIGHTS, write_tensors
+from jaxlm.hf.stream import Index, entries, on_host, place
+from jaxlm.hf.table import Plan, Row, plan_import, rows_for
 from jaxlm.models import Family, Model, get_family
 from jaxlm.models.base import flatten
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 log = logging.getLogger("jaxlm")
 
 
@@ -121,12 +120,13 @@ class Checkpoint:
                     shapes[key] = tuple(tensors.get_slice(key).get_shape())
         return shapes
 
-    def read(self, keys: Sequence[str]) -> list[np.ndarray]:
-        """Reads tensors as float32."""
-        with ExitStack() as stack:
-            handles = {path: stack.enter_context(self._open(path)) for path in {self._files[key] for key in keys}}
+    def read(self, key: str, part: tuple[slice, ...]) -> np.ndarray:
+        """Reads a part of a tensor as float32."""
+        # Opened anew for each: what a mapped file has been read of counts as memory in use until it is closed.
+        with self._open(self._files[key]) as tensors:
             try:
-                return [np.asarray(handles[self._files[key]].get_tensor(key), np.float32) for key in keys]
+                whole = tensors.get_slice(key)
+                return np.asarray(whole[part] if part else tensors.get_tensor(key), np.float32)
             except SafetensorError as error:
                 raise UserError(f"{self.directory}: cannot read a tensor ({error}); fetch the file again") from error
 
@@ -163,8 +163,7 @@ def load_params(checkpoint: Checkpoint, model: Model, key: jax.Array, *, new_hea
         if name in initialised:
             return initialised[name]
         row, keys = plan.reads[name]
-        layers = [row.to_param(tensor, struct.shape) for tensor in checkpoint.read(keys)]
-        return _place(np.stack(layers) if row.stacked else layers[0], struct)
+        return place(struct, lambda index: _read_part(checkpoint, row, keys, struct.shape, index))
 
     params = jax.tree_util.tree_map_with_path(leaf, model.shapes)
     if fresh:
@@ -210,26 +209,48 @@ def _init_some(model: Model, names: set[str], key: jax.Array) -> dict[str, jax.A
     )(key)
 
 
-def _place(value: np.ndarray, struct: jax.ShapeDtypeStruct) -> jax.Array:
-    if struct.sharding is None:
-        return jnp.asarray(value)
-    return jax.make_array_from_callback(struct.shape, struct.sharding, lambda index: value[index])
+def _read_part(checkpoint: Checkpoint, row: Row, keys: list[str], shape: tuple[int, ...], index: Index) -> np.ndarray:
+    """Float32 values of a part of a parameter: of the layers that it spans, what it needs of each one's tensor."""
+    part, convert = row.part(shape, index[1:] if row.stacked else index)
+    if not row.stacked:
+        return convert(checkpoint.read(keys[0], part))
+    values = np.empty([stop - start for start, stop in index], np.float32)
+    for value, key in zip(values, keys[slice(*index[0])], strict=True):
+        value[...] = convert(checkpoint.read(key, part))
+    return values
 
 
-def export_model(directory: Path, model: Model, params: Any, task_config: Mapping[str, Any] | None = None) -> None:
+def export_model(
+    directory: Path,
+    model: Model,
+    params: Any,
+    task_config: Mapping[str, Any] | None = None,
+    *,
+    shard_bytes: int = 5_000_000_000,
+) -> None:
     """Writes config.json and model.safetensors; Transformers loads the directory as it is.
+
+    Of several processes all have to call it; the first writes.
 
     Args:
       directory: made if absent; files of the same names are replaced.
       task_config: further config.json keys: id2label, label2id, problem_type.
+      shard_bytes: a model of more is written as several files and an index, and never whole in memory.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     flat = flatten(params)
-    tensors = {}
-    for row in rows_for(model.family.table, flat):
-        value = np.asarray(jax.device_get(flat[row.param]), np.float32)
-        for hf_key, layer in zip(row.keys(value.shape), value if row.stacked else [value], strict=True):
-            tensors[hf_key] = np.ascontiguousarray(row.from_param(layer))
+    rows = rows_for(model.family.table, flat)
+    tensors = (tensor for row in rows for tensor in _tensors(row, flat[row.param]))
+    if jax.process_index():
+        for _ in tensors:  # has a part in gathering them
+            pass
+        return
+    sizes = {
+        key: 4 * math.prod(row.hf_shape(flat[row.param].shape))
+        for row in rows
+        for key in row.keys(flat[row.param].shape)
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    write_tensors(directory, sizes, tensors, shard_bytes)
     config = {
         "architectures": [model.family.architectures[model.head]],
         "model_type": model.family.name,
@@ -237,7 +258,11 @@ def export_model(directory: Path, model: Model, params: Any, task_config: Mappin
         "dtype": "float32",
         **(task_config or {}),
     }
-    partial = directory / (WEIGHTS + ".partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.replace(directory / WEIGHTS)
     (directory / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tensors(row: Row, value: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """A parameter's HF keys and tensors, layer by layer."""
+    layers = entries(value) if row.stacked else [on_host(value)]
+    for key, layer in zip(row.keys(value.shape), layers, strict=True):
+        yield key, np.ascontiguousarray(row.from_param(layer))

@@ -6,8 +6,9 @@ pattern's sides gives the export. `{i}` in the key stacks layers along the param
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,18 +41,52 @@ class Row:
         inner = tuple(shape[1:] if self.stacked else shape)
         if not self.pattern:
             return inner
-        hf_side, param_side = self.pattern.split("->")
-        sizes = dict(zip(param_side.split(), inner, strict=True))
-        groups = re.findall(r"\(([^)]*)\)|(\S+)", hf_side)
-        return tuple(int(np.prod([sizes[n] for n in (group or name).split()])) for group, name in groups)
+        sizes = dict(zip(self._names, inner, strict=True))
+        return tuple(math.prod(sizes[name] for name in group) for group in self._groups)
+
+    @property
+    def _names(self) -> list[str]:
+        """The names of the parameter's dimensions in the pattern."""
+        return self.pattern.split("->")[1].split()
+
+    @property
+    def _groups(self) -> list[list[str]]:
+        """The names that each dimension of the HF tensor is made of."""
+        groups = re.findall(r"\(([^)]*)\)|(\S+)", self.pattern.split("->")[0])
+        return [(group or name).split() for group, name in groups]
 
     def to_param(self, tensor: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """One layer's HF tensor as a parameter; `shape` is the (stacked) parameter's."""
         if not self.pattern:
             return tensor
         inner = shape[1:] if self.stacked else shape
-        names = self.pattern.split("->")[1].split()
-        return rearrange(tensor, self.pattern, **dict(zip(names, inner, strict=True)))
+        return rearrange(tensor, self.pattern, **dict(zip(self._names, inner, strict=True)))
+
+    def part(
+        self, shape: Sequence[int], index: Sequence[tuple[int, int]]
+    ) -> tuple[tuple[slice, ...], Callable[[np.ndarray], np.ndarray]]:
+        """What to read of one layer's HF tensor for a part of the parameter, and what makes the part of it.
+
+        Args:
+          shape: the (stacked) parameter's.
+          index: start and stop in each dimension of one layer.
+        """
+        if not self.pattern:
+            return tuple(slice(*bounds) for bounds in index), lambda tensor: tensor
+        full = dict(zip(self._names, shape[1:] if self.stacked else shape, strict=True))
+        wanted = dict(zip(self._names, index, strict=True))
+        read, slices = dict(full), []
+        for first, *rest in self._groups:
+            start, stop = 0, full[first]
+            # A range of a dimension made of several is one piece if only the outermost is cut; else all of it is read.
+            if all(wanted[name] == (0, full[name]) for name in rest):
+                start, stop = wanted[first]
+                wanted[first], read[first] = (0, stop - start), stop - start
+            inner = math.prod(full[name] for name in rest)
+            slices.append(slice(start * inner, stop * inner))
+        sizes = [read[name] for name in self._names]
+        cut = tuple(slice(*wanted[name]) for name in self._names)
+        return tuple(slices), lambda tensor: self.to_param(tensor, [1, *sizes] if self.stacked else sizes)[cut]
 
     def from_param(self, value: np.ndarray) -> np.ndarray:
         """One layer's parameter as an HF tensor."""
