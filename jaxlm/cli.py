@@ -63,12 +63,20 @@ def _finetune(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
+    from jaxlm import topology
     from jaxlm.configfile import load_config
 
-    config = load_config(Path(options.config), options.overrides)
+    absent = topology.requested(options.topology, options.overrides, dry_run=options.dry_run)
+    config = load_config(Path(options.config), topology.other_overrides(options.overrides))
     if pretraining == (config.task.kind == "classification"):
         right = "finetune" if pretraining else "pretrain"
         raise UserError(f"{options.config}: task.kind={config.task.kind} is for `jaxlm {right}`")
+    if absent is not None:
+        absent.set_environment()  # before anything imports JAX
+        from jaxlm.dryrun_topology import dry_run_for
+
+        print(dry_run_for(config, absent))
+        return
     from jaxlm.chain import run_chain, run_pretraining
 
     if options.dry_run:
@@ -223,6 +231,10 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, train, f"{text} by a config; the same command resumes an unfinished run.")
         sub.add_argument("--config", required=True, metavar="FILE")
         sub.add_argument("--dry-run", action="store_true", help="check, build and compile one step, then stop")
+        sub.add_argument(
+            "--topology", metavar="KIND:SIZES",
+            help="with --dry-run: compile for devices that are not here, for instance v5e:2x4, v5p:4x4x4 or h200:8",
+        )  # fmt: skip
         sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the config")
 
     sub = command("evaluate", _evaluate, "Score a finished run on a split of its config or on a file.")

@@ -1,4 +1,4 @@
-"""Reads the communication between devices out of a compiled program's text."""
+"""Reads out of a compiled program's text what its cost analysis leaves out: communication, and the turns of loops."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class Collective(NamedTuple):
     """How often it runs: the turns of the loops around it, counted once where the text does not say how many."""
     op_name: str
     """Where it comes from in the traced program, "" where the text does not say."""
+    overlapped: bool = False
+    """Started in one place and awaited in another, so that the device may compute meanwhile."""
 
     @property
     def bytes(self) -> int:
@@ -65,11 +67,31 @@ def collectives(text: str) -> list[Collective]:
                 # (operands, results, context): the results are what is received.
                 shapes = shapes[len(shapes) // 2 :] if match["kind"] == "all-gather" else shapes[1:2]
             collective = Collective(
-                match["kind"], shapes, _group_size(line), looped, times, _search(r'op_name="([^"]*)"', line)
+                match["kind"],
+                shapes,
+                _group_size(line),
+                looped,
+                times,
+                _search(r'op_name="([^"]*)"', line),
+                bool(match["start"]),
             )
             if collective.group_size != 1:
                 found.append(collective)
     return found
+
+
+def cycles(text: str) -> int | None:
+    """Sum of the TPU compiler's estimates for the instructions of one device, each as often as it runs.
+
+    Collectives have none. Returns None for a text of another compiler.
+    """
+    parts = dict(_computations(text))
+    turns = _turns(parts)
+    total = 0
+    for name, lines in parts.items():
+        estimates = re.findall(r'"estimated_cycles":"(\d+)"', "\n".join(lines))
+        total += turns[name][1] * sum(map(int, estimates))
+    return total or None
 
 
 _INSTRUCTION = re.compile(
@@ -97,7 +119,7 @@ def _turns(parts: dict[str, list[str]]) -> dict[str, tuple[bool, int]]:
     for name, lines in parts.items():
         for line in lines:
             loop = " while(" in line
-            turns = int(_search(r'known_trip_count":\{"n":"(\d+)"', line) or 1) if loop else 1
+            turns = _trips(line, parts) if loop else 1
             for called in re.findall(_CALLED, line):
                 for callee in re.findall(r"[\w.\-]+", called):
                     callers.setdefault(callee, []).append((name, loop, turns))
@@ -113,6 +135,18 @@ def _turns(parts: dict[str, list[str]]) -> dict[str, tuple[bool, int]]:
     for name in parts:
         visit(name)
     return known
+
+
+def _trips(line: str, parts: dict[str, list[str]]) -> int:
+    """Turns of a `while`: what the compiler noted, else the one constant that its condition holds a counter below, as
+    `lax.scan` counts from 0 (the TPU compiler notes nothing); 1 where that is not it."""
+    if known := _search(r'known_trip_count":\{"n":"(\d+)"', line):
+        return int(known)
+    condition = "\n".join(parts.get(_search(r"condition=%?([\w.\-]+)", line), ()))
+    for name in re.findall(r"calls=%?([\w.\-]+)", condition):
+        condition += "\n" + "\n".join(parts.get(name, ()))
+    bounds = set(re.findall(r"= [su]\d+\[\]\S* constant\((\d+)\)", condition))
+    return int(bounds.pop()) if len(bounds) == 1 and "direction=LT" in condition else 1
 
 
 _CALLED = r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxlm.config import Config
 from jaxlm.data.corpus_loader import CorpusLoader
 from jaxlm.data.loader import TrainLoader
 from jaxlm.data.shapes import round_up
@@ -15,6 +16,7 @@ from jaxlm.evaluate import Evaluator
 from jaxlm.evaluate_corpus import CorpusEvaluator
 from jaxlm.prepare import Prepared
 from jaxlm.prepare_corpora import CorpusSplit, StreamSplit
+from jaxlm.sharding import Rules
 
 Loader = TrainLoader | CorpusLoader | StreamLoader
 """Endless training batches, with the state of an exact resume."""
@@ -34,13 +36,8 @@ def make_loader(prepared: Prepared) -> Loader:
     multiple = train.accumulation * prepared.rules.num_batch_shards
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     if isinstance(split, CorpusSplit | StreamSplit):
-        rows = train.batch_size if train.batch_tokens is None else max(1, train.batch_tokens // data.max_length)
-        if train.batch_tokens is None and rows % multiple:
-            raise UserError(
-                f"train.batch_size={rows}: expected a multiple of {multiple}, the data-parallel devices times "
-                "train.accumulation; or give train.batch_tokens, which is rounded"
-            )
-        shared: dict[str, Any] = {"build": prepared.task.row, "rows": round_up(rows, multiple), "seed": config.seed}
+        rows = corpus_rows(config, prepared.rules)
+        shared: dict[str, Any] = {"build": prepared.task.row, "rows": rows, "seed": config.seed}
         shared |= {"settings": prepared.task.settings, **processes}
         if isinstance(split, StreamSplit):
             return StreamLoader(split.parts, steps=train.steps, **shared)
@@ -59,6 +56,22 @@ def make_loader(prepared: Prepared) -> Loader:
         pool=prepared.model.family.pool,
         **processes,
     )
+
+
+def corpus_rows(config: Config, rules: Rules) -> int:
+    """Rows of a step's batch in pretraining.
+
+    Raises:
+      UserError: they do not divide over devices and micro-batches.
+    """
+    train, multiple = config.train, config.train.accumulation * rules.num_batch_shards
+    rows = train.batch_size if train.batch_tokens is None else max(1, train.batch_tokens // config.data.max_length)
+    if train.batch_tokens is None and rows % multiple:
+        raise UserError(
+            f"train.batch_size={rows}: expected a multiple of {multiple}, the data-parallel devices times "
+            "train.accumulation; or give train.batch_tokens, which is rounded"
+        )
+    return round_up(rows, multiple)
 
 
 def make_evaluator(prepared: Prepared) -> Evaluator | CorpusEvaluator:

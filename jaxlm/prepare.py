@@ -67,6 +67,7 @@ def prepare(
     tokenizer_cache: Path | None = None,
     splits: Sequence[str] = SPLITS,
     stop: Stop = lambda: None,
+    devices: Sequence[Any] | None = None,
 ) -> Prepared:
     """Loads, checks and tokenizes a config's data and builds its model.
 
@@ -74,6 +75,7 @@ def prepare(
       tokenizer_cache: directory where a tokenizer trained for this run is kept.
       splits: those to load of train, validation, test.
       stop: asked while a corpus is read; names the signal that asks for an end, if any.
+      devices: that the mesh is made of; absent: all.
     Raises:
       Interrupted: it did; what is tokenised so far is saved.
       UserError: whatever the user's config, data or checkpoint got wrong.
@@ -82,14 +84,20 @@ def prepare(
     from jaxlm.prepare_corpora import prepare_corpora
     from jaxlm.prepare_rows import prepare_rows
 
-    checkpoint = None
-    if config.model.init is not None:
-        checkpoint = Checkpoint(resolve(config.model.init, key="model.init", revision=config.model.revision))
-        checkpoint.model_config  # noqa: B018  an unsupported checkpoint is refused before the data is read
+    checkpoint = open_checkpoint(config)
     make = prepare_rows if config.task.kind == "classification" else partial(prepare_corpora, stop=stop)
     task, tokenizer, data, cleaned = make(config, checkpoint, tokenizer_cache, splits)
-    model = build_model(config, task, tokenizer, checkpoint)
+    model = build_model(config, task, tokenizer, checkpoint, devices=devices)
     return Prepared(config, task, tokenizer, data, cleaned, model, checkpoint)
+
+
+def open_checkpoint(config: Config) -> Checkpoint | None:
+    """What `model.init` names, its config.json read and checked before any data; None without it."""
+    if config.model.init is None:
+        return None
+    checkpoint = Checkpoint(resolve(config.model.init, key="model.init", revision=config.model.revision))
+    checkpoint.model_config  # noqa: B018  an unsupported checkpoint is refused
+    return checkpoint
 
 
 def make_tokenizer(
@@ -182,6 +190,7 @@ def _from_tokenizer(sizes: Any, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def make_compute(model: ModelConfig, rules: Rules) -> Compute:
     """How to compute, from the config's knobs and the platform."""
+    platform = jax.default_backend() if rules.mesh is None else rules.mesh.devices.flat[0].platform
     # Unrolled, XLA's CPU compiler saves the copies in and out of the loop; elsewhere compile time weighs more.
     unroll = model.unroll if model.unroll != "auto" else 1_000_000 if rules.platform == "cpu" else 1
     return Compute(jnp.dtype(model.dtype), model.attention, model.remat, unroll, rules)

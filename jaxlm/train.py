@@ -32,7 +32,12 @@ from jaxlm.prepare import Prepared, prepare
 from jaxlm.progress import BestSoFar, Progress
 from jaxlm.rundir import RunDir
 from jaxlm.samples import Sampler, save_samples
+<<<<<<< HEAD
 from jaxlm.state import TrainState, abstract_state, init_state, offloaded, state_shardings
+=======
+from jaxlm.sharding import batch_shardings
+from jaxlm.state import TrainState, abstract_state, init_state, state_shardings
+>>>>>>> 4fba32c (A dry run for TPU and GPU topologies that are not there: memory, collectives, step time from the real compilers)
 from jaxlm.step import make_train_step
 from jaxlm.track import Tracker
 
@@ -62,6 +67,17 @@ class Plan:
         split = {key: value.reshape(micro, -1, *value.shape[1:]) for key, value in used.items()}
         return to_device(split, self.prepared.rules, leading=1)
 
+    def abstract_batch(self, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
+        """What `to_device` would return, as ShapeDtypeStructs with shardings."""
+        micro = self.prepared.config.train.accumulation
+        shapes = {
+            key: jax.ShapeDtypeStruct((micro, value.shape[0] // micro, *value.shape[1:]), value.dtype)
+            for key, value in batch.items()
+            if key not in HOST_ONLY
+        }
+        shardings = batch_shardings(shapes, self.prepared.rules, leading=1)
+        return {key: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[key]) for key, s in shapes.items()}
+
     @property
     def key(self) -> jax.Array:
         """Key of the dropout masks; differs from that of the parameters."""
@@ -78,11 +94,11 @@ class Plan:
         return abstract_state(prepared.model.shapes, self.optimizer, self.key, prepared.rules, offload=offload)
 
 
-def make_plan(prepared: Prepared) -> Plan:
-    """Builds loader, optimizer and train step of a prepared run."""
+def make_plan(prepared: Prepared, loader: Any = None) -> Plan:
+    """Builds loader, optimizer and train step of a prepared run; `loader` stands in for the run's own."""
     config = prepared.config
     train = config.train
-    loader = make_loader(prepared)
+    loader = make_loader(prepared) if loader is None else loader
     epochs = DEFAULT_EPOCHS if train.epochs is None else train.epochs
     total = train.steps if train.steps is not None else max(1, round(epochs * (loader.steps_per_epoch or 0)))
     if loader.steps_per_epoch is None and train.eval_every == "epoch" and "validation" in prepared.splits:

@@ -43,11 +43,11 @@ ENTRY %main (p: f32[4,8]) -> f32[4,8] {
 
 def test_a_text_as_compilers_write_it():
     assert collectives(TEXT) == [
-        Collective("all-gather", (("bf16", (16, 8)),), 4, True, 12, "jit(step)/while/dot"),
+        Collective("all-gather", (("bf16", (16, 8)),), 4, True, 12, "jit(step)/while/dot", overlapped=True),
         Collective("reduce-scatter", (("f32", (4,)),), 2, True, 12, ""),
         Collective("all-reduce", (("f32", (4, 8)), ("s8", (3,))), 8, False, 1, ""),
         Collective("all-reduce", (("f32", (2,)),), 4, False, 1, ""),
-        Collective("collective-permute", (("f32", (2,)),), 2, False, 1, ""),
+        Collective("collective-permute", (("f32", (2,)),), 2, False, 1, "", overlapped=True),
     ]
     assert [c.bytes for c in collectives(TEXT)] == [256, 16, 131, 8, 8]
 
