@@ -21,14 +21,15 @@ from jaxlm.prepare import Prepared, prepare
 from jaxlm.prepare_shapes import prepare_shapes
 from jaxlm.sharding import Rules
 from jaxlm.topology import Absent, Topology, quiet
-from jaxlm.train import Plan, make_plan
+from jaxlm.train import make_plan
 
 
 @dataclass(frozen=True)
 class Cost:
     """What one step of a run costs on one of the devices it is compiled for."""
 
-    plan: Plan
+    plan: Any
+    """The run's `train.Plan`."""
     tokenizer: str
     """What stands in for it, if anything."""
     batch: dict[str, jax.ShapeDtypeStruct]
@@ -45,9 +46,6 @@ class Cost:
     """Of the whole step on all devices: three times the matrix products of the forward pass."""
     cycles: int | None
     """The TPU compiler's estimate, without communication."""
-    optimal_seconds: float | None
-    """As `cost_analysis` has it: a loop's body counted once."""
-    bytes_accessed: float | None
 
 
 def dry_run_for(config: Config, absent: Absent) -> str:
@@ -79,7 +77,7 @@ def compile_step(config: Config, devices: list[Any]) -> Cost:
     state = plan.abstract_state()
     cost = Cost(
         plan, tokenizer, batch, bytes_on_device(state.params), bytes_on_device(state.opt_state), None, None, "", (),
-        3 * _forward_flops(prepared, batch), None, None, None,
+        3 * _forward_flops(prepared, batch), None,
     )  # fmt: skip
     try:
         with quiet():
@@ -88,8 +86,7 @@ def compile_step(config: Config, devices: list[Any]) -> Cost:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise RunFailure(f"the compiler gave up: {str(error).strip()[:2000]}") from error
         return replace(cost, refusal=str(error))
-    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    text = compiled.as_text()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return replace(
         cost,
@@ -97,8 +94,6 @@ def compile_step(config: Config, devices: list[Any]) -> Cost:
         peak=kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
         collectives=tuple(collectives(text)),
         cycles=cycles(text),
-        optimal_seconds=analysis.get("optimal_seconds"),
-        bytes_accessed=analysis.get("bytes accessed"),
     )
 
 
@@ -222,8 +217,4 @@ def _time_lines(cost: Cost, topology: Topology | None, number: int) -> list[str]
         f"throughput       {tokens / step.total:,.0f} columns/s, {tokens / step.total / number:,.0f} per device",
         f"utilisation      {step.utilisation:.1%} of {topology.chip.flops / 1e12:,.0f} TFLOP/s",
     ]
-    if cost.optimal_seconds is not None:
-        lines.append(
-            f"optimal_seconds  {cost.optimal_seconds:.4f} s (compiler's cost analysis; a loop's body counted once)"
-        )
     return lines

@@ -251,6 +251,7 @@ FAMILY = _family(
         "llama-3.2-3b": replace(_LLAMA32, num_layers=28, embed_dim=3072, num_heads=24),
         "llama-3-8b": _LLAMA3,
         "llama-2-7b": LlamaConfig(),
+        "llama-2-70b": LlamaConfig(num_layers=80, embed_dim=8192, num_heads=64, num_kv_heads=8, mlp_dim=28672),
     },
     published={
         "smollm2-135m": 134_515_008,
@@ -259,6 +260,7 @@ FAMILY = _family(
         "llama-3.2-3b": 3_212_749_824,
         "llama-3-8b": 8_030_261_248,
         "llama-2-7b": 6_738_415_616,
+        "llama-2-70b": 68_976_648_192,
     },
 )
 MISTRAL = _family(
