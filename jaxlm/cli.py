@@ -196,6 +196,15 @@ def _bench(options: argparse.Namespace) -> None:
 
         print(bench_corpus(gigabytes=options.gigabytes))
         return
+    if options.suite == "scaling":
+        from jaxlm import bench_scaling
+
+        shared = {"steps": options.steps, "warmup": options.warmup}
+        if options.worker:
+            print(json.dumps(bench_scaling.measure(options.preset, **shared)))
+        else:
+            print(bench_scaling.bench_scaling(rounds=options.rounds, **shared))
+        return
     from jaxlm import bench
 
     for name in ("model", "train"):
@@ -268,8 +277,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--column", default="text", help="of .jsonl and .parquet (default: text)")
     sub.add_argument("--max-sentences", type=_positive, metavar="N", help="unigram, bpe: most pieces to learn from")
 
-    sub = command("bench", _bench, "Speed of fine-tuning, packed and padded, in interleaved runs; or of a corpus.")
-    sub.add_argument("--suite", choices=("finetune", "corpus"), default="finetune")
+    sub = command("bench", _bench, "Speed of fine-tuning, packed and padded; of a corpus; of fake devices.")
+    sub.add_argument("--suite", choices=("finetune", "corpus", "scaling"), default="finetune")
     sub.add_argument("--gigabytes", type=float, default=1.0, help="corpus: size of the text that is tokenised and read")
     sub.add_argument("--peer", action="store_true", help="the Transformers Trainer beside it (extra: parity)")
     sub.add_argument("--model", default="models/minilm", metavar="HF_DIR")
@@ -280,5 +289,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     sub.add_argument("--worker", action="store_true", help="one measurement in this process, as JSON")
     sub.add_argument("--no-packing", action="store_true", help="with --worker: pad instead of packing")
+    sub.add_argument("--preset", default="ddp", help="scaling, with --worker: mesh preset over this process's devices")
     sub.add_argument("--seed", type=int, default=0)
     return parser

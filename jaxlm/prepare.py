@@ -190,7 +190,6 @@ def _from_tokenizer(sizes: Any, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def make_compute(model: ModelConfig, rules: Rules) -> Compute:
     """How to compute, from the config's knobs and the platform."""
-    platform = jax.default_backend() if rules.mesh is None else rules.mesh.devices.flat[0].platform
     # Unrolled, XLA's CPU compiler saves the copies in and out of the loop; elsewhere compile time weighs more.
     unroll = model.unroll if model.unroll != "auto" else 1_000_000 if rules.platform == "cpu" else 1
     return Compute(jnp.dtype(model.dtype), model.attention, model.remat, unroll, rules)

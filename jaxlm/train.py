@@ -32,12 +32,8 @@ from jaxlm.prepare import Prepared, prepare
 from jaxlm.progress import BestSoFar, Progress
 from jaxlm.rundir import RunDir
 from jaxlm.samples import Sampler, save_samples
-<<<<<<< HEAD
-from jaxlm.state import TrainState, abstract_state, init_state, offloaded, state_shardings
-=======
 from jaxlm.sharding import batch_shardings
-from jaxlm.state import TrainState, abstract_state, init_state, state_shardings
->>>>>>> 4fba32c (A dry run for TPU and GPU topologies that are not there: memory, collectives, step time from the real compilers)
+from jaxlm.state import TrainState, abstract_state, init_state, offloaded, state_shardings
 from jaxlm.step import make_train_step
 from jaxlm.track import Tracker
 

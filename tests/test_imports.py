@@ -11,12 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "jaxlm"
 
 # From the bottom up: a module may import its own layer and those before it.
 LAYERS = [
-<<<<<<< HEAD
-    "errors cpu config schema_doc configfile sharding mesh hlo hf.table metrics track manifest rundir interrupt",
-=======
-    "errors config schema_doc configfile chips topology sharding mesh hlo flops hf.table metrics track manifest rundir "
-    "interrupt",
->>>>>>> 4fba32c (A dry run for TPU and GPU topologies that are not there: memory, collectives, step time from the real compilers)
+    "errors cpu config schema_doc configfile chips topology sharding mesh hlo flops hf.table metrics track manifest "
+    "rundir interrupt",
     "layers attention",
     "models heads",
     "hf objectives optim data generate",
