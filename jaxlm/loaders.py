@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxlm.config import Config
 from jaxlm.data.corpus_loader import CorpusLoader
 from jaxlm.data.loader import TrainLoader
-from jaxlm.data.shapes import round_up
+from jaxlm.data.pack import Batch
+from jaxlm.data.shapes import Shapes, round_up
 from jaxlm.data.stream_loader import StreamLoader
 from jaxlm.errors import UserError
 from jaxlm.evaluate import Evaluator
@@ -18,7 +20,31 @@ from jaxlm.prepare import Prepared
 from jaxlm.prepare_corpora import CorpusSplit, StreamSplit
 from jaxlm.sharding import Rules
 
-Loader = TrainLoader | CorpusLoader | StreamLoader
+
+class EmptyRows:
+    """Endless batches of a pretraining run's shapes that hold only padding: every row of a task has the same shapes."""
+
+    steps_per_epoch = None
+    padding_share = 0.0
+
+    def __init__(self, config: Config, task: Any, rules: Rules) -> None:
+        rows = corpus_rows(config, rules)
+        row = task.row([], np.random.default_rng(0))
+        self._batch = {name: np.broadcast_to(array, (rows, *array.shape)) for name, array in row.items()}
+        self.shapes = Shapes((config.data.max_length,), 1, (rows,), rows)
+
+    def __next__(self) -> Batch:
+        return self._batch
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+Loader = TrainLoader | CorpusLoader | StreamLoader | EmptyRows
 """Endless training batches, with the state of an exact resume."""
 
 

@@ -5,40 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tokenizers
 from tokenizers import models
 
 from jaxlm.config import Config
-from jaxlm.data.pack import Batch
-from jaxlm.data.shapes import Shapes
 from jaxlm.data.tokenize import Tokenizer
 from jaxlm.data.tokenizer_families import FAMILIES, assemble, sentinels
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.hf.io import Checkpoint
-from jaxlm.loaders import corpus_rows
+from jaxlm.loaders import EmptyRows
 from jaxlm.models import get_family
 from jaxlm.prepare import Prepared, build_model, make_tokenizer, open_checkpoint
-from jaxlm.sharding import Rules
 from jaxlm.tasks import PRETRAINING
-
-
-class EmptyRows:
-    """Batches of the run's shapes that hold only padding. Every row of a pretraining task has the same shapes."""
-
-    steps_per_epoch = None
-    padding_share = 0.0
-
-    def __init__(self, config: Config, task: Any, rules: Rules) -> None:
-        rows = corpus_rows(config, rules)
-        row = task.row([], np.random.default_rng(0))
-        self._batch = {name: np.broadcast_to(array, (rows, *array.shape)) for name, array in row.items()}
-        self.shapes = Shapes((config.data.max_length,), 1, (rows,), rows)
-
-    def __next__(self) -> Batch:
-        return self._batch
-
-    def close(self) -> None: ...
 
 
 def prepare_shapes(config: Config, devices: Sequence[Any]) -> tuple[Prepared, EmptyRows, str]:

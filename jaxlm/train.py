@@ -90,7 +90,7 @@ class Plan:
         return abstract_state(prepared.model.shapes, self.optimizer, self.key, prepared.rules, offload=offload)
 
 
-def make_plan(prepared: Prepared, loader: Any = None) -> Plan:
+def make_plan(prepared: Prepared, loader: Loader | None = None) -> Plan:
     """Builds loader, optimizer and train step of a prepared run; `loader` stands in for the run's own."""
     config = prepared.config
     train = config.train

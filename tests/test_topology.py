@@ -147,7 +147,7 @@ def test_fake_devices_from_the_command_line(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "8 fake CPU devices" in shown and "fsdp 8" in shown
     assert "no/tokenizer/here" in shown and "512 entries stands in" in shown
-    assert re.search(r"all-gather: \d+ a step", shown) and "all-to-all" not in shown
+    assert re.search(r"all-gather: \d+ a step", shown)
     assert not (tmp_path / "runs").exists()
 
 
