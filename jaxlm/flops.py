@@ -24,14 +24,18 @@ def _count(jaxpr: Jaxpr) -> int:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]
-            lhs = eqn.invars[0].aval.shape
-            total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[i] for i in contract)
+            left, product = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
+            total += 2 * math.prod(product) * math.prod(left[i] for i in contract)
             continue
         turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-        inner = [
-            part for value in eqn.params.values() for part in (value if isinstance(value, (tuple, list)) else [value])
-        ]
-        total += turns * sum(
-            _count(getattr(part, "jaxpr", part)) for part in inner if isinstance(part, (ClosedJaxpr, Jaxpr))
-        )
+        for value in eqn.params.values():
+            for part in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(part, ClosedJaxpr):
+                    total += turns * _count(part.jaxpr)
+                elif isinstance(part, Jaxpr):
+                    total += turns * _count(part)
     return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape

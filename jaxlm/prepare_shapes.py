@@ -48,7 +48,7 @@ def _tokenizer(config: Config, checkpoint: Checkpoint | None) -> tuple[Tokenizer
             if model.tokenizer is None or checkpoint is not None:
                 raise
     family = get_family(model.family or "", "model.family")
-    sizes = family.presets[model.preset] if model.preset in family.presets else family.config()
+    sizes = family.presets.get(model.preset or "", family.config())
     size = model.config.get("vocab_size", sizes.vocab_size)
     source = f"not read ({model.tokenizer}): one of"
     if model.train_tokenizer is not None:
