@@ -12,6 +12,7 @@ import numpy as np
 from jaxlm.config import Config
 from jaxlm.configfile import dump_config
 from jaxlm.prepare import Prepared, prepare
+from jaxlm.state import HOST_MEMORY
 from jaxlm.train import Plan, make_plan
 
 GIB = 2**30
@@ -66,12 +67,13 @@ def _memory(plan: Plan, compiled: Any) -> list[str]:
     state = plan.abstract_state()
 
     def on_device(tree: Any) -> int:
-        shapes = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree) if leaf.ndim]
-        return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes)
+        leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim and leaf.sharding.memory_kind != HOST_MEMORY]
+        return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
+    on_host = ", the rest in host memory" if plan.prepared.config.optimizer.offload else ""
     lines = [
         f"parameters       {on_device(state.params) / GIB:.3f} GiB per device",
-        f"optimizer state  {on_device(state.opt_state) / GIB:.3f} GiB per device",
+        f"optimizer state  {on_device(state.opt_state) / GIB:.3f} GiB per device{on_host}",
     ]
     analysis = compiled.memory_analysis()
     if analysis is not None:

@@ -23,3 +23,14 @@ def test_report(tmp_path, capsys):
     assert "peak" in shown and "optimizer state" in shown
     row = re.search(r"  1  row \d+, (\d+) tokens, label (pos|neg): (\[CLS\] .* \[SEP\])", shown)
     assert row and not (tmp_path / "runs").exists()
+
+
+def test_a_state_in_host_memory_takes_none_of_the_device(tmp_path, capsys):
+    larger = {"embed_dim": 256, "num_heads": 4, "mlp_dim": 512, "num_layers": 3, "max_positions": 64}
+    path = write_config(tmp_path, model={"config": larger}, mesh={"preset": "fsdp"})
+    for offload in (False, True):
+        assert run("finetune", "--config", path, "--dry-run", f"optimizer.offload={offload}") == 0
+        parameters, state, where = re.search(
+            r"parameters +(\d\.\d+) GiB.*\noptimizer state +(\d\.\d+) GiB per device(.*)", capsys.readouterr().out
+        ).groups()
+        assert (float(state) == 0.0 and "host memory" in where) if offload else (float(state) >= float(parameters) > 0)
