@@ -25,16 +25,20 @@ from jaxlm.prepare import prepare
 from jaxlm.train import make_plan
 
 PEER = Path(__file__).resolve().parents[1] / "scripts" / "peers" / "transformers_trainer.py"
+BASE = "jaxlm packed, balanced order"
 TUNED = settings({"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")})
 """What `jaxlm.cpu` has set for this process, and would not be there otherwise."""
 
 
-def measure(model: str, train: str, *, packing: bool, steps: int, warmup: int, dtype: str, seed: int) -> dict[str, Any]:
+def measure(
+    model: str, train: str, *, packing: bool, order: str, steps: int, warmup: int, dtype: str, seed: int
+) -> dict[str, Any]:
     """Times training steps of a text classifier in this process.
 
     Args:
       model: HF-format directory.
       train: TSV without a header: text, label.
+      packing, order: as in the config's `data`.
       steps, warmup: timed steps, and those before; every batch shape is compiled before the clock starts.
     Returns:
       examples_per_second, tokens_per_second, padding_share, and what was run.
@@ -45,7 +49,12 @@ def measure(model: str, train: str, *, packing: bool, steps: int, warmup: int, d
             "seed": seed,
             "model": {"init": model, "dtype": dtype},
             "task": {"text": "text", "label": "label"},
-            "data": {"train": {"path": train, "columns": ("text", "label")}, "max_length": 128, "packing": packing},
+            "data": {
+                "train": {"path": train, "columns": ("text", "label")},
+                "max_length": 128,
+                "packing": packing,
+                "order": order,
+            },
             "train": {"batch_size": 32, "steps": steps + warmup},
         }
     )
@@ -82,7 +91,11 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
       RunFailure: a contender failed.
     """
     own = [sys.executable, "-m", "jaxlm", "bench", "--worker", "--model", model, "--train", train, "--dtype", dtype]
-    contenders = {"jaxlm packed": own, "jaxlm padded": [*own, "--no-packing"]}
+    contenders = {
+        BASE: [*own, "--order", "balanced"],
+        "jaxlm packed, random order": own,
+        "jaxlm padded": [*own, "--no-packing"],
+    }
     if peer:
         if not PEER.is_file():
             raise UserError("--peer: needs a checkout of the repository, with scripts/peers/")
@@ -117,9 +130,9 @@ def _run(command: list[str], environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _table(results: dict[str, list[dict[str, Any]]]) -> str:
     speeds = {name: [run["examples_per_second"] for run in runs] for name, runs in results.items()}
-    base = speeds["jaxlm packed"]
+    base = speeds[BASE]
     lines = [
-        "| | examples/s: min, median, max | padding | packed / this, median of rounds |",
+        "| | examples/s: min, median, max | padding | first row / this, median of rounds |",
         "|---|---|---|---|",
     ]
     for name, values in speeds.items():

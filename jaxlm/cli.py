@@ -212,8 +212,8 @@ def _bench(options: argparse.Namespace) -> None:
             raise UserError(f"--{name}: no {getattr(options, name)}; see docs/data.md for where to get it")
     shared = {"steps": options.steps, "warmup": options.warmup, "dtype": options.dtype}
     if options.worker:
-        packing = not options.no_packing
-        figures = bench.measure(options.model, options.train, packing=packing, seed=options.seed, **shared)
+        batches = {"packing": not options.no_packing, "order": options.order, "seed": options.seed}
+        figures = bench.measure(options.model, options.train, **batches, **shared)
         print(json.dumps(figures))
         return
     print(bench.bench(options.model, options.train, rounds=options.rounds, peer=options.peer, **shared))
@@ -290,5 +290,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--worker", action="store_true", help="one measurement in this process, as JSON")
     sub.add_argument("--no-packing", action="store_true", help="with --worker: pad instead of packing")
     sub.add_argument("--preset", default="ddp", help="scaling, with --worker: mesh preset over this process's devices")
+    sub.add_argument("--order", choices=("random", "balanced"), default="random", help="with --worker: data.order")
     sub.add_argument("--seed", type=int, default=0)
     return parser

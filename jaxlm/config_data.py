@@ -94,6 +94,10 @@ class DataConfig(Section):
     """Tokens shared by neighbouring windows."""
     packing: bool = True
     """Several examples to a row, kept apart by segment masks; false: one to a row, padded."""
+    order: Literal["random", "balanced"] = "random"
+    """Order of the examples of an epoch: drawn at random; or drawn, and then dealt to the batches so that each holds
+    nearly the same number of tokens: less padding and fewer batch shapes to compile. Packed batches of
+    `train.batch_size` only."""
     row_length: int | None = Field(default=None, gt=0)
     """Packed row length; absent: the multiple of 8, from the longest example to `max_length`, that wastes least."""
     max_shapes: int = Field(default=4, gt=0)

@@ -68,6 +68,11 @@ def make_loader(prepared: Prepared) -> Loader:
         if isinstance(split, StreamSplit):
             return StreamLoader(split.parts, steps=train.steps, **shared)
         return CorpusLoader(list(zip(split.plans, split.weights, strict=True)), **shared)
+    if data.order == "balanced" and (train.batch_tokens or not data.packing):
+        raise UserError(
+            "data.order=balanced: expected train.batch_size and data.packing=true; batches of train.batch_tokens are "
+            "filled as they are, and padding would only grow by long and short examples in one batch"
+        )
     return TrainLoader(
         split.examples,
         batch_size=None if train.batch_tokens else train.batch_size,
@@ -79,6 +84,7 @@ def make_loader(prepared: Prepared) -> Loader:
         row_multiple=multiple,
         pad_id=prepared.tokenizer.pad_id or 0,
         seed=config.seed,
+        order=data.order,
         pool=prepared.model.family.pool,
         **processes,
     )

@@ -218,6 +218,12 @@ def test_batch_tokens_and_windows_train(tmp_path):
     assert len(read_jsonl(tmp_path / "runs/tiny/predictions/test.jsonl")) == 19
 
 
+@pytest.mark.parametrize("override", ["data.packing=false", "train.batch_tokens=256"])
+def test_batches_that_cannot_be_balanced_are_refused(tmp_path, capsys, override):
+    assert run("finetune", "--config", write_config(tmp_path), "data.order=balanced", override, "--dry-run") == 2
+    assert "data.order=balanced: expected train.batch_size and data.packing=true" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("problem", ["pairs", "multiclass", "multilabel", "regression"])
 def test_every_form_of_classification(tmp_path, problem):
     train, validation = rows(48), rows(16, seed=1)

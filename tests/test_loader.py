@@ -14,11 +14,13 @@ import pytest
 from test_pack import LENGTHS, ROW, assert_same, lengths_of, make_examples, unpack
 
 from jaxlm.data.loader import TrainLoader, eval_batches
+from jaxlm.data.order import balanced_order, epoch_order
 from jaxlm.errors import UserError
 
 KINDS = sorted(LENGTHS.keys() - {"none"})
 MODES = {
     "packed": {"batch_size": 16, "packing": True},
+    "balanced": {"batch_size": 16, "packing": True, "order": "balanced"},
     "padded": {"batch_size": 16, "packing": False},
     "tokens": {"batch_tokens": 4 * ROW, "packing": True},
     "padded tokens": {"batch_tokens": 4 * ROW, "packing": False},
@@ -75,9 +77,10 @@ def test_every_epoch_holds_every_example_once(loader, kind, mode):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("packing", [True, False])
-def test_a_step_is_exactly_batch_size_examples(loader, kind, packing):
+@pytest.mark.parametrize("order", ["random", "balanced"])
+def test_a_step_is_exactly_batch_size_examples(loader, kind, packing, order):
     lengths = lengths_of(kind)
-    train = loader(make_examples(lengths), batch_size=16, packing=packing)
+    train = loader(make_examples(lengths), batch_size=16, packing=packing, order=order)
     full, rest = divmod(len(lengths), 16)
     expected = [16] * full + [rest] * bool(rest)
     assert train.steps_per_epoch == len(expected)
@@ -167,6 +170,7 @@ def test_resume_on_another_mesh_sees_the_same_examples(loader):
     ("change", "message"),
     [
         ({"seed": 4}, "seed was 3 and is now 4"),
+        ({"order": "balanced"}, "data.order was random and is now balanced"),
         ({"batch_size": 8}, "train.batch_size was 16 and is now 8"),
         ({"packing": False}, "data.packing was True and is now False"),
         ({"batch_size": None, "batch_tokens": 512}, "train.batch_tokens was unset and is now 512"),
@@ -236,6 +240,22 @@ def test_sst2_packs_with_little_padding(loader, shared_data):
     packed = loader(examples, packing=True, **settings)
     assert packed.padding_share < 0.12 and len(packed.shapes.row_counts) <= 4
     assert loader(examples, packing=False, **settings).padding_share > 0.3
+    balanced = loader(examples, packing=True, order="balanced", **settings)
+    assert balanced.padding_share < 0.04 and len(balanced.shapes.row_counts) <= 2  # the last batch may have its own
+
+
+def test_balanced_batches_hold_like_numbers_of_tokens():
+    """Lengths from 3 to 60: at random, a batch of 16 has some 500 tokens, give or take 65."""
+    lengths = np.random.default_rng(0).integers(3, 61, 16 * 50 + 5)
+    longest = []
+    for epoch in range(8):
+        order = balanced_order(lengths, 16, 7, epoch)
+        assert sorted(order.tolist()) == list(range(len(lengths)))
+        batches = lengths[order[:800].reshape(50, 16)]
+        assert np.ptp(batches.sum(axis=1)) <= 6
+        assert set(order[800:]) == set(epoch_order(len(lengths), 7, epoch)[800:])
+        longest.append(int(np.flatnonzero((batches == lengths.max()).any(axis=1))[0]))
+    assert len(set(longest)) > 4  # the batch of the longest example may come at any time
 
 
 @pytest.mark.parametrize("kind", KINDS)

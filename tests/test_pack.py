@@ -8,8 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from jaxlm.data.order import make_order
 from jaxlm.data.pack import Example, build_batch, plan_rows
-from jaxlm.data.shapes import choose_shapes, choose_sizes, epoch_order, eval_shapes, token_shapes
+from jaxlm.data.shapes import choose_shapes, choose_sizes, eval_shapes, token_shapes
 from jaxlm.errors import UserError
 
 ROW = 48
@@ -184,18 +185,19 @@ def test_sizes_are_the_best_there_are():
 @pytest.mark.parametrize("kind", sorted(LENGTHS.keys() - {"none"}))
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("row_multiple", [1, 8])
-def test_shapes_cover_the_first_epochs(kind, packing, row_multiple):
+@pytest.mark.parametrize("kind_of_order", ["random", "balanced"])
+def test_shapes_cover_the_first_epochs(kind, packing, row_multiple, kind_of_order):
     lengths = lengths_of(kind)
+    order = make_order(kind_of_order, lengths, 16, 5)
     shapes = choose_shapes(
-        lengths, batch_size=16, max_shapes=3, max_length=64, row_multiple=row_multiple, packing=packing, seed=5
+        lengths, batch_size=16, max_shapes=3, max_length=64, row_multiple=row_multiple, packing=packing, order=order
     )
     assert len(shapes.row_counts) * len(shapes.row_lengths) <= 3
     assert all(rows % row_multiple == 0 for rows in shapes.row_counts)
     assert lengths.max() <= shapes.row_length <= max(64, -(-lengths.max() // 8) * 8)
     for epoch in range(3):
-        order = epoch_order(len(lengths), 5, epoch)
-        for k in range(0, len(order), 16):
-            chosen = lengths[order[k : k + 16]]
+        for k in range(0, len(lengths), 16):
+            chosen = lengths[order(epoch)[k : k + 16]]
             needed = len(plan_rows(chosen, shapes.row_length, shapes.slots, packing=packing))
             rows, row_length = shapes.fit(needed, int(chosen.max()))
             assert rows in shapes.row_counts and rows >= needed and row_length >= chosen.max()

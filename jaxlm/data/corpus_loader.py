@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxlm.data.identity import ResumableBatches, batches_by_step
 from jaxlm.data.mixture import Mixture
+from jaxlm.data.order import epoch_order
 from jaxlm.data.pack import Batch
 from jaxlm.data.row_stream import RowStream
 from jaxlm.data.rows import RowPlan, Segment
-from jaxlm.data.shapes import Shapes, epoch_order
+from jaxlm.data.shapes import Shapes
 
 BuildRow = Callable[[list[Segment], np.random.Generator], dict[str, np.ndarray]]
 """Makes the arrays of one row, without a leading axis and of the same shapes for all rows, from its segments and a

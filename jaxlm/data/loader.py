@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from jaxlm.data.identity import ResumableBatches, batches_by_step
+from jaxlm.data.order import Order, epoch_order, make_order
 from jaxlm.data.pack import Batch, Example, build_batch, fill_rows, plan_rows
-from jaxlm.data.shapes import Shapes, choose_shapes, choose_sizes, epoch_order, eval_shapes, round_up, token_shapes
+from jaxlm.data.shapes import Shapes, choose_shapes, choose_sizes, eval_shapes, round_up, token_shapes
 
 __all__ = ["Shapes", "TrainLoader", "choose_shapes", "eval_batches", "eval_shapes"]
 
@@ -22,10 +23,10 @@ Rows = list[list[int]]
 class _ExamplePlan:
     """Step -> rows where every step has `batch_size` examples, but the last of an epoch, which has the rest."""
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, shapes: Shapes, packing: bool, seed: int) -> None:
+    def __init__(self, lengths: np.ndarray, batch_size: int, shapes: Shapes, packing: bool, order: Order) -> None:
         self.steps_per_epoch = -(-len(lengths) // batch_size)
         self._lengths, self._batch_size, self._shapes, self._packing = lengths, batch_size, shapes, packing
-        self._order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, len(lengths), seed))
+        self._order = order
 
     def rows(self, step: int) -> Rows:
         epoch, k = divmod(step, self.steps_per_epoch)
@@ -86,6 +87,8 @@ class TrainLoader(ResumableBatches):
         row_multiple: what the global number of rows is a multiple of: data-parallel devices x accumulation.
         pad_id: token id of padding.
         seed: decides the order.
+        order: "random", or "balanced": batches of nearly equal numbers of tokens (`order.balanced_order`); with
+            `batch_tokens`, which fills them anyway, only "random".
         pool: the token of an example that `slot_positions` names, "first" or "last".
         process_index, process_count: which share of the rows this process builds.
 
@@ -114,6 +117,7 @@ class TrainLoader(ResumableBatches):
         row_multiple: int,
         pad_id: int,
         seed: int,
+        order: str = "random",
         pool: str = "first",
         process_index: int = 0,
         process_count: int = 1,
@@ -123,11 +127,12 @@ class TrainLoader(ResumableBatches):
         self._process_index, self._process_count = process_index, process_count
         self._lengths = lengths = _lengths(examples)
         layout = {"max_length": max_length, "row_length": row_length, "row_multiple": row_multiple, "packing": packing}
-        settings: dict[str, Any] = {"seed": seed, "data.packing": packing}
+        settings: dict[str, Any] = {"seed": seed, "data.packing": packing, "data.order": order}
         self._plan: _ExamplePlan | _TokenPlan
         if batch_size is not None and batch_tokens is None:
-            self.shapes = choose_shapes(lengths, batch_size=batch_size, max_shapes=max_shapes, seed=seed, **layout)
-            self._plan = _ExamplePlan(lengths, batch_size, self.shapes, packing, seed)
+            drawn = make_order(order, lengths, batch_size, seed)
+            self.shapes = choose_shapes(lengths, batch_size=batch_size, max_shapes=max_shapes, order=drawn, **layout)
+            self._plan = _ExamplePlan(lengths, batch_size, self.shapes, packing, drawn)
             settings["train.batch_size"] = batch_size
         elif batch_tokens is not None and batch_size is None:
             self.shapes = token_shapes(lengths, batch_tokens=batch_tokens, **layout)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxlm.data.order import Order, epoch_order, make_order
 from jaxlm.data.pack import plan_rows
 from jaxlm.errors import UserError
 
@@ -56,11 +57,6 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 [num_examples]: the permutation of one training epoch, a function of (seed, epoch)."""
-    return np.random.default_rng([seed, epoch]).permutation(num_examples)
-
-
 def choose_sizes(needs: Sequence[int] | np.ndarray, max_sizes: int) -> tuple[int, ...]:
     """At most `max_sizes` sizes that cover every need at the least total, each need taking the smallest size >= it.
 
@@ -98,7 +94,7 @@ def choose_shapes(
     row_length: int | None = None,
     row_multiple: int = 1,
     packing: bool = True,
-    seed: int = 0,
+    order: Order | None = None,
 ) -> Shapes:
     """Shapes for training batches of exactly `batch_size` examples, chosen by packing the first epochs as they come.
 
@@ -111,18 +107,15 @@ def choose_shapes(
             least, padding first, attention second.
         row_multiple: what the rows of a batch must be divisible by (data-parallel devices x accumulation).
         packing: False: one example to a row, length buckets instead of row counts.
-        seed: seed of the epochs' orders.
+        order: the epochs' orders; None: those of `epoch_order` with seed 0.
 
     Raises:
         UserError: an example is longer than the given `row_length`.
     """
     lengths = _checked(lengths, row_length)
+    order = order or make_order("random", lengths, batch_size, 0)
     num_epochs = min(max(1, _SIMULATED_EXAMPLES // len(lengths)), _SIMULATED_EPOCHS)
-    batches = [
-        batch
-        for epoch in range(num_epochs)
-        for batch in _batches(lengths[epoch_order(len(lengths), seed, epoch)], batch_size)
-    ]
+    batches = [batch for epoch in range(num_epochs) for batch in _batches(lengths[order(epoch)], batch_size)]
     if not packing:
         longest = row_length or round_up(int(lengths.max()), _LENGTH_MULTIPLE)
         maxima = [min(round_up(int(batch.max()), _LENGTH_MULTIPLE), longest) for batch in batches]
