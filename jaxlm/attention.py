@@ -5,15 +5,22 @@ Shape letters: B rows, T query length, S key length, N heads, K key and value he
 
 from __future__ import annotations
 
+import functools
+import logging
+import math
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxlm import splash
 from jaxlm.errors import UserError
 from jaxlm.layers import Compute, Key, dropout, pick
+from jaxlm.sharding import Rules
+
+log = logging.getLogger("jaxlm")
 
 
 @jax.tree_util.register_dataclass
@@ -136,35 +143,37 @@ def attend(
 ) -> Float[Array, "B T N H"]:
     """softmax(scale q k^T + bias) v (Vaswani et al., 2017), the softmax in float32.
 
+    The kernels, of which `compute.attention` names one, or "auto": the first that the mesh's devices have, and that can
+    do what is asked; XLA does everything.
+      "splash": on a TPU (`splash.splash`), block by block from the segment ids. It has no dropout of probabilities, no
+        bias and no prefix. Queries in columns of their own (slots, cached decoding) and rows of fewer than 128 columns
+        are left to XLA.
+      "cudnn": on a GPU, half precision, heads of up to 128 dimensions; without dropout; the mask laid out.
+      "xla": `jax.nn.dot_product_attention`, the mask laid out; with dropout, the same in the open.
+
     Args:
       k_BSKH, v_BSKH: of K heads, each read by N / K query heads (grouped-query attention; Ainslie et al., 2023).
-      compute: its `attention` names the kernel: "xla", "cudnn", or "auto": cuDNN on a GPU where it takes the dtype and
-        head size, else XLA. Kernels that never form the probabilities cannot drop them out, so with dropout "auto"
-        computes them openly.
       bias: added to the logits (T5's relative positions).
       scale: of the logits; absent: 1 / sqrt(H).
       dropout_rate, key: dropout of the attention probabilities; none without a key.
     Raises:
-      UserError: "cudnn" together with attention dropout.
+      UserError: the kernel that `compute` names cannot do what is asked.
     """
+    if scale is None:
+        scale = 1 / math.sqrt(q_BTNH.shape[3])
     drops = key is not None and dropout_rate > 0.0
-    if compute.attention == "cudnn" and drops:
-        raise UserError(
-            "model.attention=cudnn cannot drop out attention probabilities: set model.attention_dropout=0 or "
-            "model.attention=auto"
-        )
+    kernel = _kernel(q_BTNH, k_BSKH, mask, compute, biased=bias is not None, drops=drops)
+    if kernel == "splash":
+        return _splash(q_BTNH, k_BSKH, v_BSKH, mask, compute.rules, scale)
     if not drops:
-        fits = compute.attention == "auto" and bias is None and _cudnn_fits(q_BTNH, compute.rules.platform)
-        kernel = "cudnn" if compute.attention == "cudnn" or fits else "xla"
         with jax.numpy_dtype_promotion("standard"):  # inside, JAX itself mixes half precision with float32
             return jax.nn.dot_product_attention(
                 q_BTNH, k_BSKH, v_BSKH, bias=bias, mask=mask.dense(), scale=scale, implementation=kernel
             )
-    num_heads, head_dim = q_BTNH.shape[2:]
-    if k_BSKH.shape[2] != num_heads:
-        groups = num_heads // k_BSKH.shape[2]
+    if k_BSKH.shape[2] != q_BTNH.shape[2]:
+        groups = q_BTNH.shape[2] // k_BSKH.shape[2]
         k_BSKH, v_BSKH = (jnp.repeat(x, groups, axis=2) for x in (k_BSKH, v_BSKH))
-    q_BTNH = q_BTNH * jnp.asarray(head_dim**-0.5 if scale is None else scale, q_BTNH.dtype)
+    q_BTNH = q_BTNH * jnp.asarray(scale, q_BTNH.dtype)
     logits = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSKH, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)
@@ -173,8 +182,65 @@ def attend(
     return jnp.einsum("BNTS,BSNH->BTNH", dropout(probs, dropout_rate, key), v_BSKH)
 
 
-def _cudnn_fits(q_BTNH: jax.Array, platform: str) -> bool:
+def _kernel(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, mask: Mask, compute: Compute, *, biased: bool, drops: bool
+) -> Literal["splash", "cudnn", "xla"]:
+    """The kernel for one call of `attend`, by the devices of the mesh: where it is compiled says nothing of them."""
+    asked, platform = compute.attention, compute.rules.platform
+    if asked == "splash" or asked == "auto" and platform == "tpu":
+        whole = mask.columns_BT is None
+        lacks = {
+            f"run on a {platform}": platform not in ("tpu", "cpu"),
+            "add relative positions to the logits": biased,
+            "read a prefix in both directions": whole and mask.prefix_BS is not None,
+            _DROPOUT: drops,
+        }
+        lacking = next((what for what, wanted in lacks.items() if wanted), None)
+        if lacking and asked == "splash":
+            raise _cannot(asked, lacking)
+        if not whole or not splash.fits(q_BTNH.shape[0], q_BTNH.shape[1], k_BSKH.shape[1], compute.rules):
+            return "xla"
+        if lacking == _DROPOUT:
+            _tell_of_dropout()
+        return "xla" if lacking else "splash"
+    if asked == "cudnn" and drops:
+        raise _cannot(asked, _DROPOUT)
+    fits = asked == "auto" and platform == "gpu" and not biased and not drops and _cudnn_fits(q_BTNH)
+    return "cudnn" if asked == "cudnn" or fits else "xla"
+
+
+_DROPOUT = "drop out attention probabilities"
+
+
+def _cannot(kernel: str, what: str) -> UserError:
+    without = "model.attention_dropout=0 or " if what == _DROPOUT else ""
+    return UserError(f"model.attention={kernel} cannot {what}: set {without}model.attention=auto")
+
+
+@functools.cache
+def _tell_of_dropout() -> None:
+    log.warning(
+        "dropout of attention probabilities keeps training from the splash kernel: XLA computes attention, in T x T "
+        "probabilities a row and head; model.attention_dropout=0 is faster and needs less memory"
+    )
+
+
+def _cudnn_fits(q_BTNH: jax.Array) -> bool:
     """cuDNN's fused attention takes half precision, even lengths, and a head size that is a multiple of 8 up to 128."""
     _, length, _, head_dim = q_BTNH.shape
     half = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
-    return platform == "gpu" and half and head_dim % 8 == 0 and head_dim <= 128 and length % 2 == 0
+    return half and head_dim % 8 == 0 and head_dim <= 128 and length % 2 == 0
+
+
+def _splash(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, rules: Rules, scale: float
+) -> jax.Array:
+    """The kernel's window is static: where layers differ in it, both kernels are compiled and one runs."""
+
+    def run(window: int | None, *arrays: jax.Array) -> jax.Array:
+        return splash.splash(*arrays, rules=rules, scale=scale, causal=mask.causal, window=window)
+
+    arrays = (q_BTNH, k_BSKH, v_BSKH, mask.query_BT, mask.key_BS)
+    if mask.window is None or mask.windowed is None:
+        return run(mask.window, *arrays)
+    return jax.lax.cond(mask.windowed, functools.partial(run, mask.window), functools.partial(run, None), *arrays)

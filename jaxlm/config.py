@@ -51,11 +51,12 @@ class ModelConfig(Section):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Overrides the checkpoint's hidden dropout."""
     attention_dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Overrides the checkpoint's dropout of attention probabilities."""
+    """Overrides the checkpoint's dropout of attention probabilities. 0 is recommended on a TPU: its kernel has none."""
     classifier_dropout: float | None = Field(default=None, ge=0, lt=1)
     """Overrides the checkpoint's dropout before the task head."""
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
-    """Attention kernel; `auto`: cuDNN where the device, dtype and shapes allow it, else XLA."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """Attention kernel; `auto`: splash on a TPU and cuDNN on a GPU, where they can do what is asked, else XLA. On a
+    CPU, `splash` is interpreted, very slowly."""
     remat: Literal["none", "full", "dots"] = "none"
     """Activations recomputed in the backward pass: none, all of a layer, or all but its matrix products."""
     logits_chunk: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"

@@ -106,7 +106,7 @@ def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
     for line in text.splitlines():
         if (header := _HEADER.match(line)) is not None:
             name, lines = header["name"], []
-        elif line.startswith("}") and name is not None:
+        elif line.rstrip() == "}" and name is not None:
             yield name, lines
             name = None
         elif name is not None:

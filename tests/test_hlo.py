@@ -32,6 +32,9 @@ HloModule jit_step, is_scheduled=true
 
 ENTRY %main (p: f32[4,8]) -> f32[4,8] {
   %loop = (s32[], f32[4,8]) while(%tuple), condition=%condition.3, body=%body.1, backend_config={"known_trip_count":{"n":"12"}}
+  %kernel = f32[4]{0} custom-call(%c), custom_call_target="tpu_custom_call", backend_config={"metadata": {"blocks":
+"128"
+}}, metadata={op_name="attention"}
   %joined = (f32[4,8]{1,0}, /*index=1*/s8[3]{0}) all-reduce(%a, %b), replica_groups=[1,8]<=[8], to_apply=%add
   %meshed = f32[2]{0} all-reduce(%c), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1':(2)2}, to_apply=%add
   %alone = f32[4]{0} all-reduce(%c), replica_groups={{0},{1}}, to_apply=%add

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxlm"
 LAYERS = [
     "errors cpu config schema_doc configfile chips topology sharding mesh hlo flops hf.table metrics track manifest "
     "rundir interrupt",
-    "layers attention",
+    "layers attention splash",
     "models heads",
     "hf objectives optim data generate",
     "tasks",
