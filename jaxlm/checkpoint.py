@@ -31,8 +31,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from jaxlm import manifest
-from jaxlm.errors import RunFailure, UserError
+from jaxlm import distributed, manifest
+from jaxlm.errors import Interrupted, RunFailure, UserError
 
 _NONE = -1
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Checkpointer:
                 raise RunFailure(f"{self._directory}: cannot open the checkpoints: {error}") from error
         logging.getLogger("absl").addFilter(_demote_orbax)
         # The constructor is a barrier: no process lists the steps before the first has cleaned up.
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_Retention(self),
@@ -83,6 +83,8 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and distributed.active() and not isinstance(error, Interrupted):
+            return  # a save cannot be waited for without the others; this process ends without more ado
         try:
             self.close()
         except RunFailure as failure:
@@ -214,6 +216,8 @@ class Checkpointer:
 
     def _failure(self, error: Exception) -> RunFailure:
         """Cleans up after a failed save, and describes it."""
+        if (lost := distributed.lost_peer(error)) is not None:
+            return lost
         saving = self._saving or {"step": "?", "bytes": 0}
         self._saving = None
         try:
@@ -284,6 +288,13 @@ class Checkpointer:
             scores[self._saving["step"]] = self._sign * self._saving["metrics"][self._metric]
         best = sorted(scores, key=lambda step: (-scores[step], step))[: self._keep]
         return {max(steps), *best}
+
+
+class _Manager(ocp.CheckpointManager):
+    """Leaves signals to the train loop, which counts steps in a way of its own for them."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class _Retention(ocp.checkpoint_managers.PreservationPolicy):

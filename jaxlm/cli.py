@@ -12,8 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxlm.cluster import Cluster, find
 from jaxlm.cpu import restart_with_settings
 from jaxlm.errors import Interrupted, RunFailure, UserError
+from jaxlm.launch import supervise
+from jaxlm.track import setup_logging
 
 log = logging.getLogger("jaxlm")
 
@@ -24,11 +27,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     options.command_line = shlex.join(["jaxlm", *arguments])
-    from jaxlm.track import setup_logging
+    if not hasattr(options, "coordinator"):
+        setup_logging(options.verbose)
+        return _run(options, options.run_command)
+    try:
+        cluster = find(options.coordinator, options.num_processes, options.process_id)
+    except UserError as error:
+        return _fail("error", error, 2)
+    if cluster is None:
+        setup_logging(options.verbose)
+        return _run(options, options.run_command)
+    return _run_one_of_several(options, cluster)
+
+
+def _run_one_of_several(options: argparse.Namespace, cluster: Cluster) -> int:
+    """Runs the command in a process of its own that works with others; returns its exit status."""
+    resumes = "; it resumes from the last checkpoint" if options.run_command in (_pretrain, _finetune) else ""
+    advice = f"Start the same command again on all hosts{resumes}"
+    if (status := supervise(advice)) is not None:
+        return status
+    from jaxlm import distributed
+
+    def run_command(options: argparse.Namespace) -> None:
+        distributed.start(cluster)
+        setup_logging(options.verbose, process=distributed.process_index())
+        with distributed.together(advice):
+            options.run_command(options)
 
     setup_logging(options.verbose)
+    return distributed.leave(_run(options, run_command))
+
+
+def _run(options: argparse.Namespace, run_command: Callable[[argparse.Namespace], None]) -> int:
+    """Runs a command; returns its exit status."""
     try:
-        options.run_command(options)
+        run_command(options)
     except UserError as error:
         return _fail("error", error, 2)
     except Interrupted as error:
@@ -82,9 +115,17 @@ def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
     if options.dry_run:
         from jaxlm.dryrun import dry_run
 
-        print(dry_run(run_pretraining(config)))
+        _say(dry_run(run_pretraining(config)))
         return
-    print(score_lines(run_chain(config, command=options.command_line)))
+    _say(score_lines(run_chain(config, command=options.command_line)))
+
+
+def _say(text: str) -> None:
+    """Prints a command's answer, of several processes on the first."""
+    from jaxlm.distributed import is_first
+
+    if is_first():
+        print(text)
 
 
 def score_lines(summary: dict[str, Any]) -> str:
@@ -104,13 +145,18 @@ def _evaluate(options: argparse.Namespace) -> None:
     from jaxlm.evaluate_run import evaluate_run
 
     scores = evaluate_run(options.run, split=options.split, data=options.data, overrides=options.overrides)
-    print(json.dumps(scores, indent=2, ensure_ascii=False))
+    _say(json.dumps(scores, indent=2, ensure_ascii=False))
 
 
 def _predict(options: argparse.Namespace) -> None:
+    from jaxlm import distributed
     from jaxlm.data.sources import load_jsonl_stream
     from jaxlm.predict import open_predictor, predict_stream
 
+    if options.input == "-" and distributed.active():
+        raise UserError(
+            "--input -: of several processes, only one has a standard input; expected a file that all can read"
+        )
     samples = {name: getattr(options, name) for name in ("tokens", "temperature", "top_k", "top_p")}
     predictor = open_predictor(options.run, text=_columns(options.text), samples=samples)
     if options.input == "-":
@@ -132,7 +178,13 @@ def _columns(text: list[str] | None) -> str | list[str] | None:
 
 
 def _write_lines(output: str, lines: Callable[[], Any]) -> None:
-    """Writes to stdout, or to a file that appears whole or not at all."""
+    """Writes to stdout, or to a file that appears whole or not at all; of several processes, the first does."""
+    from jaxlm.distributed import is_first
+
+    if not is_first():
+        for _ in lines():
+            pass
+        return
     if output == "-":
         for line in lines():
             sys.stdout.write(line)
@@ -261,6 +313,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--temperature", type=float, metavar="T", help="language models: 0 always takes the likeliest")
     sub.add_argument("--top-k", type=int, metavar="K", help="language models: draw from the K likeliest tokens")
     sub.add_argument("--top-p", type=float, metavar="P", help="language models: draw from P of the probability")
+
+    for sub in commands.choices.values():
+        hosts = sub.add_argument_group(
+            "several processes", "one command to a host; not needed on SLURM and Cloud TPU (docs/scaling.md)"
+        )
+        hosts.add_argument("--coordinator", metavar="HOST:PORT", help="where the first process listens")
+        hosts.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
+        hosts.add_argument("--process-id", type=int, metavar="I", help="number of this one, from 0")
 
     sub = command("convert", _convert, "Export a run in HF format, or show what a checkpoint holds.")
     sub.add_argument("action", choices=("export", "inspect"))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
+from jaxlm import distributed
 from jaxlm.config_data import DataConfig
 from jaxlm.data.loader import eval_batches
-from jaxlm.data.pack import HOST_ONLY, Batch, Example
+from jaxlm.data.pack import Batch, Example
 from jaxlm.data.shapes import eval_shapes
 from jaxlm.errors import RunFailure
 from jaxlm.models import Model
-from jaxlm.sharding import Rules, batch_shardings
+from jaxlm.placement import of_all_processes, share, to_device
 from jaxlm.step import make_eval_step
 from jaxlm.tasks import Classification
 from jaxlm.tasks.classification import Examples
@@ -30,15 +30,6 @@ class Evaluation(NamedTuple):
     scores: dict[str, float]
     predictions: Callable[[], list[dict[str, Any]]] | None = None
     """Makes the input rows with their predictions, in the order of the file; None for a corpus."""
-
-
-def to_device(batch: Batch, rules: Rules, *, leading: int = 0) -> dict[str, jax.Array]:
-    """Puts this process's rows of a batch on the mesh, all but what is for the host alone."""
-    local = {key: value for key, value in batch.items() if key not in HOST_ONLY}
-    if rules.mesh is None:
-        return {key: jnp.asarray(value) for key, value in local.items()}
-    shardings = batch_shardings(local, rules, leading=leading)
-    return {key: jax.make_array_from_process_local_data(shardings[key], value) for key, value in local.items()}
 
 
 @dataclass(frozen=True)
@@ -99,19 +90,19 @@ class Evaluator:
             packing=self.data.packing,
             pool=self.model.family.pool,
             row_multiple=multiple,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            share=share(self.model.compute.rules),
             max_shapes=self.data.max_shapes,
         )
 
     def _collect(self, outputs: jax.Array, batch: Batch, totals: np.ndarray, weights: np.ndarray) -> None:
-        gather = partial(multihost_utils.process_allgather, tiled=True) if jax.process_count() > 1 else np.asarray
-        values, rows, share = (np.asarray(gather(x)) for x in (outputs, batch["examples"], batch["weights"]))
+        rules = self.model.compute.rules
+        values = distributed.fetch(outputs)
+        rows, weight = (of_all_processes(batch[name], rules) for name in ("examples", "weights"))
         used = rows >= 0
         if not np.isfinite(values[used]).all():
             raise RunFailure("evaluation: the model's outputs are not finite; the parameters have diverged")
-        np.add.at(totals, rows[used], values[used].astype(np.float64) * share[used][:, None])
-        np.add.at(weights, rows[used], share[used][:, None])
+        np.add.at(totals, rows[used], values[used].astype(np.float64) * weight[used][:, None])
+        np.add.at(weights, rows[used], weight[used][:, None])
 
 
 def score(task: Classification, outputs: np.ndarray, split: Examples) -> dict[str, float]:

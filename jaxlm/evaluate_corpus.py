@@ -13,8 +13,9 @@ import numpy as np
 from jaxlm.data.corpus_loader import corpus_eval_batches
 from jaxlm.data.shapes import round_up
 from jaxlm.errors import RunFailure
-from jaxlm.evaluate import Evaluation, to_device
+from jaxlm.evaluate import Evaluation
 from jaxlm.models import Model
+from jaxlm.placement import share, to_device
 from jaxlm.prepare_corpora import CorpusSplit
 from jaxlm.step import make_eval_step
 
@@ -48,9 +49,7 @@ class CorpusEvaluator:
         """
         rules = self.model.compute.rules
         rows = round_up(self.rows or max(1, EVAL_TOKENS // self.length), rules.num_batch_shards)
-        batches = corpus_eval_batches(
-            split.plans, self.task.row, rows, process_index=jax.process_index(), process_count=jax.process_count()
-        )
+        batches = corpus_eval_batches(split.plans, self.task.row, rows, share=share(rules))
         totals: dict[str, float] = {}
         pending: list[dict[str, jax.Array]] = []
         for batch in batches:

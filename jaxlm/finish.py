@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxlm import distributed
 from jaxlm.baselines import baseline_scores
 from jaxlm.evaluate import Evaluator
 from jaxlm.evaluate_corpus import CorpusEvaluator
@@ -52,11 +53,11 @@ def conclude(
             continue
         scores[name], predictions = evaluator.evaluate(params, prepared.splits[name])
         tracker.evaluation(steps, name if name == "test" else "validation (best)", scores[name])
-        if predictions is not None and jax.process_index() == 0:
+        if predictions is not None and distributed.is_first():
             run.write_text(f"predictions/{name}.jsonl", to_jsonl(predictions()))
     scored = next((name for name in ("test", "validation") if name in scores), None)
     baselines: dict[str, Any] = dict(beside)
-    if getattr(prepared.config.task, "baselines", False) and scored is not None:
+    if getattr(prepared.config.task, "baselines", False) and scored is not None and distributed.is_first():
         baselines |= baseline_scores(task, prepared.splits["train"], prepared.splits[scored], prepared.config.seed)
     summary = {
         "name": prepared.config.name,
@@ -80,8 +81,8 @@ def conclude(
         },
         "environment": environment(prepared),
     }
-    if jax.process_index() == 0:
-        export_model(run.model, prepared.model, params, task.hf_config())
+    export_model(run.model, prepared.model, params, task.hf_config())
+    if distributed.is_first():
         prepared.tokenizer.save(run.model)
         run.write_json("summary.json", {**summary, "status": "reporting"})
         write_report(run.path)

@@ -1,12 +1,19 @@
-"""Ctrl-C and SIGTERM as a flag that the train loop reads between steps."""
+"""Ctrl-C and SIGTERM as a flag that the train loop reads between steps.
+
+Of several processes, one alone may get the signal. JAX's preemption service, which takes SIGTERM there, tells the
+others and chooses the step after which all end.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from jaxlm import distributed
 
 
 @dataclass
@@ -14,6 +21,12 @@ class Interrupt:
     """Which signal arrived, if any."""
 
     received: str | None = None
+
+    def after_step(self) -> str | None:
+        """The signal that ends the run after this step, if any; all processes have to ask, after every step."""
+        if not distributed.active():
+            return self.received
+        return (self.received or "SIGTERM") if distributed.is_stop_step() else None
 
 
 @contextmanager
@@ -24,12 +37,17 @@ def watch_signals() -> Iterator[Interrupt]:
         yield flag
         return
 
+    several = distributed.active()
+
     def note(number: int, _frame: object) -> None:
         if flag.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         flag.received = signal.Signals(number).name
+        if several:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield flag
     finally:

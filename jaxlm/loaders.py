@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxlm.config import Config
@@ -16,6 +15,7 @@ from jaxlm.data.stream_loader import StreamLoader
 from jaxlm.errors import UserError
 from jaxlm.evaluate import Evaluator
 from jaxlm.evaluate_corpus import CorpusEvaluator
+from jaxlm.placement import share
 from jaxlm.prepare import Prepared
 from jaxlm.prepare_corpora import CorpusSplit, StreamSplit
 from jaxlm.sharding import Rules
@@ -60,11 +60,11 @@ def make_loader(prepared: Prepared) -> Loader:
         raise UserError("data.train: expected a source of training rows")
     split = prepared.splits["train"]
     multiple = train.accumulation * prepared.rules.num_batch_shards
-    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    held = share(prepared.rules, train.accumulation)
     if isinstance(split, CorpusSplit | StreamSplit):
         rows = corpus_rows(config, prepared.rules)
         shared: dict[str, Any] = {"build": prepared.task.row, "rows": rows, "seed": config.seed}
-        shared |= {"settings": prepared.task.settings, **processes}
+        shared |= {"settings": prepared.task.settings, "share": held}
         if isinstance(split, StreamSplit):
             return StreamLoader(split.parts, steps=train.steps, **shared)
         return CorpusLoader(list(zip(split.plans, split.weights, strict=True)), **shared)
@@ -86,7 +86,7 @@ def make_loader(prepared: Prepared) -> Loader:
         seed=config.seed,
         order=data.order,
         pool=prepared.model.family.pool,
-        **processes,
+        share=held,
     )
 
 

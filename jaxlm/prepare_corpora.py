@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-
+from jaxlm import distributed
 from jaxlm.config import Config
 from jaxlm.config_data import SourceConfig
 from jaxlm.data.clean import clean_text
@@ -70,18 +69,19 @@ def prepare_corpora(
     column = config.task.text
     train = config.data.train if "train" in splits else None
     texts = None if train is None else lambda: _texts(config, column, train, stop)
-    tokenizer = make_tokenizer(config, checkpoint, cache, texts)
+    tokenizer = distributed.first_alone(lambda: make_tokenizer(config, checkpoint, cache, texts))
     task: PretrainingTask = PRETRAINING[config.task.kind].from_tokenizer(config.task, tokenizer, config.data.max_length)
     stream = config.data.tokenize == "stream" and train is not None
-    opened = open_corpora(
-        config.data,
-        [split for split in splits if not (stream and split == "train")],
-        text_column=column,
-        tokenizer=tokenizer,
-        cache=Path(config.data.token_cache or Path(config.logging.directory) / "tokens"),
-        wrap=task.wrap,
-        process_index=jax.process_index(),
-        stop=stop,
+    opened = distributed.first_alone(
+        lambda: open_corpora(
+            config.data,
+            [split for split in splits if not (stream and split == "train")],
+            text_column=column,
+            tokenizer=tokenizer,
+            cache=Path(config.data.token_cache or Path(config.logging.directory) / "tokens"),
+            wrap=task.wrap,
+            stop=stop,
+        )
     )
     prepared: dict[str, CorpusSplit | StreamSplit] = {
         split: CorpusSplit(

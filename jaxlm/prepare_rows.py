@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxlm import distributed
 from jaxlm.config import Config
 from jaxlm.data.clean import clean_tables
 from jaxlm.data.sources import load
@@ -29,7 +30,7 @@ def prepare_rows(
     tables, cleaned = clean_tables(tables, columns, config.data.clean)
     train = tables.get("train")
     texts = None if train is None else lambda: (str(row[column]) for row in train.rows for column in columns)
-    tokenizer = make_tokenizer(config, checkpoint, cache, texts)
+    tokenizer = distributed.first_alone(lambda: make_tokenizer(config, checkpoint, cache, texts))
     examples = {
         split: task.examples(table, tokenizer, config.data, key=f"data.{split}") for split, table in tables.items()
     }

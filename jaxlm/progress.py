@@ -6,6 +6,7 @@ All of it is part of the checkpoint (as JSON), so that a resumed run stops, logs
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -52,6 +53,11 @@ class Window:
     total: dict[str, float] = field(default_factory=dict)
 
     _TOTALS: ClassVar[tuple[str, ...]] = ("tokens", "cells", "examples", "seconds", "timed_tokens", "timed_examples")
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Adds counts, by the names of the fields."""
+        for name, count in counts.items():
+            setattr(self, name, getattr(self, name) + count)
 
     def flush(self, learning_rate: float) -> dict[str, float]:
         """Averages since the last flush, as a log line; empties the window."""

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
+from jaxlm import distributed
 from jaxlm.config_tasks import SamplesConfig
 from jaxlm.data.tokenize import Tokenizer
 from jaxlm.generate import generate
@@ -88,7 +87,7 @@ def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]
 
 def save_samples(run: RunDir, samples: list[dict[str, Any]]) -> None:
     """Adds samples to the run's samples.jsonl; those of a step that ran before replace it."""
-    if jax.process_index() != 0:
+    if not distributed.is_first():
         return
     path = run.path / FILE
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []

@@ -44,8 +44,11 @@ def stderr_console() -> Console:
     return Console(stderr=True)
 
 
-def setup_logging(verbose: bool = False) -> None:
-    """Send the logger `jaxlm` to stderr: through rich on a terminal, as plain lines into a file or pipe."""
+def setup_logging(verbose: bool = False, process: int = 0) -> None:
+    """Send the logger `jaxlm` to stderr: through rich on a terminal, as plain lines into a file or pipe.
+
+    Of several processes, all but the first send warnings alone, with their number.
+    """
     console = stderr_console()
     if console.is_terminal:
         handler: logging.Handler = RichHandler(
@@ -58,24 +61,25 @@ def setup_logging(verbose: bool = False) -> None:
         )
     else:
         handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter())
+    handler.setFormatter(_Formatter(process))
     logger = logging.getLogger("jaxlm")
     for old in logger.handlers[:]:
         logger.removeHandler(old)
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if process else logging.INFO)
     logger.propagate = False
 
 
 class _Formatter(logging.Formatter):
     """`12:34:56 message`, with the level named from warnings on."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: int) -> None:
         super().__init__("%(asctime)s %(message)s", "%H:%M:%S")
+        self._prefix = f"process {process}: " if process else ""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return f"{record.asctime} {level}{record.message}"
+        return f"{record.asctime} {self._prefix}{level}{record.message}"
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,20 @@ import jax
 import numpy as np
 import optax
 
+from jaxlm import distributed
 from jaxlm.checkpoint import Checkpointer
 from jaxlm.config import Config
 from jaxlm.configfile import dump_config, load_config
 from jaxlm.data.pack import HOST_ONLY, Batch
 from jaxlm.errors import Interrupted, UserError
-from jaxlm.evaluate import Evaluator, to_device
+from jaxlm.evaluate import Evaluator
 from jaxlm.evaluate_corpus import CorpusEvaluator
 from jaxlm.finish import conclude
 from jaxlm.interrupt import Interrupt, watch_signals
 from jaxlm.loaders import Loader, make_evaluator, make_loader
 from jaxlm.metrics import higher_is_better
 from jaxlm.optim import make_optimizer, make_schedule
+from jaxlm.placement import to_device, total
 from jaxlm.prepare import Prepared, prepare
 from jaxlm.progress import BestSoFar, Progress
 from jaxlm.rundir import RunDir
@@ -128,24 +130,26 @@ def run_training(
       UserError, RunFailure: see the message; what was saved stays.
       Interrupted: a signal came; the state, or what is tokenised so far, is saved.
     """
-    first = jax.process_index() == 0
-    run = RunDir.open(Path(config.logging.directory), config.name, fresh=config.train.fresh and first)
-    with run.lock(), watch_signals() as interrupt:
-        same_settings(run, config)
-        if run.finished:
+    run = RunDir(Path(config.logging.directory).absolute() / config.name)
+    with ExitStack() as held, watch_signals() as interrupt:
+
+        def take() -> dict[str, Any] | None:
+            """Opens the run; returns the summary of a finished one."""
+            opened = RunDir.open(Path(config.logging.directory), config.name, fresh=config.train.fresh)
+            held.enter_context(opened.lock())
+            same_settings(opened, config)
+            return opened.read_json("summary.json") if opened.finished else None
+
+        distributed.same("the settings", dump_config(config))
+        if (summary := distributed.first(take)) is not None:
             log.info("%s is finished; start over with train.fresh=true, or choose another name", run.path)
-            return run.read_json("summary.json")
+            return summary
         prepared = prepare(config, tokenizer_cache=run.path / "tokenizer", stop=lambda: interrupt.received)
         plan = make_plan(prepared)
         metric = _metric(prepared)
-        run.write_text("config.yaml", dump_config(config))
-        keep = Checkpointer(
-            run.checkpoints,
-            keep=config.checkpoint.keep,
-            metric=metric,
-            higher_is_better=metric is None or higher_is_better(metric),
-        )
-        with keep as checkpoints:
+        distributed.same("the training data, or the versions of packages,", plan.loader.fingerprint)
+        distributed.first(lambda: run.write_text("config.yaml", dump_config(config)))
+        with distributed.in_step(), _checkpointer(run, config, metric) as checkpoints:
             state, progress, initialised = _start(plan, checkpoints, metric)
             start = int(state.step)
             log.info(
@@ -160,12 +164,22 @@ def run_training(
                 )
                 steps, params = int(state.step), state.params
                 checkpoints.wait()
-                if metric is not None and checkpoints.best_step() not in (None, steps):
-                    params = checkpoints.restore(plan.abstract_state(), checkpoints.best_step())[1].params
+                best = None if metric is None else distributed.first(checkpoints.best_step)
+                if best not in (None, steps):
+                    params = checkpoints.restore(plan.abstract_state(), best)[1].params
                 return conclude(
                     run, prepared, params, steps, plan.loader.steps_per_epoch, progress, evaluator, tracker,
                     initialised, metric, command, beside or {},
                 )  # fmt: skip
+
+
+def _checkpointer(run: RunDir, config: Config, metric: str | None) -> Checkpointer:
+    return Checkpointer(
+        run.checkpoints,
+        keep=config.checkpoint.keep,
+        metric=metric,
+        higher_is_better=metric is None or higher_is_better(metric),
+    )
 
 
 def _tracker(run: RunDir, plan: Plan, start: int) -> Tracker:
@@ -174,7 +188,7 @@ def _tracker(run: RunDir, plan: Plan, start: int) -> Tracker:
         resume_step=start,
         total_steps=plan.total_steps,
         tensorboard=plan.prepared.config.logging.tensorboard,
-        enabled=jax.process_index() == 0,
+        enabled=distributed.is_first(),
     )
 
 
@@ -238,7 +252,7 @@ def _metric(prepared: Prepared) -> str | None:
 
 def _start(plan: Plan, checkpoints: Checkpointer, metric: str | None) -> tuple[TrainState, Progress, tuple[str, ...]]:
     """The state to go on from: the newest sound checkpoint, else the first step."""
-    if checkpoints.latest_step() is None:
+    if distributed.first(checkpoints.latest_step) is None:
         state, initialised = plan.init_state()
         return state, Progress(BestSoFar(metric is None or higher_is_better(metric))), initialised
     _, state, extra = checkpoints.restore(plan.abstract_state())
@@ -262,7 +276,7 @@ def _loop(
     step = int(state.step)
     every_epoch = plan.loader.steps_per_epoch or plan.total_steps
     eval_every = every_epoch if config.train.eval_every == "epoch" else int(config.train.eval_every)
-    window, clock, shapes = progress.window, _Clock(), set()
+    window, clock, shapes, counts = progress.window, _Clock(), set(), Counter()
     pending: deque[dict[str, jax.Array]] = deque()
 
     def collect(limit: int) -> None:
@@ -280,12 +294,16 @@ def _loop(
             pending.append({"loss": metrics["loss"], "grad_norm": metrics["grad_norm"]})
             collect(IN_FLIGHT if compiled else 0)
             last = step == plan.total_steps
+            stop = interrupt.after_step()
             log_now, eval_now = step % config.logging.every == 0 or last, step % eval_every == 0 or last
             save_now = eval_now if config.checkpoint.every is None else step % config.checkpoint.every == 0 or last
-            if log_now or eval_now or save_now or interrupt.received:
+            if log_now or eval_now or save_now or stop:
                 collect(0)
         shapes.add(shape)
-        _count(window, batch, timed=compiled)
+        counts.update(_count(batch, timed=compiled))
+        if log_now or eval_now or save_now or stop:
+            window.add(total(counts, prepared.rules))
+            counts.clear()
         tracker.advance(step)
         window.check(step)
         if log_now:
@@ -296,13 +314,11 @@ def _loop(
             tracker.evaluation(step, "validation", scores)
             best = progress.best.update(step, scores.get(metric), config.train.early_stopping)
             sample(state.params, step)
-        if save_now or best or progress.best.stopped or interrupt.received:
+        if save_now or best or progress.best.stopped or stop:
             extra = {"data": plan.loader.get_state(), "progress": progress.to_json(), "initialised": initialised}
-            checkpoints.save(step, state, extra, scores, wait=interrupt.received is not None)
-        if interrupt.received and not last:
-            raise Interrupted(
-                f"{interrupt.received}: saved at step {step} of {plan.total_steps}; the same command resumes"
-            )
+            checkpoints.save(step, state, extra, scores, wait=stop is not None)
+        if stop and not last:
+            raise Interrupted(f"{stop}: saved at step {step} of {plan.total_steps}; the same command resumes")
     return state
 
 
@@ -317,16 +333,12 @@ class _Clock:
             window.seconds += time.perf_counter() - start
 
 
-def _count(window: Any, batch: Batch, *, timed: bool) -> None:
-    processes = jax.process_count()
+def _count(batch: Batch, *, timed: bool) -> dict[str, int]:
+    """Tokens, examples and cells of this process's rows, by their names in a `Window`."""
     # Those of an encoder's and a decoder's rows.
     segments = [value for key, value in batch.items() if key.endswith("segment_ids")]
-    tokens = sum(int((value > 0).sum()) for value in segments) * processes
+    tokens = sum(int((value > 0).sum()) for value in segments)
     whole_rows = (batch["segment_ids"] > 0).any(-1)  # in pretraining, a row is an example
-    examples = int((batch["examples"] >= 0).sum() if "examples" in batch else whole_rows.sum()) * processes
-    window.tokens += tokens
-    window.examples += examples
-    window.cells += sum(math.prod(value.shape) for value in segments) * processes
-    if timed:
-        window.timed_tokens += tokens
-        window.timed_examples += examples
+    examples = int((batch["examples"] >= 0).sum() if "examples" in batch else whole_rows.sum())
+    counts = {"tokens": tokens, "examples": examples, "cells": sum(math.prod(value.shape) for value in segments)}
+    return counts | {"timed_tokens": tokens * timed, "timed_examples": examples * timed}

@@ -13,6 +13,7 @@ from corpora import LENGTHS, make_corpus
 from jaxlm.data.corpus_loader import CorpusLoader, corpus_eval_batches
 from jaxlm.data.mixture import Mixture
 from jaxlm.data.rows import plan_corpus
+from jaxlm.data.share import Share
 from jaxlm.errors import UserError
 
 ROOM, ROWS = 16, 4
@@ -123,10 +124,10 @@ def test_masks_are_fresh_every_epoch_and_the_same_for_any_number_of_processes(lo
     one = take(loader(part), 3 * part.num_rows)
     masks = rows_of(one, "masks")
     assert len({str(mask) for mask in masks}) == len(masks)
-    halves = [take(loader(part, process_index=p, process_count=2), len(one)) for p in range(2)]
+    halves = [take(loader(part, share=Share((p,), 2)), len(one)) for p in range(2)]
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)]
     assert_equal(joined, one)
-    assert loader(part, process_index=1, process_count=2).fingerprint == loader(part).fingerprint
+    assert loader(part, share=Share((1,), 2)).fingerprint == loader(part).fingerprint
     assert_equal(take(loader(part, rows=ROWS, seed=3), 3), one[:3])
     assert rows_of(take(loader(part, seed=4), 3)) != rows_of(one[:3])
 
@@ -216,7 +217,7 @@ def test_other_rows_of_the_same_corpus_are_refused_by_name(loader):
 
 def test_rows_that_do_not_divide_and_unequal_rooms_are_refused(loader):
     with pytest.raises(ValueError, match="process 0 of 3 cannot hold an even share of 4 rows"):
-        loader(plan(), process_count=3)
+        loader(plan(), share=Share((0,), 3))
     with pytest.raises(ValueError, match=r"one row length; found \[16, 32\]"):
         loader(plan(), plan(room=32))
 
@@ -242,7 +243,7 @@ def test_evaluation_sees_every_row_once_with_the_same_masks_every_time(across):
     assert len(batches) == -(-count // 5)
     assert not np.any(rows[count:])  # what is left over is empty
     assert_equal(list(corpus_eval_batches(plans, build, 5)), batches)
-    pairs = [list(corpus_eval_batches(plans, build, 6, process_index=p, process_count=2)) for p in range(2)]
+    pairs = [list(corpus_eval_batches(plans, build, 6, share=Share((p,), 2))) for p in range(2)]
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*pairs, strict=True)]
     assert rows_of(joined)[:count] == rows[:count]
     assert rows_of(joined, "masks")[:count] == rows_of(batches, "masks")[:count]

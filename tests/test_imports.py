@@ -11,13 +11,14 @@ PACKAGE = Path(__file__).parents[1] / "jaxlm"
 
 # From the bottom up: a module may import its own layer and those before it.
 LAYERS = [
-    "errors cpu config schema_doc configfile chips topology sharding mesh hlo flops hf.table metrics track manifest "
-    "rundir interrupt",
+    "errors cpu cluster launch distributed",
+    "config schema_doc configfile chips topology sharding mesh hlo flops hf.table metrics track manifest rundir "
+    "interrupt",
     "layers attention splash",
     "models heads",
     "hf objectives optim data generate",
     "tasks",
-    "state step checkpoint",
+    "state step checkpoint placement",
     "prepare baselines loaders samples train progress finish evaluate predict report convert dryrun bench chain",
     "cli __main__",
 ]

@@ -160,7 +160,7 @@ def test_resume_on_another_mesh_sees_the_same_examples(loader):
     examples = make_examples(lengths_of("skewed"))
     one = loader(examples, batch_size=16, packing=True)
     take(one, 5)
-    two = loader(examples, batch_size=16, packing=True, row_multiple=4, process_count=2, process_index=1, max_shapes=1)
+    two = loader(examples, batch_size=16, packing=True, row_multiple=4, share=Share((1,), 2), max_shapes=1)
     two.set_state(one.get_state())
     for _ in range(20):
         assert set(indices(next(two))) <= set(indices(next(one)))
@@ -206,7 +206,7 @@ def test_changed_data_is_refused(loader, what):
 def test_processes_share_the_rows_of_one_batch(loader, mode):
     examples = make_examples(lengths_of("skewed"))
     whole = loader(examples, row_multiple=4, **MODES[mode])
-    parts = [loader(examples, row_multiple=4, process_index=p, process_count=2, **MODES[mode]) for p in range(2)]
+    parts = [loader(examples, row_multiple=4, share=Share((p,), 2), **MODES[mode]) for p in range(2)]
     assert {part.fingerprint for part in parts} == {whole.fingerprint}
     for _ in range(whole.steps_per_epoch + 1):
         first, second = (next(part) for part in parts)
@@ -216,7 +216,7 @@ def test_processes_share_the_rows_of_one_batch(loader, mode):
 
 def test_rows_that_do_not_divide_among_processes_are_refused(loader):
     with pytest.raises(ValueError, match="process 0 of 2 cannot hold an even share of rows .* multiples of 3"):
-        loader(make_examples([5]), batch_size=1, packing=True, row_multiple=3, process_count=2)
+        loader(make_examples([5]), batch_size=1, packing=True, row_multiple=3, share=Share((0,), 2))
     with pytest.raises(ValueError, match="either batch_size or batch_tokens"):
         loader(make_examples([5]), packing=True)
     with pytest.raises(UserError, match="no examples"):
@@ -272,7 +272,7 @@ def test_evaluation_sees_every_example_once(kind, packing, slots):
     assert {rows for rows, _, _ in shapes} == {6}  # five, rounded up to a multiple of two
     assert len(shapes) == 1 if packing else len(shapes) <= 4
     assert_equal(batches, list(eval_batches(examples, **settings)))
-    parts = [list(eval_batches(examples, **settings, process_index=p, process_count=2)) for p in range(2)]
+    parts = [list(eval_batches(examples, **settings, share=Share((p,), 2))) for p in range(2)]
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)]
     assert_equal(joined, batches)
 

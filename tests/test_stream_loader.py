@@ -15,6 +15,7 @@ from test_corpus_loader import ROOM, ROWS, assert_equal, build, rows_of, take
 from jaxlm.config_data import DataConfig
 from jaxlm.data import documents, row_stream, text_batches
 from jaxlm.data.rows import plan_corpus
+from jaxlm.data.share import Share
 from jaxlm.data.stream_loader import StreamLoader, open_streams
 from jaxlm.data.token_cache import open_corpora
 from jaxlm.errors import UserError
@@ -138,7 +139,7 @@ def test_resume_at_any_step_is_the_undisturbed_run(write, loader, across):
 def test_processes_share_the_rows_of_one_batch(write, loader):
     train = write("a.jsonl", TEXTS)
     one = take(loader(train), 20)
-    halves = [take(loader(train, process_index=p, process_count=2), 20) for p in range(2)]
+    halves = [take(loader(train, share=Share((p,), 2)), 20) for p in range(2)]
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)]
     assert_equal(joined, one)
     assert rows_of(take(loader(train, seed=4), 20)) != rows_of(one)

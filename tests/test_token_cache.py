@@ -45,12 +45,12 @@ def write(tmp_path):
 def open_train(tmp_path):
     """Opens `data.train` in one cache, with any of the arguments changed."""
 
-    def opened(source, *, tokenizer=None, cache=tmp_path / "cache", wrap="documents", process_index=0, **data: Any):
+    def opened(source, *, tokenizer=None, cache=tmp_path / "cache", wrap="documents", **data: Any):
         config = DataConfig.model_validate({"train": source, **data})
         assert config.train is not None
         return open_corpus(
             config.train, key="data.train", split="train", text_column="text", tokenizer=tokenizer or byte_tokenizer(),
-            data=config, cache=cache, wrap=wrap, process_index=process_index,
+            data=config, cache=cache, wrap=wrap,
         )  # fmt: skip
 
     return opened
@@ -422,28 +422,6 @@ def test_a_damaged_cache_is_not_read(write, open_train, name):
     os.truncate(folder / name, (folder / name).stat().st_size - 8)
     with pytest.raises(RunFailure, match=rf"{folder}.*delete the folder"):
         open_train({"path": path})
-
-
-def test_other_processes_wait_for_the_first(write, open_train, monkeypatch, caplog):
-    path = write("a.jsonl", ["one", "two"])
-    monkeypatch.setattr(token_cache, "_POLL", 0.02)
-    found = []
-    with caplog.at_level(logging.INFO, logger="jaxlm"):
-        waiting = threading.Thread(target=lambda: found.append(open_train({"path": path}, process_index=1)))
-        waiting.start()
-        time.sleep(0.2)
-        assert waiting.is_alive()
-        first = open_train({"path": path})
-        waiting.join()
-    assert found[0].tokens.tolist() == first.tokens.tolist()
-    assert "waiting for the first process to tokenise it" in caplog.text
-
-
-def test_a_first_process_that_never_comes_is_not_waited_for_for_ever(write, open_train, monkeypatch):
-    monkeypatch.setattr(token_cache, "_POLL", 0.01)
-    monkeypatch.setattr(token_cache, "_PATIENCE", 0.1)
-    with pytest.raises(RunFailure, match=r"point data\.token_cache at a folder that all processes share"):
-        open_train({"path": write("a.jsonl", ["one"])}, process_index=1)
 
 
 def test_two_runs_build_one_corpus(write, open_train, monkeypatch, caplog):

@@ -16,11 +16,13 @@ from jaxlm.data.pack import Batch
 from jaxlm.data.row_stream import RowStream
 from jaxlm.data.rows import RowPlan, Segment
 from jaxlm.data.shapes import Shapes
+from jaxlm.data.share import Share
 
 BuildRow = Callable[[list[Segment], np.random.Generator], dict[str, np.ndarray]]
 """Makes the arrays of one row, without a leading axis and of the same shapes for all rows, from its segments and a
 source of randomness of the row's own; of no segments, a row that is all padding and counts nothing."""
 
+ALL = Share()
 _TRAINING, _EVALUATION = 0x7A, 0xE7  # keep the two kinds of randomness apart
 
 
@@ -30,7 +32,7 @@ class CorpusLoader(ResumableBatches):
     The rows of a part come in an order drawn from (seed, epoch of that part), each once an epoch; of several parts,
     `Mixture` says whose turn it is. Step s consists of the draws s * rows to (s + 1) * rows - 1, whichever epochs they
     fall into. Grain maps step numbers to batches ahead of use, so its iterator's state is one number and any step is
-    reached without replay. Process p holds block p of the global batch's rows.
+    reached without replay. Each process builds its share of the global batch's rows.
 
     Args:
         parts: the plan of each corpus and its weight in the mixture.
@@ -38,7 +40,7 @@ class CorpusLoader(ResumableBatches):
             masks are fresh in every epoch, the same after a resume, and the same for any number of processes.
         rows: rows of a (global) batch.
         seed: decides the order, and what `build` draws.
-        process_index, process_count: which share of the rows this process builds.
+        share: which of the rows this process builds.
         settings: what else decides the batches, `build`'s settings above all, under names for messages.
 
     Attributes:
@@ -59,13 +61,12 @@ class CorpusLoader(ResumableBatches):
         build: BuildRow,
         rows: int,
         seed: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        share: Share = ALL,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._plans, weights = [plan for plan, _ in parts], [weight for _, weight in parts]
         room = one_room(self._plans)
-        self._local = local_rows(rows, process_index, process_count)
+        self._local = share.rows(rows)
         self._build_row, self._rows, self._seed = build, rows, seed
         self._mixture = Mixture(weights, seed)
         self._order = functools.lru_cache(maxsize=2 * len(parts))(self._draw_order)
@@ -108,8 +109,7 @@ def corpus_eval_batches(
     rows: int,
     *,
     seed: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = ALL,
 ) -> Iterator[Batch]:
     """Every row of every plan once, in order, in batches of `rows` rows; the last is filled up with empty ones.
 
@@ -117,14 +117,14 @@ def corpus_eval_batches(
 
     Args:
         plans: of the evaluation corpus; several where it is made of several.
-        build, process_index, process_count: as in `CorpusLoader`.
+        build, share: as in `CorpusLoader`.
         rows: global rows of a batch.
 
     Raises:
         ValueError: as in `CorpusLoader`.
     """
     one_room(plans)
-    local = local_rows(rows, process_index, process_count)
+    local = share.rows(rows)
     starts = np.cumsum([0, *(plan.num_rows for plan in plans)])
 
     def row(number: int) -> dict[str, np.ndarray]:
@@ -145,18 +145,6 @@ def row_generator(seed: int, draw: int) -> np.random.Generator:
 def stack(rows: list[dict[str, np.ndarray]]) -> Batch:
     """[T] arrays of R rows -> [R, T]."""
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-
-
-def local_rows(rows: int, process_index: int, process_count: int) -> range:
-    """Which rows of a global batch this process holds.
-
-    Raises:
-        ValueError: they do not divide among the processes.
-    """
-    if rows % process_count or not 0 <= process_index < process_count:
-        raise ValueError(f"process {process_index} of {process_count} cannot hold an even share of {rows} rows")
-    share = rows // process_count
-    return range(process_index * share, (process_index + 1) * share)
 
 
 def one_room(parts: Sequence[RowPlan] | Sequence[RowStream]) -> int:

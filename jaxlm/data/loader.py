@@ -14,9 +14,11 @@ from jaxlm.data.identity import ResumableBatches, batches_by_step
 from jaxlm.data.order import Order, epoch_order, make_order
 from jaxlm.data.pack import Batch, Example, build_batch, fill_rows, plan_rows
 from jaxlm.data.shapes import Shapes, choose_shapes, choose_sizes, eval_shapes, round_up, token_shapes
+from jaxlm.data.share import Share
 
 __all__ = ["Shapes", "TrainLoader", "choose_shapes", "eval_batches", "eval_shapes"]
 
+ALL = Share()
 Rows = list[list[int]]
 
 
@@ -73,8 +75,8 @@ class TrainLoader(ResumableBatches):
 
     Epoch e visits every example once, in an order drawn from (seed, e); no batch straddles two epochs. Grain maps step
     numbers to batches ahead of use, so its iterator's state is one number and any step is reached without replay.
-    With several processes each builds only its own rows: process p holds block p of the global batch's rows, and all
-    blocks together are the batch that one process would have.
+    With several processes each builds only its share of the rows; all shares together are the batch that one process
+    would have.
 
     Args:
         examples: the split, at least one example.
@@ -90,7 +92,7 @@ class TrainLoader(ResumableBatches):
         order: "random", or "balanced": batches of nearly equal numbers of tokens (`order.balanced_order`); with
             `batch_tokens`, which fills them anyway, only "random".
         pool: the token of an example that `slot_positions` names, "first" or "last".
-        process_index, process_count: which share of the rows this process builds.
+        share: which of the rows this process builds.
 
     Attributes:
         shapes: the (global) batch shapes.
@@ -119,12 +121,11 @@ class TrainLoader(ResumableBatches):
         seed: int,
         order: str = "random",
         pool: str = "first",
-        process_index: int = 0,
-        process_count: int = 1,
+        share: Share = ALL,
     ) -> None:
-        _check_processes(row_multiple, process_index, process_count)
+        share.rows(row_multiple)  # shows now if it does not divide
         self._examples, self._pad_id, self._pool = examples, pad_id, pool
-        self._process_index, self._process_count = process_index, process_count
+        self._share = share
         self._lengths = lengths = _lengths(examples)
         layout = {"max_length": max_length, "row_length": row_length, "row_multiple": row_multiple, "packing": packing}
         settings: dict[str, Any] = {"seed": seed, "data.packing": packing, "data.order": order}
@@ -167,8 +168,7 @@ class TrainLoader(ResumableBatches):
             self.shapes.slots,
             self._pad_id,
             self._pool,
-            self._process_index,
-            self._process_count,
+            self._share,
         )
 
     def _padding_share(self) -> float:
@@ -186,8 +186,7 @@ def eval_batches(
     packing: bool,
     pool: str = "first",
     row_multiple: int = 1,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = ALL,
     max_shapes: int = 4,
 ) -> Iterator[Batch]:
     """Every example exactly once, in batches of `num_rows` rows; the batch's `examples` says which stands where.
@@ -199,12 +198,12 @@ def eval_batches(
     Args:
         num_rows: global rows of a batch, rounded up to a multiple of `row_multiple`.
         slots: most examples in a row; None: as many as suit the split.
-        examples, row_length, pad_id, packing, pool, process_index, process_count: as in `TrainLoader`.
+        examples, row_length, pad_id, packing, pool, share: as in `TrainLoader`.
 
     Raises:
         ValueError: an example is longer than `row_length`, or rows do not divide among the processes.
     """
-    _check_processes(row_multiple, process_index, process_count)
+    share.rows(row_multiple)
     num_rows = round_up(num_rows, row_multiple)
     if not examples:
         return iter(())
@@ -224,7 +223,7 @@ def eval_batches(
         sizes = choose_sizes(needs, max_shapes)
         row_lengths = [next(size for size in sizes if size >= need) for need in needs]
     return (
-        _local_batch(examples, batch, num_rows, length, slots, pad_id, pool, process_index, process_count)
+        _local_batch(examples, batch, num_rows, length, slots, pad_id, pool, share)
         for batch, length in zip(batches, row_lengths, strict=True)
     )
 
@@ -237,20 +236,12 @@ def _local_batch(
     slots: int,
     pad_id: int,
     pool: str,
-    process_index: int,
-    process_count: int,
+    share: Share,
 ) -> Batch:
-    share = num_rows // process_count
-    local = rows[process_index * share : (process_index + 1) * share]
-    return build_batch(examples, local, num_rows=share, row_length=row_length, slots=slots, pad_id=pad_id, pool=pool)
-
-
-def _check_processes(row_multiple: int, process_index: int, process_count: int) -> None:
-    if row_multiple % process_count or not 0 <= process_index < process_count:
-        raise ValueError(
-            f"process {process_index} of {process_count} cannot hold an even share of rows that come in "
-            f"multiples of {row_multiple}"
-        )
+    local = [rows[i] if i < len(rows) else [] for i in share.rows(num_rows)]
+    return build_batch(
+        examples, local, num_rows=len(local), row_length=row_length, slots=slots, pad_id=pad_id, pool=pool
+    )
 
 
 def _lengths(examples: Sequence[Example]) -> np.ndarray:

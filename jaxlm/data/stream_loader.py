@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from grain.experimental import ThreadPrefetchDatasetIterator
 
 from jaxlm.config_data import DataConfig
-from jaxlm.data.corpus_loader import BuildRow, local_rows, one_room, order_digest, row_generator, stack
+from jaxlm.data.corpus_loader import ALL, BuildRow, one_room, order_digest, row_generator, stack
 from jaxlm.data.documents import Documents
 from jaxlm.data.identity import ResumableBatches
 from jaxlm.data.mixture import Mixture
@@ -16,6 +17,7 @@ from jaxlm.data.pack import Batch
 from jaxlm.data.row_stream import RowStream
 from jaxlm.data.rows import Cost
 from jaxlm.data.shapes import Shapes
+from jaxlm.data.share import Share
 from jaxlm.data.tokenize import Tokenizer
 from jaxlm.errors import UserError
 
@@ -60,7 +62,7 @@ class StreamLoader(ResumableBatches):
     Args:
         parts: each source's stream and its weight in the mixture.
         steps: `train.steps`.
-        build, rows, seed, process_index, process_count, settings: as in `CorpusLoader`.
+        build, rows, seed, share, settings: as in `CorpusLoader`.
 
     Attributes:
         shapes, fingerprint: as in `CorpusLoader`.
@@ -82,8 +84,7 @@ class StreamLoader(ResumableBatches):
         rows: int,
         seed: int,
         steps: int | None,
-        process_index: int = 0,
-        process_count: int = 1,
+        share: Share = ALL,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         if steps is None:
@@ -105,8 +106,7 @@ class StreamLoader(ResumableBatches):
             },
             "order": order_digest(seed),
         }
-        local = local_rows(rows, process_index, process_count)
-        batches = _Batches(streams, mixture, build, rows, local, seed)
+        batches = _Batches(streams, mixture, build, rows, share.rows(rows), seed)
         self._begin(identity, ThreadPrefetchDatasetIterator(batches, prefetch_buffer_size=4))
 
 
@@ -114,23 +114,24 @@ class _Batches:
     """The batches one after another, with a state that Grain's prefetching passes on beside each."""
 
     def __init__(
-        self, streams: list[RowStream], mixture: Mixture, build: BuildRow, rows: int, local: range, seed: int
+        self, streams: list[RowStream], mixture: Mixture, build: BuildRow, rows: int, local: list[int], seed: int
     ) -> None:
         self._streams, self._mixture, self._build = streams, mixture, build
         self._rows, self._local, self._seed, self._step = rows, local, seed, 0
+        self._held = frozenset(local)
 
     def __iter__(self) -> _Batches:
         return self
 
     def __next__(self) -> Batch:
-        built = []
+        built: dict[int, dict[str, np.ndarray]] = {}
         for i in range(self._rows):
             draw = self._step * self._rows + i
             segments = next(self._streams[self._mixture.locate(draw)[0]])
-            if i in self._local:
-                built.append(self._build(segments, row_generator(self._seed, draw)))
+            if i in self._held:
+                built[i] = self._build(segments, row_generator(self._seed, draw))
         self._step += 1
-        return stack(built)
+        return stack([built[i] for i in self._local])
 
     def get_state(self) -> dict[str, Any]:
         return {"step": self._step, "streams": [stream.get_state() for stream in self._streams]}

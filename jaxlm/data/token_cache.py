@@ -32,7 +32,6 @@ Wrap = Literal["documents", "none"]
 
 _FORMAT = 1
 _POLL = 0.5  # seconds
-_PATIENCE = 600.0  # seconds without a sign of life of the process that builds
 _UNKNOWN_SHARE = 0.01
 _CHUNK = 1 << 20
 
@@ -45,7 +44,6 @@ def open_corpora(
     tokenizer: Tokenizer,
     cache: Path,
     wrap: Wrap,
-    process_index: int = 0,
     stop: Stop = lambda: None,
 ) -> dict[str, list[tuple[Corpus, float]]]:
     """The tokenised corpora of a run, each of its mixture's sources with its weight; arguments as in `open_corpus`.
@@ -76,7 +74,6 @@ def open_corpora(
                 data=data,
                 cache=cache,
                 wrap=wrap,
-                process_index=process_index,
                 held_out=held_out,
                 earlier=[corpus for corpus, _ in corpora],
                 stop=stop,
@@ -96,7 +93,6 @@ def open_corpus(
     data: DataConfig,
     cache: Path,
     wrap: Wrap,
-    process_index: int = 0,
     held_out: Mapping[str, Sequence[Corpus]] | None = None,
     earlier: Sequence[Corpus] = (),
     stop: Stop = lambda: None,
@@ -105,8 +101,8 @@ def open_corpus(
 
     What is in the cache is recognised by the content of the source's files, the settings that decide documents and
     cleaning, the tokenizer, and `wrap`; not by names or times. A build that was killed goes on where it stood, and
-    ends with the files that one build in one go would have written. Of several processes the first builds, and the
-    others wait for it; so do other runs on the same machine.
+    ends with the files that one build in one go would have written. Of several processes on one machine one builds, and
+    the others wait for it.
 
     Args:
         source: anything but a mixture.
@@ -114,7 +110,7 @@ def open_corpus(
         split: "train", "validation" or "test"; duplicates and leaks are dropped from "train" only.
         text_column: the column that holds the text.
         data: `clean` and `on_bad_row` are used.
-        cache: folder of all tokenised corpora, made if absent; for several processes, one that they share.
+        cache: folder of all tokenised corpora, made if absent.
         wrap: "documents" puts around every document the special tokens that the tokenizer puts around a text, and its
             end-of-text token behind it where that is not among them; "none" puts nothing.
         held_out: the corpora of the validation and test splits, for `clean.leaks`.
@@ -124,7 +120,7 @@ def open_corpus(
     Raises:
         Interrupted: it did; what is done is saved.
         UserError: the source cannot be read, or nothing of it is left.
-        RunFailure: the cache cannot be written, a file in it is damaged, or the first process was waited for in vain.
+        RunFailure: the cache cannot be written, or a file in it is damaged.
     """
     documents = Documents(source, key=key, split=split, text_column=text_column, on_bad_row=data.on_bad_row)
     cache = cache.absolute()
@@ -150,20 +146,17 @@ def open_corpus(
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     folder = cache / fingerprint[:32]
     if not (folder / "index.json").is_file():
-        if process_index:
-            _wait(folder, documents.name)
-        else:
-            known = leaks = None
-            if training and data.clean.deduplicate:
-                known = DigestSet().add_all(corpus.digests for corpus in earlier)
-            if training and data.clean.leaks == "drop":
-                leaks = _digests(held_out)
-            with _lock(folder, documents.name):
-                if not (folder / "index.json").is_file():
-                    building = folder.with_name(f"{folder.name}.building")
-                    with writing(building):
-                        build_tokens(building, documents, tokenizer, wrap, data.clean, known, leaks, identity, stop)
-                        building.rename(folder)
+        known = leaks = None
+        if training and data.clean.deduplicate:
+            known = DigestSet().add_all(corpus.digests for corpus in earlier)
+        if training and data.clean.leaks == "drop":
+            leaks = _digests(held_out)
+        with _lock(folder, documents.name):
+            if not (folder / "index.json").is_file():
+                building = folder.with_name(f"{folder.name}.building")
+                with writing(building):
+                    build_tokens(building, documents, tokenizer, wrap, data.clean, known, leaks, identity, stop)
+                    building.rename(folder)
     corpus = _load(folder, documents.name, fingerprint)
     _report(corpus, json.loads((folder / "index.json").read_text("utf-8")), key)
     if data.clean.leaks == "warn":
@@ -189,22 +182,6 @@ def _lock(folder: Path, name: str) -> Iterator[None]:
                 log.warning("%s: cannot be locked (%s); start no second run that tokenises %s", folder, error, name)
                 break
         yield
-
-
-def _wait(folder: Path, name: str) -> None:
-    log.info("%s: waiting for the first process to tokenise it", name)
-    building, seen, changed = folder.with_name(f"{folder.name}.building"), 0.0, time.monotonic()
-    while not (folder / "index.json").is_file():
-        time.sleep(_POLL)
-        with contextlib.suppress(OSError):
-            latest = max(path.stat().st_mtime for path in building.iterdir())
-            if latest != seen:
-                seen, changed = latest, time.monotonic()
-        if time.monotonic() - changed > _PATIENCE:
-            raise RunFailure(
-                f"{folder}: the first process has written nothing for {_PATIENCE:.0f} seconds. Either it failed, or it "
-                "writes elsewhere: point data.token_cache at a folder that all processes share"
-            )
 
 
 def _load(folder: Path, name: str, fingerprint: str) -> Corpus:
