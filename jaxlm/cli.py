@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_one_of_several(options: argparse.Namespace, cluster: Cluster) -> int:
     """Runs the command in a process of its own that works with others; returns its exit status."""
-    resumes = "; it resumes from the last checkpoint" if options.run_command in (_pretrain, _finetune) else ""
-    advice = f"Start the same command again on all hosts{resumes}"
+    trains = options.run_command in (_pretrain, _finetune)
+    advice = "Start the same command again on all hosts" + ("; it resumes from the last checkpoint" if trains else "")
     if (status := supervise(advice)) is not None:
         return status
     from jaxlm import distributed
 
     def run_command(options: argparse.Namespace) -> None:
-        distributed.start(cluster)
+        distributed.start(cluster, stop_steps=trains)
         setup_logging(options.verbose, process=distributed.process_index())
         with distributed.together(advice):
             options.run_command(options)
@@ -151,6 +151,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from jaxlm import distributed
     from jaxlm.data.sources import load_jsonl_stream
+    from jaxlm.manifest import file_digest
     from jaxlm.predict import open_predictor, predict_stream
 
     if options.input == "-" and distributed.active():
@@ -166,7 +167,8 @@ def _predict(options: argparse.Namespace) -> None:
     path = Path(options.input)
     if not path.is_file():
         raise UserError(f"--input: no file {path}; expected jsonl, or - for standard input")
-    with path.open("rb") as handle:
+    distributed.same(f"the contents of {path}", lambda: file_digest(path))
+    with path.open("rb") as handle, distributed.in_step():
         rows = load_jsonl_stream(handle, str(path))
         _write_lines(options.output, lambda: predict_stream(predictor, rows, str(path)))
 

@@ -59,13 +59,16 @@ class _Standing:
 _standing = _Standing()
 
 
-def start(cluster: Cluster) -> None:
+def start(cluster: Cluster, *, stop_steps: bool) -> None:
     """Connects this process with the others; before JAX is used for anything else.
 
+    Args:
+      stop_steps: SIGTERM is left to `is_stop_step`, instead of ending the process.
     Raises:
       RunFailure: they cannot be reached.
     """
     began = time.monotonic()
+    jax.config.update("jax_enable_preemption_service", stop_steps)
     try:
         jax.distributed.initialize(
             **cluster.arguments, heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=CONNECT
@@ -155,9 +158,11 @@ def first_alone(make: Callable[[], T]) -> T:
     return made
 
 
-def same(what: str, text: str) -> None:
-    """Raises UserError, on all processes, where `text` is not the same on all of them."""
-    digests = exchange(hashlib.sha256(text.encode()).hexdigest())
+def same(what: str, text: Callable[[], str]) -> None:
+    """Raises UserError, on all processes, where `text()` is not the same on all of them."""
+    if not active():
+        return
+    digests = exchange(hashlib.sha256(text().encode()).hexdigest())
     different = [number for number, digest in enumerate(digests) if digest != digests[0]]
     if different:
         listed = ", ".join(map(str, different[:8]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxlm import distributed
 from jaxlm.config import Config
 from jaxlm.config_data import SourceConfig
 from jaxlm.configfile import load_config
@@ -62,15 +64,19 @@ def _score_rows(run: str, config: Config, split: str, source: SourceConfig, key:
     table = load(source, key=key, split=split, on_bad_row=config.data.on_bad_row)
     cleaned, _ = clean_tables({"test": table}, predictor.task.text_columns, config.data.clean)
     examples = predictor.examples(cleaned["test"], labelled=True)
-    outputs = predictor.evaluator.outputs(predictor.params, examples.examples, len(table.rows))
+    distributed.same(f"the rows of {key}", lambda: json.dumps(table.rows, default=str))
+    with distributed.in_step():
+        outputs = predictor.evaluator.outputs(predictor.params, examples.examples, len(table.rows))
     return score(predictor.task, outputs, examples)
 
 
 def _score_corpus(run: str, config: Config, split: str, source: SourceConfig, key: str) -> dict[str, float]:
-    del key
     trained = {"init": run, "family": None, "preset": None, "config": {}, "tokenizer": None, "train_tokenizer": None}
     model = config.model.model_copy(update=trained)
     data = config.data.model_copy(update={"train": None, "validation": None, "test": None, split: source})
     prepared = prepare(config.model_copy(update={"model": model, "data": data}), splits=(split,))
-    params, _ = prepared.init_params()
-    return make_evaluator(prepared).evaluate(params, prepared.splits[split]).scores
+    corpora = [plan.corpus.fingerprint for plan in prepared.splits[split].plans]
+    distributed.same(f"the documents of {key}", lambda: json.dumps(corpora))
+    with distributed.in_step():
+        params, _ = prepared.init_params()
+        return make_evaluator(prepared).evaluate(params, prepared.splits[split]).scores

@@ -111,14 +111,15 @@ def _measure(folder: Path) -> dict[str, tuple[int, str]]:
     """
     files = [path for path in sorted(folder.glob("*/**/*")) if path.is_file()]
     with ThreadPoolExecutor(4) as pool:
-        digests = list(pool.map(_file_digest, files))
+        digests = list(pool.map(file_digest, files))
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_size, digest)
         for path, digest in zip(files, digests, strict=True)
     }
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

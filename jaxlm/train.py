@@ -140,14 +140,14 @@ def run_training(
             same_settings(opened, config)
             return opened.read_json("summary.json") if opened.finished else None
 
-        distributed.same("the settings", dump_config(config))
+        distributed.same("the settings", lambda: dump_config(config))
         if (summary := distributed.first(take)) is not None:
             log.info("%s is finished; start over with train.fresh=true, or choose another name", run.path)
             return summary
         prepared = prepare(config, tokenizer_cache=run.path / "tokenizer", stop=lambda: interrupt.received)
         plan = make_plan(prepared)
         metric = _metric(prepared)
-        distributed.same("the training data, or the versions of packages,", plan.loader.fingerprint)
+        distributed.same("the training data, or the versions of packages,", lambda: plan.loader.fingerprint)
         distributed.first(lambda: run.write_text("config.yaml", dump_config(config)))
         with distributed.in_step(), _checkpointer(run, config, metric) as checkpoints:
             state, progress, initialised = _start(plan, checkpoints, metric)
