@@ -36,7 +36,10 @@ def init_state(
     state = TrainState(jnp.zeros((), jnp.int32), params, opt_state, key)
     if shardings is None:
         return state
-    return state._replace(step=jax.device_put(state.step, shardings.step), key=jax.device_put(key, shardings.key))
+    # Through jit, which knows devices of other processes, too.
+    place = jax.jit(lambda step, key: (step, key), out_shardings=(shardings.step, shardings.key))
+    step, key = place(state.step, key)
+    return state._replace(step=step, key=key)
 
 
 def state_shardings(
