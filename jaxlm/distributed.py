@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from jaxlm.cluster import Cluster
 from jaxlm.errors import Interrupted, RunFailure, UserError
@@ -39,6 +40,7 @@ HEARTBEAT = 30
 """Seconds without a sign of life after which a process counts as dead, and the others are stopped."""
 CONNECT = 300
 """Seconds to wait for the other processes at the start."""
+_PATIENCE = 7 * 24 * 3600  # seconds
 _LINGER = 5.0  # seconds for which the first process, which the others stand in contact with, outlives its own failure
 _LOST = (
     "Gloo", "Connection reset", "Connection closed", "Socket closed", "coordination service", "UNAVAILABLE", "Barrier",
@@ -54,6 +56,7 @@ class _Standing:
     in_step: bool = False
     told: bool = False
     steps: int = 0
+    exchanges: int = 0
 
 
 _standing = _Standing()
@@ -112,6 +115,11 @@ def exchange(value: Any = None, error: Exception | None = None) -> list[Any]:
     failed = None if error is None else {"kind": type(error).__name__, "text": str(error) or type(error).__name__}
     message = json.dumps({"value": value, "failed": failed}).encode()
     _standing.told = error is not None
+    # Others may be hours behind, tokenising a corpus: a barrier waits for them, where a collective would time out.
+    _standing.exchanges += 1
+    barrier = get_barrier_sync_fn()
+    assert barrier is not None
+    barrier(key=f"jaxlm.exchange.{_standing.exchanges}", timeout_ms=_PATIENCE * 1000)
     sizes = multihost_utils.process_allgather(np.asarray([len(message)], np.int32))
     room = 1 << max(8, int(np.max(sizes) - 1).bit_length())  # few shapes are compiled
     padded = np.zeros(room, np.uint8)

@@ -15,6 +15,7 @@ from test_pack import LENGTHS, ROW, assert_same, lengths_of, make_examples, unpa
 
 from jaxlm.data.loader import TrainLoader, eval_batches
 from jaxlm.data.order import balanced_order, epoch_order
+from jaxlm.data.share import Share
 from jaxlm.errors import UserError
 
 KINDS = sorted(LENGTHS.keys() - {"none"})
