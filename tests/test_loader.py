@@ -216,7 +216,7 @@ def test_processes_share_the_rows_of_one_batch(loader, mode):
 
 
 def test_rows_that_do_not_divide_among_processes_are_refused(loader):
-    with pytest.raises(ValueError, match="process 0 of 2 cannot hold an even share of rows .* multiples of 3"):
+    with pytest.raises(ValueError, match="cannot hold an even share of 3 rows"):
         loader(make_examples([5]), batch_size=1, packing=True, row_multiple=3, share=Share((0,), 2))
     with pytest.raises(ValueError, match="either batch_size or batch_tokens"):
         loader(make_examples([5]), packing=True)
