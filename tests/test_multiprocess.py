@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tinyrun import read_jsonl, write_config
+from tinylm import write_pretraining
+from tinyrun import read_jsonl, rows, write_config, write_jsonl
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SETTINGS = {
