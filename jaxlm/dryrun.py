@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
-
-import jax
-import numpy as np
 
 from jaxlm.config import Config
 from jaxlm.configfile import dump_config
 from jaxlm.prepare import Prepared, prepare
-from jaxlm.state import HOST_MEMORY
+from jaxlm.state import bytes_on_device
 from jaxlm.train import Plan, make_plan
 
 GIB = 2**30
@@ -66,14 +62,10 @@ def _memory(plan: Plan, compiled: Any) -> list[str]:
     """Bytes on one device: exact for what is kept between steps, the compiler's own figure for the rest."""
     state = plan.abstract_state()
 
-    def on_device(tree: Any) -> int:
-        leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim and leaf.sharding.memory_kind != HOST_MEMORY]
-        return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
-
     on_host = ", the rest in host memory" if plan.prepared.config.optimizer.offload else ""
     lines = [
-        f"parameters       {on_device(state.params) / GIB:.3f} GiB per device",
-        f"optimizer state  {on_device(state.opt_state) / GIB:.3f} GiB per device{on_host}",
+        f"parameters       {bytes_on_device(state.params) / GIB:.3f} GiB per device",
+        f"optimizer state  {bytes_on_device(state.opt_state) / GIB:.3f} GiB per device{on_host}",
     ]
     analysis = compiled.memory_analysis()
     if analysis is not None:

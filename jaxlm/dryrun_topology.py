@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxlm.chips import GIB, Chip
 from jaxlm.config import Config
@@ -20,6 +19,7 @@ from jaxlm.hlo import Collective, collectives, cycles
 from jaxlm.prepare import Prepared, prepare
 from jaxlm.prepare_shapes import prepare_shapes
 from jaxlm.sharding import Rules
+from jaxlm.state import bytes_on_device
 from jaxlm.topology import Absent, Topology, quiet
 from jaxlm.train import make_plan
 
@@ -95,12 +95,6 @@ def compile_step(config: Config, devices: list[Any]) -> Cost:
         collectives=tuple(collectives(text)),
         cycles=cycles(text),
     )
-
-
-def bytes_on_device(tree: Any) -> int:
-    """Bytes of a tree of arrays or ShapeDtypeStructs on one device."""
-    shapes = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree) if leaf.ndim]
-    return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes)
 
 
 def _forward_flops(prepared: Prepared, batch: dict[str, jax.ShapeDtypeStruct]) -> int:

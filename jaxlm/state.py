@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -118,3 +119,9 @@ def offloaded(optimizer: optax.GradientTransformation, params: Any, rules: Rules
         return updates, jax.device_put(state, on_host)
 
     return optax.GradientTransformation(optimizer.init, update)
+
+
+def bytes_on_device(tree: Any) -> int:
+    """Bytes of arrays, or ShapeDtypeStructs with shardings, in the memory of one device; scalars are left out."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim and leaf.sharding.memory_kind != HOST_MEMORY]
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
