@@ -89,10 +89,12 @@ def cycles(text: str) -> int | None:
     turns = _turns(parts)
     total = 0
     for name, lines in parts.items():
-        estimates = re.findall(r'"estimated_cycles":"(\d+)"', "\n".join(lines))
-        total += turns[name][1] * sum(map(int, estimates))
+        estimates = map(int, re.findall(r'"estimated_cycles":"(\d+)"', "\n".join(lines)))
+        total += turns[name][1] * sum(each for each in estimates if each < _UNKNOWN_CYCLES)
     return total or None
 
+
+_UNKNOWN_CYCLES = 2**62  # the compiler writes 2^63 - 1 where it has no estimate
 
 _INSTRUCTION = re.compile(
     rf"\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>\(.*?\)|\S+) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\("

@@ -98,6 +98,7 @@ def test_cycles_and_turns_of_a_tpu_program():
 
 ENTRY %main (p: (s32[])) -> (s32[]) {
   %a = f32[8]{0} add(%p, %p), backend_config={"estimated_cycles":"4"}
+  %b = f32[8]{0} copy(%a), backend_config={"estimated_cycles":"9223372036854775807"}
   ROOT %w = (s32[]) while(%p), condition=%cond, body=%body
 }
 """
