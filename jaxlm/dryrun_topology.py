@@ -20,7 +20,7 @@ from jaxlm.prepare import Prepared, prepare
 from jaxlm.prepare_shapes import prepare_shapes
 from jaxlm.sharding import Rules
 from jaxlm.state import bytes_on_device
-from jaxlm.topology import Absent, Topology, quiet
+from jaxlm.topology import Absent, Topology, has_cudnn, quiet
 from jaxlm.train import make_plan
 
 
@@ -63,8 +63,12 @@ def compile_step(config: Config, devices: list[Any]) -> Cost:
     """Compiles a run's train step for `devices`; arguments and errors as in `dry_run_for`."""
     if config.model.init is not None and Path(config.model.init).suffix in (".yaml", ".yml"):
         raise UserError(f"model.init={config.model.init}: expected the directory of that run; finish it first")
+    changes: dict[str, Any] = {}
     if config.model.unroll == "auto":  # as on an accelerator, on fake CPU devices, too
-        config = config.model_copy(update={"model": config.model.model_copy(update={"unroll": 1})})
+        changes["unroll"] = 1
+    if config.model.attention == "auto" and devices[0].platform == "gpu" and not has_cudnn():
+        changes["attention"] = "xla"
+    config = config.model_copy(update={"model": config.model.model_copy(update=changes)})
     tokenizer = ""
     if config.task.kind == "classification":
         prepared = prepare(config, splits=("train",), devices=devices)
@@ -157,6 +161,7 @@ def report(cost: Cost, topology: Topology | None, number: int) -> list[str]:
         f"task             {prepared.task.describe()['problem']}",
         *([f"tokenizer        {cost.tokenizer}"] if cost.tokenizer else []),
         f"devices          {kind}",
+        f"attention        {prepared.model.compute.attention}",
         f"mesh             {prepared.rules.why}",
         f"batch            rows {list(shapes.row_counts)} x length {list(shapes.row_lengths)}, "
         f"{prepared.config.train.accumulation} micro-batch(es)",

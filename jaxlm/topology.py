@@ -186,6 +186,11 @@ def _find_cuda(topology: Topology) -> None:
     )
 
 
+def has_cudnn() -> bool:
+    """Whether NVIDIA's cuDNN package is here; JAX asks for the library even where a program is only compiled."""
+    return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.cudnn") is not None
+
+
 def _target(chip: str) -> str:
     """What the CUDA compiler must know of a GPU."""
     return resources.files("jaxlm").joinpath("targets", f"{chip}.txt").read_text(encoding="utf-8")
