@@ -237,7 +237,7 @@ def start_apart(folders: list[Path], config: Path) -> list[subprocess.Popen]:
     "row, message",
     [
         ({"text": None, "label": "pos"}, "train.jsonl"),
-        ({"text": "another film", "label": "pos"}, "the training data .* differ between processes: those of process 1"),
+        ({"text": "another film", "label": "pos"}, "the training data.* differ between processes: those of process 1"),
     ],
 )
 @pytest.mark.parametrize("number", [0, 1])
@@ -248,7 +248,8 @@ def test_what_one_process_alone_finds_wrong_stops_both(tmp_path, row, message, n
     write_jsonl(folders[number] / "train.jsonl", [*rows(63), row])
     splits = {name: {"path": f"{name}.jsonl"} for name in ("train", "validation", "test")}
     config = write_config(tmp_path, data=splits)
-    for process in start_apart(folders, config):
-        _, errors = process.communicate(timeout=100)
+    processes = start_apart(folders, config)
+    said = [process.communicate(timeout=100)[1] for process in processes]
+    for process, errors in zip(processes, said, strict=True):
         assert process.returncode == 2, errors
         assert re.search(message, errors) and "Traceback" not in errors, errors
