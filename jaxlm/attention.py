@@ -18,9 +18,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxlm import splash
 from jaxlm.errors import UserError
 from jaxlm.layers import Compute, Key, dropout, pick
-from jaxlm.sharding import Rules
+from jaxlm.sharding import Rules, constrain
 
 log = logging.getLogger("jaxlm")
+NO_MESH = Rules()
 
 
 @jax.tree_util.register_dataclass
@@ -54,11 +55,14 @@ class Mask:
         own = columns_BQ if self.columns_BT is None else pick(self.columns_BT, columns_BQ)
         return replace(self, query_BT=pick(self.query_BT, columns_BQ), columns_BT=own)
 
-    def dense(self) -> Bool[Array, "B 1 T S"]:
-        """True where a query reads a key."""
-        same = self.query_BT[:, None, :, None] == self.key_BS[:, None, None, :]
+    def dense(self, rules: Rules = NO_MESH) -> Bool[Array, "B 1 T S"]:
+        """True where a query reads a key; laid out as the queries are."""
+        key_BS, prefix_BS = (
+            None if x is None else constrain(x, ("batch", "kv_length"), rules) for x in (self.key_BS, self.prefix_BS)
+        )
+        same = self.query_BT[:, None, :, None] == key_BS[:, None, None, :]
         if not self.causal:
-            return same
+            return constrain(same, ("batch", None, "length", "kv_length"), rules)
         columns_BT = self.columns_BT
         if columns_BT is None:
             columns_BT = jnp.arange(self.query_BT.shape[1], dtype=jnp.int32)[None]
@@ -68,9 +72,9 @@ class Mask:
         if self.window is not None:
             near = back < self.window
             seen = seen & (near if self.windowed is None else near | ~self.windowed)
-        if self.prefix_BS is not None:
-            seen = seen | (self.prefix_BS != 0)[:, None, None, :]
-        return same & seen
+        if prefix_BS is not None:
+            seen = seen | (prefix_BS != 0)[:, None, None, :]
+        return constrain(same & seen, ("batch", None, "length", "kv_length"), rules)
 
 
 class KVCache(NamedTuple):
@@ -168,7 +172,7 @@ def attend(
     if not drops:
         with jax.numpy_dtype_promotion("standard"):  # inside, JAX itself mixes half precision with float32
             return jax.nn.dot_product_attention(
-                q_BTNH, k_BSKH, v_BSKH, bias=bias, mask=mask.dense(), scale=scale, implementation=kernel
+                q_BTNH, k_BSKH, v_BSKH, bias=bias, mask=mask.dense(compute.rules), scale=scale, implementation=kernel
             )
     if k_BSKH.shape[2] != q_BTNH.shape[2]:
         groups = q_BTNH.shape[2] // k_BSKH.shape[2]
@@ -177,7 +181,7 @@ def attend(
     logits = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSKH, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)
-    logits = jnp.where(mask.dense(), logits, jnp.finfo(jnp.float32).min)
+    logits = jnp.where(mask.dense(compute.rules), logits, jnp.finfo(jnp.float32).min)
     probs = jax.nn.softmax(logits, axis=-1).astype(v_BSKH.dtype)
     return jnp.einsum("BNTS,BSNH->BTNH", dropout(probs, dropout_rate, key), v_BSKH)
 

@@ -171,7 +171,7 @@ def _place(arrays: Sequence[np.ndarray], model: Model) -> list[jax.Array]:
     arrays = [np.asarray(x, np.int32) for x in arrays]
     if rules.mesh is None:
         return [jnp.asarray(x) for x in arrays]
-    shardings = [rules.sharding(("batch", "length")[: x.ndim]) for x in arrays]
+    shardings = [rules.sharding(("batch", "length")[: x.ndim], x.shape) for x in arrays]
     return [
         jax.make_array_from_callback(x.shape, sharding, lambda index, x=x: x[index])
         for x, sharding in zip(arrays, shardings, strict=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +13,36 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxlm.layers import Compute, Key, activation, dense, dropout, layer_norm, normal, param, split
+from jaxlm.sharding import Rules, constrain
 
 
-class LogitFactors(NamedTuple):
+@partial(jax.tree_util.register_dataclass, data_fields=("states", "table", "bias"), meta_fields=("rules",))
+@dataclass(frozen=True)
+class LogitFactors:
     """The logits of a language model, not yet multiplied out: states [..., D], table [V, D] and bias [V].
 
-    A loss needs them a few tokens at a time only (`objectives.cross_entropy`): whole, they are the largest array.
+    A loss needs them a few tokens at a time only (`objectives.cross_entropy`): whole, they are the largest array. The
+    vocabulary is split over the mesh axis `tensor`.
     """
 
-    states: jax.Array
-    table: jax.Array
-    bias: jax.Array | None = None
+    states: Any
+    table: Any
+    bias: Any = None
+    rules: Rules = Rules()
+
+    def gathered(self) -> jax.Array:
+        """The table in the states' dtype, its rows whole: what is split over fsdp and context is gathered."""
+        return constrain(self.table.astype(self.states.dtype), ("vocab", None), self.rules)
 
     def logits(self) -> jax.Array:
         """float32 [..., V], the product in the states' dtype."""
-        table = self.table.astype(self.states.dtype)
         axes = (((self.states.ndim - 1,), (1,)), ((), ()))
-        product = jax.lax.dot_general(self.states, table, axes, preferred_element_type=jnp.float32)
-        return product if self.bias is None else product + self.bias.reshape((1,) * (product.ndim - 1) + (-1,))
+        product = jax.lax.dot_general(self.states, self.gathered(), axes, preferred_element_type=jnp.float32)
+        if self.bias is not None:
+            product = product + self.bias.reshape((1,) * (product.ndim - 1) + (-1,))
+        if product.ndim != 3:
+            return product
+        return constrain(product, ("batch", "length", "act_vocab"), self.rules)
 
 
 class PooledClassifier(nn.Module):
@@ -52,12 +66,14 @@ class PooledClassifier(nn.Module):
         before, after = split(key, 2)
         init = normal(self.init_std)
         x = dropout(x_RSD, self.dropout, before) if self.dropout_before else x_RSD
+        x = constrain(x, ("batch", "slots", "act_embed"), self.compute.rules)
         x = dense(self, "dense", x, (embed_dim, embed_dim), ("embed", "embed_in"), init=init, dtype=self.compute.dtype)
+        x = constrain(x, ("batch", "slots", "act_embed"), self.compute.rules)
         x = dropout(activation(self.activation)(x), self.dropout, after)
         outputs = dense(
             self, "out", x, (embed_dim, self.num_outputs), ("embed", "classes"), init=init, dtype=self.compute.dtype
         )
-        return outputs.astype(jnp.float32)
+        return constrain(outputs.astype(jnp.float32), ("batch", "slots", None), self.compute.rules)
 
 
 def pooled_classifier(activation: str, *, dropout_before: bool) -> Callable[[Any, Compute, int], nn.Module]:
@@ -82,12 +98,12 @@ class LinearClassifier(nn.Module):
     @nn.compact
     def __call__(self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None) -> Float[Array, "R S C"]:
         del table
-        x = dropout(x_RSD, self.dropout, key)
+        x = constrain(dropout(x_RSD, self.dropout, key), ("batch", "slots", "act_embed"), self.compute.rules)
         outputs = dense(
             self, "out", x, (x.shape[-1], self.num_outputs), ("embed", "classes"),
             init=normal(self.init_std), dtype=self.compute.dtype, bias=self.bias,
         )  # fmt: skip
-        return outputs.astype(jnp.float32)
+        return constrain(outputs.astype(jnp.float32), ("batch", "slots", None), self.compute.rules)
 
 
 class LanguageModelHead(nn.Module):
@@ -96,6 +112,7 @@ class LanguageModelHead(nn.Module):
     vocab_size: int
     tied: bool
     init_std: float
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: Float[Array, "R S D"], key: Key, table: Array) -> LogitFactors:
@@ -103,13 +120,13 @@ class LanguageModelHead(nn.Module):
         if not self.tied:
             shape, axes = (self.vocab_size, x.shape[-1]), ("vocab", "embed")
             table = param(self, "unembed", normal(self.init_std), shape, axes)
-        return LogitFactors(x, table)
+        return LogitFactors(x, table, rules=self.compute.rules)
 
 
 def causal_lm(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
     """A `Family.heads` entry: the next token, by the token table where the config says `tied`."""
-    del compute, num_outputs
-    return LanguageModelHead(config.vocab_size, config.tied, config.init_std)
+    del num_outputs
+    return LanguageModelHead(config.vocab_size, config.tied, config.init_std, compute)
 
 
 def linear_classifier(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
@@ -130,9 +147,10 @@ class MaskedLanguageModelHead(nn.Module):
         del key
         sizes, axes = (x.shape[-1], table.shape[1]), ("embed", "embed_in")
         x = dense(self, "transform", x, sizes, axes, init=normal(self.init_std), dtype=self.compute.dtype)
+        x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
         x = layer_norm(self, "transform_norm", activation(self.activation)(x), self.norm_eps)
         bias = param(self, "vocab_bias", nn.initializers.zeros, table.shape[:1], ("vocab",))
-        return LogitFactors(x, table, bias)
+        return LogitFactors(x, table, bias, self.compute.rules)
 
 
 def masked_lm(

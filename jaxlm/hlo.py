@@ -162,13 +162,13 @@ def _shapes(result: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def _group_size(line: str) -> int:
-    """Of replica_groups={{0,1},{2,3}}, [groups,size]<=[...], or mesh['a'=2,'b'=4] {'a'}, where an axis may be cut as in
-    {'b':(2)2}; pairs of a permutation count as two."""
+    """Of replica_groups={{0,1},{2,3}}, [groups,size]<=[...], or mesh['a'=2,'b'=4], device_ids=(...) {'a'}, where an
+    axis may be cut as in {'b':(2)2}; pairs of a permutation count as two."""
     if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", line):
         return int(iota[2])
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
         return listed[1].count(",") + 1
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line):
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*)? ?\{([^}]*)\}", line):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
         axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", named[2])
         return math.prod(int(part) if part else sizes[name] for name, part in axes)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from flax.core import meta
 
-from jaxlm.sharding import Rules
+from jaxlm.sharding import Rules, constrain
 
 Key = jax.Array | None
 """A PRNG key while training; None computes without dropout."""
@@ -85,7 +85,26 @@ def embed(
 ) -> jax.Array:
     """Rows of a float32 embedding table [num, embed_dim], whose first logical axis is `axis`."""
     table = param(module, name, normal(init_std), (num, embed_dim), (axis, "embed"))
-    return jnp.take(table, ids, axis=0)
+    return look_up(table, ids, module.compute.rules, axis)
+
+
+def look_up(table: jax.Array, ids: jax.Array, rules: Rules, axis: str = "vocab") -> jax.Array:
+    """Rows of a table [num, D], whose first logical axis is `axis`, for ids [R, T]: [R, T, D].
+
+    What is split along D is gathered first, as a layer's weights are; of rows that are split, each device takes those
+    that it holds, and the devices add up.
+    """
+    rows = jnp.take(constrain(table, (axis, None), rules), ids, axis=0)
+    return constrain(rows, ("batch", "length", "act_embed"), rules)
+
+
+def spread_heads(q: jax.Array, k: jax.Array, v: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values [R, T, N, H] as attention wants them: heads over `tensor`; over `context` the queries
+    only, for each of which the keys and values of the whole row are gathered."""
+    q, k, v = (constrain(x, ("batch", "length", "act_heads", "head_dim"), rules) for x in (q, k, v))
+    if rules.size("context") > 1:  # computed in parts first: gathered are these few heads, not the states
+        k, v = (constrain(x, ("batch", "kv_length", "act_heads", "head_dim"), rules) for x in (k, v))
+    return q, k, v
 
 
 def pick(x: jax.Array, columns: jax.Array | None, axis: int = 1) -> jax.Array:

@@ -14,7 +14,7 @@ from jaxlm.errors import UserError
 from jaxlm.generate import Sampling, _continue, generate, sample
 from jaxlm.layers import Compute
 from jaxlm.models import FAMILIES, Model
-from jaxlm.sharding import make_mesh, make_rules
+from jaxlm.sharding import Rules, make_mesh
 
 WRITERS = ("gpt2", "mistral")
 PROMPTS = [[5], [7, 9, 30, 11, 8], [20, 21, 22], [3, 60, 40, 41, 50, 51, 52, 10]]
@@ -154,12 +154,19 @@ def test_lengths_and_rows_are_rounded_so_that_few_shapes_compile():
     assert _continue._cache_size() == before
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
-def test_a_mesh_changes_no_text(family):
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [
+        ("gpt2", {"fsdp": 2, "tensor": 2}),
+        ("qwen3", {"fsdp": 2, "tensor": 2}),
+        ("qwen3", {"context": 4}),  # which splits prompts and leaves single tokens whole
+    ],
+)
+def test_a_mesh_changes_no_text(family, sizes):
     params = weights(causal(family), seed=3)
     settings = {"max_new_tokens": 6, "temperature": 0.7, "top_k": 5}
     expected = generate(causal(family), params, PROMPTS[:3], **settings)
-    rules = make_rules("fsdp_tp", make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
+    rules = Rules(make_mesh("ddp", data=2, **sizes))
     model = causal(family, Compute(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     assert generate(model, placed, PROMPTS[:3], **settings) == expected

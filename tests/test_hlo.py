@@ -36,7 +36,7 @@ ENTRY %main (p: f32[4,8]) -> f32[4,8] {
 "128"
 }}, metadata={op_name="attention"}
   %joined = (f32[4,8]{1,0}, /*index=1*/s8[3]{0}) all-reduce(%a, %b), replica_groups=[1,8]<=[8], to_apply=%add
-  %meshed = f32[2]{0} all-reduce(%c), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1':(2)2}, to_apply=%add
+  %meshed = f32[2]{0} all-reduce(%c), replica_groups=mesh['axis_0'=2,'axis_1'=4], device_ids=([2,2,2]T(1,0,2)) {'axis_0','axis_1':(2)2}, to_apply=%add
   %alone = f32[4]{0} all-reduce(%c), replica_groups={{0},{1}}, to_apply=%add
   %moved = (f32[2]{0}, f32[2]{0}, u32[], u32[]) collective-permute-start(%d), source_target_pairs={{0,1},{1,0}}
   ROOT %out = f32[4,8] get-tuple-element(%loop), index=1

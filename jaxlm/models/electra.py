@@ -116,9 +116,10 @@ class ReplacedTokenHead(nn.Module):
     def __call__(self, x: Float[Array, "R T D"]) -> Float[Array, "R T"]:
         width, init, dtype = x.shape[-1], normal(self.config.init_std), self.compute.dtype
         x = dense(self, "detect", x, (width, width), ("embed", "embed_in"), init=init, dtype=dtype)
+        x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
         x = activation(self.config.activation)(x)
         x = dense(self, "detect_out", x, (width, 1), ("embed", "classes"), init=init, dtype=dtype)
-        return x[..., 0].astype(jnp.float32)
+        return constrain(x[..., 0].astype(jnp.float32), ("batch", "length"), self.compute.rules)
 
 
 def generator_config(config: ElectraConfig) -> ElectraConfig:
@@ -205,14 +206,14 @@ def _inputs(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 def _sample(factors: LogitFactors, key: jax.Array) -> Int[Array, "R S"]:
     """Draws from softmax(logits) by the Gumbel-max trick, a few slots at a time; no gradient flows through it."""
-    states, table, bias = jax.lax.stop_gradient(factors)
-    rows, slots = states.shape[:2]
+    factors = jax.lax.stop_gradient(factors)
+    rows, slots = factors.states.shape[:2]
 
     def one(part: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return jax.random.categorical(part[1], LogitFactors(part[0], table, bias).logits())
+        return jax.random.categorical(part[1], replace(factors, states=part[0]).logits())
 
-    parts = (jnp.moveaxis(states, 1, 0), jax.random.split(key, slots))
-    together = max(1, WHOLE // (rows * table.shape[0]))
+    parts = (jnp.moveaxis(factors.states, 1, 0), jax.random.split(key, slots))
+    together = max(1, WHOLE // (rows * factors.table.shape[0]))
     drawn = jax.vmap(one)(parts) if together >= slots else jax.lax.map(one, parts, batch_size=together)
     return jnp.moveaxis(drawn, 0, 1)
 

@@ -32,6 +32,7 @@ from jaxlm.layers import (
     pick,
     run_stack,
     split,
+    spread_heads,
 )
 from jaxlm.models.base import CAUSAL_INPUTS, Family, read_hf, write_hf
 from jaxlm.sharding import constrain
@@ -93,7 +94,7 @@ class Block(nn.Module):
         q, k, v = (qkv[:, :, i] for i in range(3))
         if cache is not None and layer is not None:
             cache, k, v = cache.put(layer, k, v)
-        q, k, v = (constrain(t, ("batch", "length", "act_heads", "head_dim"), rules) for t in (q, k, v))
+        q, k, v = spread_heads(q, k, v, rules)
         q, mask = pick(q, slots_RQ), mask.at(slots_RQ)
         y = attend(q, k, v, mask, self.compute, dropout_rate=c.attention_dropout, key=attention_key)
         y = dense(self, "o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, init=init_residual, dtype=dtype)

@@ -28,6 +28,7 @@ from jaxlm.layers import (
     rotate,
     run_stack,
     split,
+    spread_heads,
 )
 from jaxlm.sharding import constrain
 
@@ -154,7 +155,7 @@ class Block(nn.Module):
         q, k = rotate(q, at_slots(positions_RT), frequencies), rotate(k, positions_RT, frequencies)
         if cache is not None and layer is not None:
             cache, k, v = cache.put(layer, k, v)
-        q, k, v = (constrain(t, ("batch", "length", "act_heads", "head_dim"), rules) for t in (q, k, v))
+        q, k, v = spread_heads(q, k, v, rules)
         y = attend(q, k, v, mask.at(slots_RQ), self.compute, dropout_rate=c.attention_dropout, key=attention_key)
         y = linear("o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, bias=c.output_bias)
         x = at_slots(x_RTD) + dropout(y, c.dropout, output_key)

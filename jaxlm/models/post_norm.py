@@ -28,6 +28,7 @@ from jaxlm.layers import (
     normal,
     run_stack,
     split,
+    spread_heads,
 )
 from jaxlm.sharding import constrain
 
@@ -109,7 +110,7 @@ class Block(nn.Module):
         q = dense(self, "q", x_RSD, heads, heads_axes, init=init, dtype=dtype)
         k = dense(self, "k", context_RTD, heads, heads_axes, init=init, dtype=dtype)
         v = dense(self, "v", context_RTD, heads, heads_axes, init=init, dtype=dtype)
-        q, k, v = (constrain(t, ("batch", "length", "act_heads", "head_dim"), rules) for t in (q, k, v))
+        q, k, v = spread_heads(q, k, v, rules)
         y = attend(q, k, v, mask, self.compute, dropout_rate=c.attention_dropout, key=attention_key)
         y = dense(
             self, "o", y, heads[1:] + heads[:1], heads_axes[1:] + heads_axes[:1], contract=2, init=init, dtype=dtype

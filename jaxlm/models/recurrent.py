@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxlm.errors import UserError
 from jaxlm.heads import causal_lm, linear_classifier
 from jaxlm.hf.table import Row, Table
 from jaxlm.layers import Compute, Key, dense, dropout, embed, expand, init_stack, param, pick, run_stack, split
@@ -201,6 +202,8 @@ class RecurrentTrunk(nn.Module):
         """
         del segment_ids
         c = self.config
+        if (ways := self.compute.rules.size("context")) > 1:
+            raise UserError(f"mesh.context={ways}: a recurrent network reads its rows in order; expected 1")
         first_key, stack_key, output_key = split(key, 3)
         x = embed(self, "tokens", tokens, c.vocab_size, c.embed_dim, "vocab", c.init_std).astype(self.compute.dtype)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)

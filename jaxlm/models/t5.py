@@ -29,11 +29,13 @@ from jaxlm.layers import (
     dense,
     dropout,
     init_stack,
+    look_up,
     normal,
     param,
     rms_norm,
     run_stack,
     split,
+    spread_heads,
 )
 from jaxlm.models.base import Family, read_hf, write_hf
 from jaxlm.sharding import constrain
@@ -139,7 +141,7 @@ def _attention(
     q = dense(block, f"{name}q", y, (D, N, H), axes, init=normal(f * (D * H) ** -0.5), dtype=dtype, bias=False)
     k = dense(block, f"{name}k", source, (D, N, H), axes, init=normal(f * D**-0.5), dtype=dtype, bias=False)
     v = dense(block, f"{name}v", source, (D, N, H), axes, init=normal(f * D**-0.5), dtype=dtype, bias=False)
-    q, k, v = (constrain(z, ("batch", "length", "act_heads", "head_dim"), rules) for z in (q, k, v))
+    q, k, v = spread_heads(q, k, v, rules)
     rate = c.dropout if c.attention_dropout is None else c.attention_dropout
     y = attend(q, k, v, mask, block.compute, bias=bias, scale=1.0, dropout_rate=rate, key=probs_key)
     y = dense(
@@ -202,7 +204,7 @@ class Stack(nn.Module):
         key: Key = None,
     ) -> Float[Array, "R T D"]:
         """Reads itself in both directions; where there is a `context`, from left to right, and the context besides."""
-        c = self.config
+        c, rules = self.config, self.compute.rules
         embed_key, stack_key, output_key = split(key, 3)
         x = dropout(x_RTD.astype(self.compute.dtype), c.dropout, embed_key)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
@@ -214,6 +216,7 @@ class Stack(nn.Module):
             ("buckets", "heads"),
         )  # fmt: skip
         bias = relative_bias(table, x.shape[1], max_distance=c.max_distance, bidirectional=encodes)
+        bias = constrain(bias, (None, "act_heads", "length", "kv_length"), rules)
         block = Block(c, self.compute)
         params = self.param("layers", init_stack(block, self.num_layers, x, mask, bias, context_RSD, context_mask))
 
@@ -243,23 +246,27 @@ class T5Trunk(nn.Module):
         table = param(self, "tokens", normal(c.init_factor), (c.vocab_size, c.embed_dim), ("vocab", "embed"))
         encoder = Stack(c, c.num_layers, self.compute, name="encoder")
         decoder = Stack(c, c.num_decoder_layers or c.num_layers, self.compute, name="decoder")
-        context = encoder(jnp.take(table, tokens, axis=0), segment_ids, key=encoder_key)
-        x = jnp.take(table, decoder_tokens, axis=0)
+        context = encoder(look_up(table, tokens, self.compute.rules), segment_ids, key=encoder_key)
+        x = look_up(table, decoder_tokens, self.compute.rules)
         return decoder(x, decoder_segment_ids, context, segment_ids, key=decoder_key)
 
 
 class ScaledHead(nn.Module):
     """Logits by the token table, whose rows are of unit size in each component, from states scaled down to it."""
 
+    compute: Compute
+
     @nn.compact
     def __call__(self, x: Float[Array, "R U D"], key: Key, table: Array) -> LogitFactors:
         del key
-        return LogitFactors(x * jnp.asarray(table.shape[1] ** -0.5, x.dtype), table)
+        return LogitFactors(x * jnp.asarray(table.shape[1] ** -0.5, x.dtype), table, rules=self.compute.rules)
 
 
 def _seq2seq_lm(config: T5Config, compute: Compute, num_outputs: int) -> nn.Module:
-    del compute, num_outputs
-    return ScaledHead() if config.tied else LanguageModelHead(config.vocab_size, False, config.embed_dim**-0.5)
+    del num_outputs
+    if config.tied:
+        return ScaledHead(compute)
+    return LanguageModelHead(config.vocab_size, False, config.embed_dim**-0.5, compute)
 
 
 # Our config field -> HF's.
