@@ -21,6 +21,7 @@ def test_report(tmp_path, capsys):
     assert (number - rest) % 32 == 0 and 0 < (number - rest) // 32 <= 200
     assert re.search(r"FLOPs per step +[\d.]+ G", shown)
     assert "peak" in shown and "optimizer state" in shown
+    assert re.search(r"mesh +ddp: data 8 \(auto: state of 0.00 GiB per device within 50% of 16 GiB", shown)
     row = re.search(r"  1  row \d+, (\d+) tokens, label (pos|neg): (\[CLS\] .* \[SEP\])", shown)
     assert row and not (tmp_path / "runs").exists()
 
