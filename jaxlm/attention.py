@@ -57,9 +57,7 @@ class Mask:
 
     def dense(self, rules: Rules = NO_MESH) -> Bool[Array, "B 1 T S"]:
         """True where a query reads a key; laid out as the queries are."""
-        key_BS, prefix_BS = (
-            None if x is None else constrain(x, ("batch", "kv_length"), rules) for x in (self.key_BS, self.prefix_BS)
-        )
+        key_BS = constrain(self.key_BS, ("batch", "kv_length"), rules)
         same = self.query_BT[:, None, :, None] == key_BS[:, None, None, :]
         if not self.causal:
             return constrain(same, ("batch", None, "length", "kv_length"), rules)
@@ -72,7 +70,8 @@ class Mask:
         if self.window is not None:
             near = back < self.window
             seen = seen & (near if self.windowed is None else near | ~self.windowed)
-        if prefix_BS is not None:
+        if self.prefix_BS is not None:
+            prefix_BS = constrain(self.prefix_BS, ("batch", "kv_length"), rules)
             seen = seen | (prefix_BS != 0)[:, None, None, :]
         return constrain(same & seen, ("batch", None, "length", "kv_length"), rules)
 

@@ -26,6 +26,7 @@ class EmptyRows:
 
     steps_per_epoch = None
     padding_share = 0.0
+    fingerprint = "padding"
 
     def __init__(self, config: Config, task: Any, rules: Rules) -> None:
         rows = corpus_rows(config, rules)
