@@ -181,7 +181,7 @@ def test_gradient_reaches_every_parameter_of_every_layer(family, changes):
 
 @decoders
 def test_every_parameter_names_its_axes(family):
-    """Heads of queries, keys and values are split over `tensor`."""
+    """Heads of queries, keys and values are split over `tensor`, and so is the vocabulary."""
     changes = {"qkv_bias": True, "output_bias": True, "mlp_bias": True} if family == "llama" else {}
     model = causal(family, **changes)
     axes, shapes = flatten(model.axes), flatten(model.shapes)
@@ -189,7 +189,8 @@ def test_every_parameter_names_its_axes(family):
     for name, names in axes.items():
         assert len(names) == len(shapes[name].shape), name
         split = "tensor" in rules.spec(names)
-        assert split == any(part in name for part in ("/q", "/k", "/v", "/o", "/gate", "/up", "/down")) or (
+        heads = any(part in name for part in ("/q", "/k", "/v", "/o", "/gate", "/up", "/down"))
+        assert split == ("vocab" in names or heads) or (
             name.endswith(("_norm_scale", "/o_bias", "/down_bias")) and not split
         ), name
 
