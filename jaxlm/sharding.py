@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -166,12 +168,12 @@ def make_rules(preset: str, mesh: Mesh | None) -> Rules:
     return Rules(mesh)
 
 
-def constrain(x: jax.Array, axes: Sequence[str | None], rules: Rules) -> jax.Array:
+def constrain(x: jax.Array | np.ndarray, axes: Sequence[str | None], rules: Rules) -> jax.Array:
     """Pins the layout of an activation inside jit; a no-op where the rules have no mesh."""
     if len(axes) != x.ndim:
         raise ValueError(f"{len(axes)} logical axes {tuple(axes)} for an array of rank {x.ndim}")
     if rules.mesh is None:
-        return x
+        return jnp.asarray(x)
     return jax.lax.with_sharding_constraint(x, rules.sharding(axes, x.shape))
 
 
