@@ -1,0 +1,150 @@
+"""Compiles train, eval and decode steps with the real TPU compiler, and says what is in them: a line of JSON for each.
+
+Run by tests/test_tpu_matrix.py in processes of their own: libtpu takes a lock, and the tests' eight CPU devices and
+strict flags stay out of it. The argument is JSON: a list of cases {topology, family, task, preset, step}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import topologies
+
+from jaxlm.generate import Sampling, _continue
+from jaxlm.hlo import collectives
+from jaxlm.layers import Compute
+from jaxlm.models import FAMILIES, Model
+from jaxlm.models.base import override
+from jaxlm.objectives.classification import multiclass_loss
+from jaxlm.objectives.language_model import (
+    language_model_loss,
+    measure_language_model,
+    measure_replaced_tokens,
+    replaced_tokens_loss,
+)
+from jaxlm.sharding import Rules, batch_shardings, make_mesh, make_rules
+from jaxlm.state import abstract_state, state_shardings
+from jaxlm.step import make_eval_step, make_train_step
+
+SLOTS, ROOM = 8, 16
+QUICK = {"exec_time_optimization_effort": -1.0}
+"""Compiler options: a fifth of the time, for a slower program."""
+SIZES = {
+    "vocab_size": 512, "num_layers": 2, "embed_dim": 256, "num_heads": 16, "mlp_dim": 512, "max_positions": 2048,
+    "num_kv_heads": 8, "head_dim": 64, "table_dim": 256, "hidden_dim": 256, "generator_size": 1.0, "pad_id": 0,
+    "attention_dropout": 0.0, "window": 128,
+}  # fmt: skip
+"""Of whichever fields a family has. Every preset divides them by eight."""
+HEADS = {
+    "classification": "classification", "causal_lm": "causal_lm", "prefix_lm": "causal_lm", "masked_lm": "masked_lm",
+    "span_corruption": "seq2seq_lm", "replaced_tokens": "replaced_tokens",
+}  # fmt: skip
+
+
+def build(family: str, task: str, rules: Rules) -> Model:
+    record = FAMILIES[family]
+    config = next(iter(record.presets.values()))
+    known = {field.name for field in dataclasses.fields(config)}
+    fields = {name: value for name, value in SIZES.items() if name in known}
+    if family in ("llama", "qwen3"):
+        del fields["window"]
+    if family == "qwen2":  # layers that differ in the window
+        fields["windowed_layers"] = (False, True)
+    compute = Compute(jnp.dtype(jnp.bfloat16), remat="full", rules=rules)
+    return Model(record, override(config, fields), HEADS[task], 3, compute)
+
+
+def objective(task: str) -> tuple[Any, Any]:
+    """The task's loss, and what its evaluation measures."""
+    if task == "classification":
+        return multiclass_loss(), None
+    if task == "replaced_tokens":
+        return replaced_tokens_loss(discriminator_weight=50.0, mask_rate=0.15), measure_replaced_tokens
+    return language_model_loss(), measure_language_model
+
+
+def batch(model: Model, task: str, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the loader makes of this task's rows, without numbers in it."""
+    inputs = {name: (length,) for name in model.family.inputs if name not in ("slot_positions", "prefix")}
+    slots = (length // 8,) if task in ("masked_lm", "replaced_tokens") else (SLOTS,)
+    if task in ("classification", "masked_lm", "replaced_tokens"):
+        inputs |= {"slot_positions": slots, "labels": slots}
+    else:
+        inputs |= {"labels": (length,)}
+    if task == "prefix_lm":
+        inputs["prefix"] = (length,)
+    if task == "replaced_tokens":
+        inputs["original_tokens"] = (length,)
+    arrays = {name: jax.ShapeDtypeStruct((rows, *shape), jnp.int32) for name, shape in inputs.items()}
+    return arrays | {"weights": jax.ShapeDtypeStruct(arrays["labels"].shape, jnp.float32)}
+
+
+def placed(arrays: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda x, sh: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sh), arrays, shardings)
+
+
+def lower(model: Model, task: str, step: str) -> Any:
+    """The train, eval or decode step, as train.py, evaluate.py and generate.py compile it."""
+    rules, key = model.compute.rules, jax.random.key(0)
+    rows = 2 * rules.num_batch_shards
+    length = 128 * max(2, rules.size("context"))
+    params = model.shapes
+    if step == "decode":
+        tokens, lengths = jax.ShapeDtypeStruct((rows, length), jnp.int32), jax.ShapeDtypeStruct((rows,), jnp.int32)
+        shapes = [tokens, lengths, lengths]
+        arrays = placed(shapes, [rules.sharding(("batch", "length")[: len(s.shape)], s.shape) for s in shapes])
+        settings = {"sampling": Sampling(0.0), "ends": (2,), "pad_id": 0, "prefix": task == "prefix_lm", "room": ROOM}
+        return _continue.lower(params, *arrays, np.int32(ROOM), key, model=model, **settings)
+    loss, measure = objective(task)
+    arrays = batch(model, task, rows, length)
+    if step == "eval":
+        eval_step = jax.jit(make_eval_step(model.apply, measure))
+        return eval_step.lower(params, placed(arrays, batch_shardings(arrays, rules)))
+    optimizer, schedule = optax.adamw(1e-4), optax.constant_schedule(1e-4)
+    micro = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in arrays.items()}
+    train_step = make_train_step(model.apply, loss, optimizer, schedule)
+    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(state_shardings(params, optimizer, rules), None))
+    state = abstract_state(params, optimizer, key, rules)
+    return jitted.lower(state, placed(micro, batch_shardings(micro, rules, leading=1)))
+
+
+def report(case: dict[str, str], devices: Any) -> dict[str, Any]:
+    preset, task = case["preset"], case["task"]
+    rules = make_rules(preset, make_mesh(preset, devices=devices))
+    start = time.perf_counter()
+    compiled = lower(build(case["family"], task, rules), task, case["step"]).compile(compiler_options=QUICK)
+    text = compiled.as_text()
+    operations: dict[str, list[str]] = {}
+    for found in collectives(text):
+        operations.setdefault(found.kind, []).append(found.op_name)
+    memory = compiled.memory_analysis()
+    return {
+        "collectives": operations,
+        "kernels": text.count('custom_call_target="tpu_custom_call"'),
+        "arguments": memory.argument_size_in_bytes,
+        "bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def main() -> None:
+    for case in json.loads(sys.argv[1]):
+        slices = {"num_slices": 2} if case["preset"] == "hybrid" else {}
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=case["topology"], **slices).devices
+        try:
+            found = report(case, devices)
+        except Exception as error:  # the others may compile
+            found = {"error": f"{type(error).__name__}: {error}"[:2000]}
+        print(json.dumps(case | found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
