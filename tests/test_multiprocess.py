@@ -53,8 +53,12 @@ def record(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in timed} for row in read_jsonl(run / "metrics.jsonl")]
 
 
-def assert_same_results(run: Path, other: Path) -> None:
-    """Parameters, metrics and predictions of two runs, up to the order of sums."""
+def assert_same_results(run: Path, other: Path, *, same_devices: bool = True) -> None:
+    """Parameters, metrics and predictions of two runs, up to the order of sums.
+
+    On another number of devices a batch has other empty rows, and so another share of padding.
+    """
+    skipped = ("kind", "split") if same_devices else ("kind", "split", "padding_share")
     for name, value in load_file(run / "model/model.safetensors").items():
         expected = load_file(other / "model/model.safetensors")[name]
         np.testing.assert_allclose(value, expected, atol=2e-5, rtol=2e-4, err_msg=name)
@@ -63,8 +67,8 @@ def assert_same_results(run: Path, other: Path) -> None:
         (r["kind"], r["step"], r.get("split")) for r in expected
     ]
     for one, two in zip(found, expected, strict=True):
-        assert {k: v for k, v in one.items() if k not in ("kind", "split")} == pytest.approx(
-            {k: v for k, v in two.items() if k not in ("kind", "split")}, rel=2e-4, abs=1e-6
+        assert {k: v for k, v in one.items() if k not in skipped} == pytest.approx(
+            {k: v for k, v in two.items() if k not in skipped}, rel=2e-4, abs=1e-6
         )
 
 
@@ -205,7 +209,7 @@ def test_restarts_with_other_numbers_of_processes_end_as_an_undisturbed_run(tmp_
     status, errors = disturb(3, signal.SIGKILL, config, "disturbed", 4, 60)
     assert status == 128 + signal.SIGKILL and "resumed at" in errors, errors
     assert "resumed at" in finetune(config, "disturbed", 2)
-    assert_same_results(tmp_path / "runs/disturbed", tmp_path / "runs/undisturbed")
+    assert_same_results(tmp_path / "runs/disturbed", tmp_path / "runs/undisturbed", same_devices=False)
 
 
 @pytest.mark.slow
