@@ -1,25 +1,19 @@
-"""Every mesh preset computes what one device computes: loss, each gradient, each task's evaluation metrics."""
+"""Every mesh preset computes what one device computes, loss and each gradient (evaluation: test_mesh_metrics.py)."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
-from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from meshes import FAMILIES_HERE, MESHES, WIDER, model_of, rules_of, step_of
-from tiny import weights
 from tinylm import write_pretraining
-from tinyrun import rows, write_config, write_jsonl
 
 from jaxlm.configfile import load_config
 from jaxlm.errors import UserError
 from jaxlm.loaders import make_evaluator
 from jaxlm.models.base import flatten
-from jaxlm.prepare import Prepared, prepare
-from jaxlm.sharding import Rules
+from jaxlm.prepare import prepare
 
 
 def assert_same_step(family: str, mesh: str, chunk: int | None = None) -> None:
@@ -51,70 +45,6 @@ def test_wider_meshes(family, mesh):
     assert_same_step(family, mesh)
     if family != "bert":
         assert_same_step(family, mesh, chunk=8)
-
-
-def on(prepared: Prepared, rules: Rules) -> Prepared:
-    model = prepared.model
-    return replace(prepared, model=replace(model, compute=replace(model.compute, rules=rules)))
-
-
-def scores(prepared: Prepared, params: Any, rules: Rules) -> dict[str, float]:
-    placed = on(prepared, rules)
-    if rules.mesh is not None:
-        params = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, placed.model.shapes)
-    return make_evaluator(placed).evaluate(params, placed.splits["validation"]).scores
-
-
-def assert_same_scores(prepared: Prepared, mesh: str, expected: dict[str, float], params: Any) -> None:
-    """Counts and what is made of them to the last digit; what sums real numbers to float32's."""
-    actual = scores(prepared, params, rules_of(mesh))
-    assert actual == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    counted = [name for name in expected if name.startswith(("accuracy", "f1", "precision", "recall"))]
-    assert [actual[name] for name in counted] == [expected[name] for name in counted]
-
-
-EVALUATED = ("fsdp", "fsdp_tp", "context")
-PROBLEMS = {"binary": "label", "multiclass": "kind", "multilabel": "tags", "regression": "score"}
-
-
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_metrics_of_classification(tmp_path, problem):
-    """21 rows and a batch of 8 packed rows or more: the last batch is ragged."""
-    for seed, (name, number) in enumerate({"train": 32, "validation": 21, "test": 3}.items()):
-        content = rows(number, seed)
-        for i, row in enumerate(content):
-            row |= {"kind": "abc"[i % 3], "tags": [t for t in "xyz" if (i + ord(t)) % 2], "score": i % 7 / 3}
-        write_jsonl(tmp_path / f"{name}.jsonl", content)
-    task = {"text": "text", "label": PROBLEMS[problem], "problem": problem}
-    path = write_config(tmp_path, task=task, data={"max_length": 48, "eval_rows": 5})
-    prepared = prepare(load_config(path))
-    params = weights(prepared.model)
-    expected = scores(prepared, params, Rules())
-    assert len(expected) > 1
-    for mesh in EVALUATED if problem == "multiclass" else ("fsdp_tp",):
-        assert_same_scores(prepared, mesh, expected, params)
-
-
-PRETRAINING = {
-    "causal_lm": EVALUATED,
-    "masked_lm": ("fsdp_tp", "context"),
-    "prefix_lm": ("context",),
-    "replaced_tokens": ("fsdp",),
-    "span_corruption": ("fsdp_tp", "context"),
-}
-
-
-@pytest.mark.parametrize("kind", PRETRAINING)
-def test_metrics_of_pretraining(tmp_path, kind):
-    """As many rows to a batch as no mesh divides. Replaced tokens are drawn by their place in a batch: there, as many
-    as all meshes divide, and the last batch is ragged."""
-    eval_rows = 8 if kind == "replaced_tokens" else 5
-    prepared = prepare(load_config(write_pretraining(tmp_path, kind, data={"eval_rows": eval_rows})))
-    params = weights(prepared.model)
-    expected = scores(prepared, params, Rules())
-    assert expected["loss"] > 1
-    for mesh in PRETRAINING[kind]:
-        assert_same_scores(prepared, mesh, expected, params)
 
 
 @functools.cache
