@@ -15,10 +15,11 @@ from jaxlm.chips import GIB, Chip
 from jaxlm.config import Config
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.flops import matmul_flops
-from jaxlm.hlo import Collective, collectives, cycles
+from jaxlm.hlo import Collective, collectives, cycles, kernels
 from jaxlm.prepare import Prepared, prepare
 from jaxlm.prepare_shapes import prepare_shapes
 from jaxlm.sharding import Rules
+from jaxlm.splash import kernel_flops
 from jaxlm.state import bytes_on_device
 from jaxlm.topology import Absent, Topology, has_cudnn, quiet
 from jaxlm.train import make_plan
@@ -45,7 +46,9 @@ class Cost:
     model_flops: float
     """Of the whole step on all devices: three times the matrix products of the forward pass."""
     cycles: int | None
-    """The TPU compiler's estimate, without communication."""
+    """The TPU compiler's estimate, without communication and kernels."""
+    kernel_flops: int = 0
+    """Of the attention kernel, on one device."""
 
 
 def dry_run_for(config: Config, absent: Absent) -> str:
@@ -98,6 +101,7 @@ def compile_step(config: Config, devices: list[Any]) -> Cost:
         peak=kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
         collectives=tuple(collectives(text)),
         cycles=cycles(text),
+        kernel_flops=sum(call.times * kernel_flops(call.name, call.operands) for call in kernels(text)),
     )
 
 
@@ -126,15 +130,16 @@ class Step:
 def estimate(cost: Cost, chip: Chip, num_devices: int) -> Step:
     """Step time: the compiler's where it has one, else a roofline; and communication, which the compiler leaves out.
 
-    The TPU compiler gives each instruction its cycles: their sum, as often as each runs, at the chip's clock. For a GPU
-    there is the time that the operations take at the chip's peak, a quarter more where layers are computed twice, and
-    reading and writing the training state once. A collective of n devices moves (n - 1) / n of its bytes, an all-reduce
-    twice that. What runs beside computation is taken to be hidden.
+    The TPU compiler gives each instruction its cycles: their sum, as often as each runs, at the chip's clock. It gives
+    none to the attention kernel, whose matrix products are taken at the chip's peak. For a GPU there is the time that
+    the operations take at the chip's peak, a third more where layers are computed twice, and reading and writing the
+    training state once. A collective of n devices moves (n - 1) / n of its bytes, an all-reduce twice that. What runs
+    beside computation is taken to be hidden.
     """
     sent = {flag: sum(_moved(c) for c in cost.collectives if c.overlapped == flag) for flag in (False, True)}
     waiting, hidden = (sent[flag] / chip.link_bandwidth for flag in (False, True))
     if cost.cycles is not None and chip.clock is not None:
-        compute = cost.cycles / chip.clock
+        compute = cost.cycles / chip.clock + cost.kernel_flops / chip.flops
     else:
         again = 4 / 3 if cost.plan.prepared.config.model.remat == "full" else 1.0
         state = 2 * (cost.params + cost.optimizer)

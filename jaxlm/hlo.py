@@ -62,17 +62,20 @@ def collectives(text: str) -> list[Collective]:
             match = _INSTRUCTION.match(line)
             if match is None:
                 continue
-            shapes = _shapes(match["result"])
-            if match["start"] and match["kind"] in ("all-gather", "collective-permute"):
+            kind, shapes, op_name = match["kind"], _shapes(match["result"]), _search(_OP_NAME, line)
+            if match["start"] and kind in ("all-gather", "collective-permute"):
                 # (operands, results, context): the results are what is received.
-                shapes = shapes[len(shapes) // 2 :] if match["kind"] == "all-gather" else shapes[1:2]
+                shapes = shapes[len(shapes) // 2 :] if kind == "all-gather" else shapes[1:2]
+            if name.startswith(_SCATTER) and kind == "all-reduce":
+                kind, shapes = "reduce-scatter", _shapes(_search(r"ROOT %?[\w.\-]+ = (\(.*?\)|\S+) ", "\n".join(lines)))
+                op_name = _search(rf"calls=%?{re.escape(name)}, .*{_OP_NAME}", text)
             collective = Collective(
-                match["kind"],
+                kind,
                 shapes,
                 _group_size(line),
                 looped,
                 times,
-                _search(r'op_name="([^"]*)"', line),
+                op_name,
                 bool(match["start"]),
             )
             if collective.group_size != 1:
@@ -80,10 +83,32 @@ def collectives(text: str) -> list[Collective]:
     return found
 
 
+class Kernel(NamedTuple):
+    """One call of a Pallas kernel for TPUs."""
+
+    name: str
+    operands: tuple[tuple[str, tuple[int, ...]], ...]
+    """(dtype, shape) of each."""
+    times: int
+    """How often it runs, as in `Collective`."""
+
+
+def kernels(text: str) -> list[Kernel]:
+    """Returns the calls of Pallas kernels in a program that the TPU compiler made."""
+    parts = dict(_computations(text))
+    turns = _turns(parts)
+    return [
+        Kernel(_search(r"%?([\w\-]+?)[.\d]* = ", line), _shapes(_search(_OPERANDS, line)), turns[name][1])
+        for name, lines in parts.items()
+        for line in lines
+        if 'custom_call_target="tpu_custom_call"' in line
+    ]
+
+
 def cycles(text: str) -> int | None:
     """Sum of the TPU compiler's estimates for the instructions of one device, each as often as it runs.
 
-    Collectives have none. Returns None for a text of another compiler.
+    Collectives and kernels have none. Returns None for a text of another compiler.
     """
     parts = dict(_computations(text))
     turns = _turns(parts)
@@ -94,6 +119,9 @@ def cycles(text: str) -> int | None:
     return total or None
 
 
+_OP_NAME = r'op_name="([^"]*)"'
+_SCATTER = "all-reduce-scatter"  # the TPU compiler's reduce-scatter: a computation that adds up and cuts out
+_OPERANDS = r"operand_layout_constraints=\{((?:[^{}]|\{[^{}]*\})*)\}"
 _UNKNOWN_CYCLES = 2**62  # the compiler writes 2^63 - 1 where it has no estimate
 
 _INSTRUCTION = re.compile(

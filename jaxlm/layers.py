@@ -6,7 +6,7 @@ Shape letters: R rows, T row length, S slots, D embed, N heads, H head_dim, F ml
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.core import meta
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxlm.sharding import Rules, constrain
 
@@ -72,6 +73,10 @@ def dense(
       [..., sizes[contract:]] in `dtype`.
     """
     kernel = param(module, name, init, sizes, axes).astype(dtype)
+    # Gathered whole, in its half precision: else the TPU compiler multiplies by the parts of other devices in turn
+    # (docs/design.md), where each adds into all of the product once more.
+    gathered = ["act_embed" if axis == "embed" else axis for axis in axes]
+    kernel = checkpoint_name(constrain(kernel, gathered, module.compute.rules), _GATHERED)
     dims = (tuple(range(x.ndim - contract, x.ndim)), tuple(range(contract)))
     y = jax.lax.dot_general(x.astype(dtype), kernel, (dims, ((), ())))
     if bias:
@@ -193,6 +198,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 def init_stack(block: nn.Module, num_layers: int, *args: Any) -> Callable[[jax.Array], Any]:
     """Returns an initialiser of `num_layers` copies of a block's parameters, stacked along a new axis `layers`."""
+    # Parameters do not depend on the kernel, and cuDNN's cannot be mapped over layers.
+    block = block.clone(compute=replace(block.compute, attention="xla"))
 
     def init(key: jax.Array) -> Any:
         one = lambda k: block.init(k, *args)["params"]  # noqa: E731
@@ -220,8 +227,8 @@ def run_stack(
     """
     num_layers = jax.tree.leaves(params)[0].shape[0]
     unrolled = compute.unroll >= num_layers
-    step = _remat(apply, compute.remat, scanned=not unrolled)
-    final = _remat(last, compute.remat, scanned=False) if last else step
+    step = _remat(apply, compute, scanned=not unrolled)
+    final = _remat(last, compute, scanned=False) if last else step
     if unrolled:
         layers = [jax.tree.map(lambda p, i=i: p[i], params) for i in range(num_layers)]
         for layer, k in zip(layers, split(key, num_layers), strict=True):
@@ -241,9 +248,18 @@ def run_stack(
     return x
 
 
-def _remat(fn: Callable[..., Any], policy: str, *, scanned: bool) -> Callable[..., Any]:
-    if policy == "none":
+_GATHERED = "gathered weights"
+
+
+def _remat(fn: Callable[..., Any], compute: Compute, *, scanned: bool) -> Callable[..., Any]:
+    policies = jax.checkpoint_policies
+    split = max(compute.rules.size("fsdp"), compute.rules.size("context")) > 1
+    if compute.remat == "none" and not split:
         return fn
-    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policy = {
+        "none": policies.save_anything_except_these_names(_GATHERED),  # gathered again in the backward pass
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "full": None,
+    }[compute.remat]
     # Outside a scan, XLA would merge the recomputation with the forward pass and so keep what it was to forget.
-    return jax.checkpoint(fn, policy=dots if policy == "dots" else None, prevent_cse=not scanned)
+    return jax.checkpoint(fn, policy=policy, prevent_cse=not scanned)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxlm.hlo import Collective, bits, collectives
+from jaxlm.hlo import Collective, Kernel, bits, collectives, kernels
 from jaxlm.sharding import Rules, constrain, make_mesh
 
 TEXT = """
@@ -53,6 +53,27 @@ def test_a_text_as_compilers_write_it():
         Collective("collective-permute", (("f32", (2,)),), 2, False, 1, "", overlapped=True),
     ]
     assert [c.bytes for c in collectives(TEXT)] == [256, 16, 131, 8, 8]
+
+
+FUSED = """
+%all-reduce-scatter.4.clone (a: f32[16,8], b: bf16[16]) -> (f32[2,8], bf16[2]) {
+  %all-reduce.3 = (f32[16,8]{1,0:T(8,128)}, bf16[16]{0}) all-reduce(%a, %b), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  %part = f32[16,8]{1,0} get-tuple-element(%all-reduce.3), index=0
+  ROOT %tuple.7 = (f32[2,8]{1,0:T(8,128)S(1)}, bf16[2]{0}) tuple(%slice.1, %slice.2)
+}
+
+ENTRY %main (p: f32[16,8]) -> f32[2,8] {
+  %fusion.3 = (f32[2,8]{1,0}, bf16[2]{0}) fusion(%p, %q), kind=kCustom, calls=%all-reduce-scatter.4.clone, metadata={op_name="jit(step)/dot"}
+  %splash_mha_dq_residuals.12 = bf16[2,16,256,64]{3,2,1,0} custom-call(%a, %b), custom_call_target="tpu_custom_call", operand_layout_constraints={s8[1,1]{1,0}, bf16[2,16,256,64]{3,2,1,0}}, backend_config={"blocks": "{1}"}
+}
+"""  # noqa: E501
+
+
+def test_the_tpu_compilers_reduce_scatter_and_kernels():
+    shapes = (("f32", (2, 8)), ("bf16", (2,)))
+    assert collectives(FUSED) == [Collective("reduce-scatter", shapes, 8, False, 1, "jit(step)/dot")]
+    operands = (("s8", (1, 1)), ("bf16", (2, 16, 256, 64)))
+    assert kernels(FUSED) == [Kernel("splash_mha_dq_residuals", operands, 1)]
 
 
 def test_a_compiled_program():

@@ -12,8 +12,10 @@ import pytest
 from jaxlm import attention
 from jaxlm.attention import Mask, attend, decoder_mask, empty_cache
 from jaxlm.errors import UserError
+from jaxlm.flops import matmul_flops
 from jaxlm.layers import Compute
 from jaxlm.sharding import Rules, make_mesh, make_rules
+from jaxlm.splash import kernel_flops
 
 ROWS = 4
 
@@ -163,3 +165,18 @@ def test_what_the_kernel_cannot_do_is_said(what, settings, monkeypatch):
     }.get(settings, {})
     with pytest.raises(UserError, match=f"model.attention=splash cannot {what}"):
         attend(x, x, x, mask, Compute(attention="splash"), **given)
+
+
+def test_operations_of_the_kernel():
+    """As XLA's attention has them, forward: q k^T and p v; backward the scores anew, four gradients, dp twice."""
+    rows, length, heads, head_dim = 2, 256, 4, 128
+    q = jax.ShapeDtypeStruct((rows, length, heads, head_dim), jnp.float32)
+    products = matmul_flops(lambda q, k, v: jax.nn.dot_product_attention(q, k, v), q, q, q)
+    operands = [("s8", (1, 1, 1)), *[("bf16", (rows, heads, length, head_dim))] * 3, ("s32", (rows, length, 128))]
+    found = [kernel_flops(f"splash_mha_{part}_segmented", operands) for part in ("fwd", "dq", "dkv")]
+    assert found == [products, 1.5 * products, 2 * products]
+    assert kernel_flops("splash_mha_fwd_x", [*operands, ("s32", (length, 128))]) == products // 2
+    narrow = [(dtype, (*shape[:-1], 64)) for dtype, shape in operands]
+    assert kernel_flops("splash_mha_fwd_x", narrow) == products
+    with pytest.raises(ValueError, match="kernel 'other'"):
+        kernel_flops("other", operands)

@@ -232,8 +232,13 @@ def test_what_does_not_fit(tmp_path):
     assert re.search(r"fits +NO: ", shown)
 
 
-@pytest.mark.tpu_aot
-def test_the_cuda_compiler(tmp_path):
-    pytest.importorskip("jax_plugins.xla_cuda13", reason="needs jax-cuda13-plugin and jax-cuda13-pjrt")
-    shown = command(write_tiny(tmp_path, preset="fsdp"), "h200:8")
-    assert "fits             yes" in shown and "all-gather" in kinds(shown)
+@pytest.mark.cuda_aot
+@pytest.mark.parametrize("config, share", [("bert_large", 1), ("llama_1b", 8), ("t5_xl", 8)])
+def test_steps_compile_for_gpus(config, share):
+    """An encoder, a decoder and both; parameters whole under ddp, an eighth under fsdp, but for norms and biases."""
+    shown = command(CONFIGS / f"{config}.yaml", "h200:8")
+    assert "fits             yes" in shown
+    number = int(re.search(r"([\d,]+) parameters", shown).group(1).replace(",", ""))
+    assert figure(shown, "parameters") == pytest.approx(4 * number / share / 2**30, rel=0.05)
+    assert kinds(shown) == ({"all-reduce"} if share == 1 else {"all-gather", "reduce-scatter", "all-reduce"})
+    assert re.search(r"step time +[\d.]+ s, estimated: .*roofline", shown)

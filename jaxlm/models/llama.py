@@ -141,12 +141,13 @@ class Block(nn.Module):
         """Returns the new states, at `slots` alone where given, and the cache with this layer's keys and values."""
         c, dtype, rules = self.config, self.compute.dtype, self.compute.rules
         D, (N, K, H) = c.embed_dim, c.heads
-        at_slots = partial(pick, columns=slots_RQ)
+        at_slots, activations = partial(pick, columns=slots_RQ), ("batch", "length", "act_embed")
         attention_key, output_key, mlp_key = split(key, 3)
         linear = partial(dense, self, init=normal(c.init_std), dtype=dtype)
 
         y = rms_norm(self, "attention_norm", x_RTD, c.norm_eps)
-        q = linear("q", at_slots(y), (D, N, H), ("embed", "heads", "head_dim"), bias=c.qkv_bias)
+        y_RQD = constrain(at_slots(y), activations, rules)  # its gradient, too, else the compiler splits that along D
+        q = linear("q", y_RQD, (D, N, H), ("embed", "heads", "head_dim"), bias=c.qkv_bias)
         k = linear("k", y, (D, K, H), ("embed", "kv_heads", "head_dim"), bias=c.qkv_bias)
         v = linear("v", y, (D, K, H), ("embed", "kv_heads", "head_dim"), bias=c.qkv_bias)
         if c.qk_norm:
@@ -159,7 +160,7 @@ class Block(nn.Module):
         y = attend(q, k, v, mask.at(slots_RQ), self.compute, dropout_rate=c.attention_dropout, key=attention_key)
         y = linear("o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, bias=c.output_bias)
         x = at_slots(x_RTD) + dropout(y, c.dropout, output_key)
-        x = constrain(x, ("batch", "length", "act_embed"), rules)
+        x = constrain(x, activations, rules)
 
         y = rms_norm(self, "mlp_norm", x, c.norm_eps)
         gate = linear("gate", y, (D, c.mlp_dim), ("embed", "mlp"), bias=c.mlp_bias)
@@ -167,7 +168,7 @@ class Block(nn.Module):
         gate, up = (constrain(t, ("batch", "length", "act_mlp"), rules) for t in (gate, up))
         y = linear("down", activation(c.activation)(gate) * up, (c.mlp_dim, D), ("mlp", "embed"), bias=c.mlp_bias)
         x = x + dropout(y, c.dropout, mlp_key)
-        return constrain(x, ("batch", "length", "act_embed"), rules), cache
+        return constrain(x, activations, rules), cache
 
 
 class LlamaTrunk(nn.Module):
