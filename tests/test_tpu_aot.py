@@ -47,7 +47,7 @@ KINDS = {
 }  # fmt: skip
 KERNELS = {"train": ("_dkv_", "_dq_", "_fwd_"), "eval": ("_fwd_",), "decode": ()}
 GIB = {"v5e": 16, "v5p": 95, "v6e": 32}
-LENGTH = 384
+LENGTH = 640
 """Columns of the compiled rows; no parameter has this dimension."""
 
 
@@ -110,7 +110,7 @@ def mistakes(found: dict) -> list[str]:
 def expected(found: dict, kind: str, name: str, shapes: list[list[int]]) -> bool:
     """Whether a collective is one that this preset is known for."""
     preset, size = found["preset"], max(map(math.prod, shapes))
-    if found["family"] in ("t5", "mt5") and kind == "all-reduce" and [1, 8, LENGTH, LENGTH] in shapes:
+    if found["family"] in ("t5", "mt5") and kind == "all-reduce" and [LENGTH, LENGTH] in [s[-2:] for s in shapes]:
         return found["step"] == "train"  # the gradient of the relative positions, which all rows share
     if preset in ("ddp", "fsdp", "hybrid") and any(LENGTH in shape for shape in shapes):
         return False  # each device has its rows whole
@@ -119,11 +119,13 @@ def expected(found: dict, kind: str, name: str, shapes: list[list[int]]) -> bool
     if kind == "collective-permute" and KINDS[preset] == SPLIT and name.endswith("/dot_general"):
         # A gathered matrix or the addition of its gradient, in parts that travel while others are multiplied.
         return not any(LENGTH in shape for shape in shapes)
+    if found["step"] == "decode" and size <= 256:
+        return True  # the tokens that come out, whole; the last column's states
     if kind == "collective-permute" and preset == "context":
         # Each device makes its queries' rows of the relative positions, and hands its neighbour the rest of one.
         return found["family"] in ("t5", "mt5") and size <= 8 * 1024 and name.endswith(("/slice", "/pad"))
     if kind == "all-gather" and preset == "tp":
-        return size <= 1024  # the greatest of a vocabulary, of each device's part
+        return name.endswith("/reduce") and shapes[0][-1] == 8  # the greatest of a vocabulary, of each device's part
     return False
 
 

@@ -100,7 +100,7 @@ def lower(model: Model, task: str, step: str) -> Any:
     """The train, eval or decode step, as train.py, evaluate.py and generate.py compile it."""
     rules, key = model.compute.rules, jax.random.key(0)
     rows = 2 * rules.num_batch_shards
-    length = 128 * max(3, rules.size("context"))
+    length = 128 * max(5, rules.size("context"))
     params = model.shapes
     if step == "decode":
         tokens, lengths = jax.ShapeDtypeStruct((rows, length), jnp.int32), jax.ShapeDtypeStruct((rows,), jnp.int32)
