@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxlm.chips import GIB
 from jaxlm.config import Config
 from jaxlm.configfile import dump_config
 from jaxlm.prepare import Prepared, prepare
 from jaxlm.state import bytes_on_device
 from jaxlm.train import Plan, make_plan
-
-GIB = 2**30
 
 
 def dry_run(config: Config) -> str:

@@ -8,21 +8,17 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from jaxlm.chips import GIB, MEMORY
 from jaxlm.config import MeshConfig
 from jaxlm.errors import UserError
 from jaxlm.sharding import MESH_AXES, make_mesh, num_slices
 
-GIB = 2**30
 STATE_BYTES = 16
 """Per parameter in training, float32: itself, its gradient, AdamW's two moments."""
 STATE_SHARE = 0.5
 """Of a device's memory that those may take under `auto`; the rest is for activations."""
 DEFAULT_MEMORY = 16 * GIB
 """Of a device that does not report its memory and is not in the table: a CPU."""
-_MEMORY_GIB = {
-    "TPU v2": 8, "TPU v3": 16, "TPU v4": 32, "TPU v5 lite": 16, "TPU v5e": 16, "TPU v5": 95, "TPU v5p": 95,
-    "TPU v6 lite": 32, "TPU v6e": 32, "TPU7x": 96,
-}  # fmt: skip
 _SPLITS = (2, 4, 8)
 """Tensor sizes that `auto` tries: more would leave the fast links of most machines."""
 
@@ -109,8 +105,8 @@ def device_memory(device: Any) -> tuple[int, str]:
     if stats and stats.get("bytes_limit"):
         return int(stats["bytes_limit"]), "as the device reports"
     kind = device.device_kind
-    if kind in _MEMORY_GIB:
-        return _MEMORY_GIB[kind] * GIB, f"that of a {kind}"
+    if kind in MEMORY:
+        return MEMORY[kind], f"that of a {kind}"
     return DEFAULT_MEMORY, f"assumed of a {kind} device"
 
 

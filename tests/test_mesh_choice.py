@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from jaxlm.chips import CHIPS, GIB
 from jaxlm.config import MeshConfig
 from jaxlm.errors import UserError
-from jaxlm.mesh_choice import GIB, choose_mesh, device_memory
+from jaxlm.mesh_choice import choose_mesh, device_memory
 
 
 def chosen(parameters: float, mesh: dict | None = None, divides=lambda mesh: True):
@@ -94,5 +95,6 @@ def test_memory_of_a_device():
     assert device_memory(jax.devices()[0]) == (16 * GIB, "assumed of a cpu device")
     reports = SimpleNamespace(device_kind="NVIDIA H200", memory_stats=lambda: {"bytes_limit": 7 * GIB})
     assert device_memory(reports) == (7 * GIB, "as the device reports")
-    ahead = SimpleNamespace(device_kind="TPU v5 lite", memory_stats=lambda: None)
-    assert device_memory(ahead)[0] == 16 * GIB
+    for kind, chip in {"TPU v5 lite": "v5e", "TPU v5": "v5p", "NVIDIA H200": "h200"}.items():
+        ahead = SimpleNamespace(device_kind=kind, memory_stats=lambda: None)
+        assert device_memory(ahead) == (CHIPS[chip].memory, f"that of a {kind}")
