@@ -25,7 +25,7 @@ from jaxlm.hf.io import Checkpoint, load_params
 from jaxlm.models import Model
 from jaxlm.predict_text import TextPredictor
 from jaxlm.prepare import make_compute
-from jaxlm.sharding import make_mesh, make_rules
+from jaxlm.sharding import Rules, make_mesh
 from jaxlm.tasks import Classification
 from jaxlm.tasks.classification import Examples
 
@@ -98,7 +98,7 @@ def open_predictor(
 
 def _open_text(config: Config | None, checkpoint: Checkpoint, column: str, changes: Mapping[str, Any]) -> TextPredictor:
     settings = config.task.samples if config is not None else SamplesConfig()  # type: ignore[union-attr]
-    compute = make_compute(config.model if config else ModelConfig(), make_rules("ddp", make_mesh("ddp")))
+    compute = make_compute(config.model if config else ModelConfig(), Rules(make_mesh("ddp")))
     model = Model(checkpoint.family, checkpoint.model_config, "causal_lm", 0, compute)
     params = load_params(checkpoint, model, jax.random.key(0)).params
     settings = settings.model_copy(update={name: value for name, value in changes.items() if value is not None})
@@ -128,7 +128,7 @@ def load_predictor(name: str, *, text: str | Sequence[str] | None = None) -> Pre
     data = data.model_copy(update={"on_bad_row": "stop"})
     task = Classification.from_hf(task_config, checkpoint.config)
     mesh = make_mesh("ddp")
-    compute = make_compute(model_config, make_rules("ddp", mesh))
+    compute = make_compute(model_config, Rules(mesh))
     model = Model(checkpoint.family, sizes, task.head, task.num_outputs, compute)
     imported = load_params(checkpoint, model, jax.random.key(0))
     if imported.initialised:

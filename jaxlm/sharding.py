@@ -162,12 +162,6 @@ def num_slices(devices: Sequence[Any]) -> int:
     return len({getattr(device, "slice_index", 0) if tpu else device.process_index for device in devices})
 
 
-def make_rules(preset: str, mesh: Mesh | None) -> Rules:
-    """Returns the rules on a mesh, the same for every preset."""
-    del preset
-    return Rules(mesh)
-
-
 def constrain(x: jax.Array | np.ndarray, axes: Sequence[str | None], rules: Rules) -> jax.Array:
     """Pins the layout of an activation inside jit; a no-op where the rules have no mesh."""
     if len(axes) != x.ndim:

@@ -20,7 +20,7 @@ from jaxlm.layers import Compute
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
 from jaxlm.models.llama import LlamaConfig, rope_frequencies
-from jaxlm.sharding import batch_shardings, make_mesh, make_rules
+from jaxlm.sharding import Rules, batch_shardings, make_mesh
 
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 decoders = pytest.mark.parametrize("family", DECODERS)
@@ -151,7 +151,7 @@ def test_knobs_and_shards_change_neither_loss_nor_gradients(family, changes):
         actual = loss_and_gradients(causal(family, Compute(**knobs), **changes), params, batch)
         chex.assert_trees_all_close(actual, expected, atol=1e-4, rtol=1e-5)
 
-    rules = make_rules("fsdp_tp", make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
+    rules = Rules(make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
     model = causal(family, Compute(rules=rules), **changes)
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     name = "qkv" if family == "gpt2" else "k"  # a half of the heads on each of two devices
@@ -185,7 +185,7 @@ def test_every_parameter_names_its_axes(family):
     changes = {"qkv_bias": True, "output_bias": True, "mlp_bias": True} if family == "llama" else {}
     model = causal(family, **changes)
     axes, shapes = flatten(model.axes), flatten(model.shapes)
-    rules = make_rules("fsdp_tp", None)
+    rules = Rules()
     for name, names in axes.items():
         assert len(names) == len(shapes[name].shape), name
         split = "tensor" in rules.spec(names)

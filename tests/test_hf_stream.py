@@ -25,7 +25,7 @@ from jaxlm.hf.table import Row, rows_for
 from jaxlm.layers import Compute
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
-from jaxlm.sharding import make_mesh, make_rules
+from jaxlm.sharding import Rules, make_mesh
 
 HEADS = {"llama": "causal_lm", "gpt2": "causal_lm", "bert": "classification", "t5": "seq2seq_lm"}
 
@@ -81,7 +81,7 @@ def test_a_sharded_import_is_the_plain_one(tmp_path, monkeypatch, family, preset
         return value
 
     monkeypatch.setattr(Checkpoint, "read", counted)
-    split = Model(model.family, model.config, model.head, 2, Compute(rules=make_rules(preset, make_mesh(preset))))
+    split = Model(model.family, model.config, model.head, 2, Compute(rules=Rules(make_mesh(preset))))
     params = flatten(load_params(checkpoint, split, jax.random.key(0)).params)
     structs = flatten(split.shapes)
     for name, value in plain.items():
@@ -124,7 +124,7 @@ def files(directory: Path) -> list[str]:
 
 
 def test_a_large_model_is_exported_in_shards_and_read_back(tmp_path, small_pieces):
-    model = tiny("llama", Compute(rules=make_rules("fsdp", make_mesh("fsdp"))), embed_dim=32)
+    model = tiny("llama", Compute(rules=Rules(make_mesh("fsdp"))), embed_dim=32)
     params = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), weights(model), model.shapes)
     export_model(tmp_path / "whole", model, params)
     assert files(tmp_path / "whole") == ["model.safetensors"]
@@ -190,7 +190,7 @@ import jax
 from jaxlm.hf import io
 from jaxlm.layers import Compute
 from jaxlm.models import Model
-from jaxlm.sharding import make_mesh, make_rules
+from jaxlm.sharding import Rules, make_mesh
 
 def status(key):
     with open("/proc/self/status") as file:
@@ -201,7 +201,7 @@ def reset():
         file.write("5")
 
 checkpoint = io.Checkpoint(io.Path(sys.argv[1]))
-compute = Compute(rules=make_rules("fsdp", make_mesh("fsdp")))
+compute = Compute(rules=Rules(make_mesh("fsdp")))
 model = Model(checkpoint.family, checkpoint.model_config, "causal_lm", 0, compute)
 place, peaks = io.place, []
 

@@ -17,7 +17,7 @@ from tiny import FAMILY_SIZES, FAST, Example, examples, pack, tiny, token_logits
 from jaxlm.hf.io import export_model
 from jaxlm.layers import Compute
 from jaxlm.models import FAMILIES, Model
-from jaxlm.sharding import batch_shardings, make_mesh, make_rules
+from jaxlm.sharding import Rules, batch_shardings, make_mesh
 
 ENCODERS = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
 encoders = pytest.mark.parametrize("family", ENCODERS)
@@ -105,7 +105,7 @@ def test_sharded_equals_unsharded(family):
     batch = pack([[text] for text in texts], length=9, slots=1)
     params = weights(masked(family))
     expected = loss_and_gradients(masked(family), params, batch)
-    rules = make_rules("fsdp_tp", make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
+    rules = Rules(make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
     model = masked(family, Compute(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     arrays = jax.device_put(batch, batch_shardings(batch, rules))

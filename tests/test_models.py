@@ -18,7 +18,7 @@ from jaxlm.errors import UserError
 from jaxlm.layers import Compute, dropout, run_stack
 from jaxlm.models import FAMILIES, Model, get_family, gpt2, llama, post_norm
 from jaxlm.models.base import flatten, override
-from jaxlm.sharding import batch_shardings, make_mesh, make_rules
+from jaxlm.sharding import Rules, batch_shardings, make_mesh
 
 families = pytest.mark.parametrize("family", FAMILY_SIZES)
 KEYS = [jax.random.key(seed, impl="rbg") for seed in (0, 1)]  # compiles faster than the default generator
@@ -269,7 +269,7 @@ def test_sharded_equals_unsharded(family, preset, sizes):
     params = weights(tiny(family))
     expected = loss_and_gradients(tiny(family), params, batch)
 
-    rules = make_rules(preset, make_mesh(preset, **sizes))
+    rules = Rules(make_mesh(preset, **sizes))
     model = tiny(family, Compute(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     arrays = jax.device_put(batch, batch_shardings(batch, rules))
@@ -284,8 +284,7 @@ def test_every_parameter_names_its_axes(family):
     for name, names in axes.items():
         assert len(names) == len(shapes[name].shape), name
         assert ("layers" in names) == ("/layers/" in name), name
-        for preset in ("ddp", "fsdp", "fsdp_tp"):
-            make_rules(preset, None).spec(names)  # raises for a name without a rule
+        Rules().spec(names)  # raises for a name without a rule
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])

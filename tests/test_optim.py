@@ -27,7 +27,7 @@ from jaxlm.models.base import flatten
 from jaxlm.optim import decay_mask, make_optimizer
 from jaxlm.optim.matrices import Blocks, blocks_of
 from jaxlm.optim.moments import round_stochastic
-from jaxlm.sharding import make_mesh, make_rules
+from jaxlm.sharding import Rules, make_mesh
 from jaxlm.state import HOST_MEMORY, abstract_state, init_state, offloaded, state_shardings
 
 SHAPES = {"q": (2, 8, 2, 6), "q_bias": (2, 2, 6), "o": (2, 2, 6, 8), "fused": (2, 8, 3, 2, 6), "tokens": (9, 8),
@@ -266,7 +266,7 @@ def test_training_with_bfloat16_moments_stays_beside_float32():
 
 
 def sharded_model(preset: str) -> Any:
-    rules = make_rules(preset, make_mesh(preset))
+    rules = Rules(make_mesh(preset))
     return tiny("llama", Compute(rules=rules), embed_dim=32, num_heads=8, mlp_dim=64)
 
 
@@ -399,11 +399,11 @@ from jaxlm.config import OptimizerConfig
 from jaxlm.layers import Compute
 from jaxlm.models import FAMILIES, Model
 from jaxlm.optim import make_optimizer
-from jaxlm.sharding import make_mesh, make_rules
+from jaxlm.sharding import Rules, make_mesh
 from jaxlm.state import abstract_state, offloaded, state_shardings
 
 devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-rules = make_rules("fsdp", make_mesh("fsdp", devices=devices))
+rules = Rules(make_mesh("fsdp", devices=devices))
 record = FAMILIES["bert"]
 model = Model(record, record.presets["small"], "classification", 3, Compute(rules=rules))
 optimizer = make_optimizer(OptimizerConfig(), 10, model.axes)

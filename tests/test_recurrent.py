@@ -23,7 +23,7 @@ from jaxlm.hf.io import export_model
 from jaxlm.layers import Compute
 from jaxlm.models import FAMILIES, Model, recurrent
 from jaxlm.models.base import flatten, override
-from jaxlm.sharding import batch_shardings, make_mesh, make_rules
+from jaxlm.sharding import Rules, batch_shardings, make_mesh
 
 families = pytest.mark.parametrize("family", ["lstm", "gru"])
 KEYS = [jax.random.key(seed, impl="rbg") for seed in (0, 1)]
@@ -268,7 +268,7 @@ def test_sharded_equals_unsharded(family, preset):
     params = weights(lm(family))
     expected = loss_and_gradients(lm(family), params, batch)
     sizes = {"data": 2, "fsdp": 2, "tensor": 2} if preset == "fsdp_tp" else {}
-    rules = make_rules(preset, make_mesh(preset, **sizes))
+    rules = Rules(make_mesh(preset, **sizes))
     model = lm(family, Compute(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     arrays = jax.device_put(batch, batch_shardings(batch, rules))
@@ -276,7 +276,7 @@ def test_sharded_equals_unsharded(family, preset):
 
 
 def test_recurrent_weights_are_gathered_before_the_loop_over_time():
-    rules = make_rules("fsdp", make_mesh("fsdp"))
+    rules = Rules(make_mesh("fsdp"))
     model = lm("lstm", Compute(rules=rules))
     batch = rows([[text] for text in examples(8, seed=6)])
     shapes = {

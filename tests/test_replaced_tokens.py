@@ -22,7 +22,7 @@ from jaxlm.hf.io import export_model
 from jaxlm.layers import Compute
 from jaxlm.models import FAMILIES, Model, electra
 from jaxlm.models.base import flatten, override
-from jaxlm.sharding import batch_shardings, make_mesh, make_rules
+from jaxlm.sharding import Rules, batch_shardings, make_mesh
 
 MASK = 3
 KEYS = [jax.random.key(seed, impl="rbg") for seed in (0, 1)]
@@ -237,7 +237,7 @@ def test_execution_knobs_and_shards_change_neither_loss_nor_gradients():
     actual = gradients(network(Compute(unroll=3, remat="full")), params, batch, "both")
     chex.assert_trees_all_close(actual, expected, atol=1e-4, rtol=1e-4)
 
-    rules = make_rules("fsdp_tp", make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
+    rules = Rules(make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
     model = network(Compute(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     arrays = jax.device_put(batch, batch_shardings(batch, rules))

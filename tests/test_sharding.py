@@ -16,7 +16,7 @@ from jaxlm.errors import UserError
 from jaxlm.layers import Compute, param
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
-from jaxlm.sharding import MESH_AXES, Rules, batch_shardings, constrain, make_mesh, make_rules
+from jaxlm.sharding import MESH_AXES, Rules, batch_shardings, constrain, make_mesh
 
 GOLDEN = Path(__file__).parent / "golden" / "bert_base_shards.txt"
 PRESETS = ("ddp", "fsdp", "fsdp_tp")
@@ -45,7 +45,7 @@ def test_mesh_sizes(preset, sizes, expected):
     mesh = make_mesh(preset, **sizes)
     assert mesh.axis_names == MESH_AXES
     assert mesh.devices.shape == expected
-    assert make_rules(preset, mesh).num_batch_shards == expected[0] * expected[1]
+    assert Rules(mesh).num_batch_shards == expected[0] * expected[1]
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_a_vocabulary_that_does_not_divide_is_whole():
 
 def test_a_name_without_a_rule_is_an_error():
     with pytest.raises(ValueError, match="logical axis 'embedding' has no rule; known axes: act_embed"):
-        make_rules("fsdp", None).spec(("vocab", "embedding"))
+        Rules().spec(("vocab", "embedding"))
     with pytest.raises(ValueError, match="no mesh"):
         Rules().sharding(("embed",))
 
 
 def test_constrain_lays_out_activations_and_checks_rank():
-    rules = make_rules("fsdp_tp", make_mesh("fsdp_tp"))
+    rules = Rules(make_mesh("fsdp_tp"))
     x = jnp.ones((8, 3, 4))
     y = jax.jit(lambda x: constrain(x * 2.0, ("batch", "length", "act_mlp"), rules))(x)
     assert y.sharding.shard_shape(y.shape) == (2, 3, 2)
@@ -109,7 +109,7 @@ def test_a_parameter_names_as_many_axes_as_it_has():
 
 
 def test_batches_split_their_rows_over_data_and_fsdp():
-    rules = make_rules("fsdp_tp", make_mesh("fsdp_tp", data=2, tensor=2))
+    rules = Rules(make_mesh("fsdp_tp", data=2, tensor=2))
     batch = {"tokens": np.zeros((8, 6), np.int32), "labels": np.zeros((8, 2, 5), np.float32)}
     placed = jax.device_put(batch, batch_shardings(batch, rules))
     assert placed["tokens"].sharding.shard_shape((8, 6)) == (2, 6)
@@ -119,7 +119,7 @@ def test_batches_split_their_rows_over_data_and_fsdp():
 
 
 def test_an_indivisible_dimension_names_parameter_axis_and_mesh():
-    rules = make_rules("fsdp_tp", make_mesh("fsdp_tp", fsdp=2, tensor=4))
+    rules = Rules(make_mesh("fsdp_tp", fsdp=2, tensor=4))
     model = tiny("bert", Compute(rules=rules), embed_dim=12, num_heads=2)
     message = (
         "parameter trunk/stack/layers/k: axis 'heads' of size 2 cannot be split 4 ways over mesh axis tensor; "
@@ -134,7 +134,7 @@ def shard_listing() -> str:
     lines = [f"{'parameter':40}{'whole':>20}" + "".join(f"{preset:>20}" for preset in PRESETS)]
     models = [
         Model(FAMILIES["bert"], FAMILIES["bert"].presets["base"], "classification", 2, Compute(rules=rules))
-        for rules in (make_rules(preset, make_mesh(preset)) for preset in PRESETS)
+        for rules in (Rules(make_mesh(preset)) for preset in PRESETS)
     ]
     shapes = [flatten(model.shapes) for model in models]
     written = lambda shape: "x".join(map(str, shape))  # noqa: E731
@@ -149,7 +149,7 @@ def test_shards_of_bert_base_are_as_listed():
 
 
 def test_an_initialised_model_is_born_sharded():
-    rules = make_rules("fsdp_tp", make_mesh("fsdp_tp"))
+    rules = Rules(make_mesh("fsdp_tp"))
     model = tiny("electra", Compute(rules=rules))
     shardings = jax.tree.map(lambda struct: struct.sharding, model.shapes)
     params = flatten(jax.jit(model.init, out_shardings=shardings)(jax.random.key(0, impl="rbg")))

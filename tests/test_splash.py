@@ -14,7 +14,7 @@ from jaxlm.attention import Mask, attend, decoder_mask, empty_cache
 from jaxlm.errors import UserError
 from jaxlm.flops import matmul_flops
 from jaxlm.layers import Compute
-from jaxlm.sharding import Rules, make_mesh, make_rules
+from jaxlm.sharding import Rules, make_mesh
 from jaxlm.splash import kernel_flops
 
 ROWS = 4
@@ -25,7 +25,7 @@ def rules(kind: str) -> Rules:
     if kind == "none":
         return Rules()
     mesh = make_mesh(fsdp=4, tensor=2, data=1) if kind == "heads" else make_mesh(data=2, context=2, tensor=2)
-    return make_rules("", mesh)
+    return Rules(mesh)
 
 
 def segments(length: int, seed: int = 0) -> np.ndarray:
@@ -108,7 +108,7 @@ def calls(q, k, mask, compute, **settings) -> bool:
 def tpu(monkeypatch):
     """Computation whose mesh has TPUs, as far as attention can tell."""
     monkeypatch.setattr(Rules, "platform", "tpu")
-    return Compute(rules=make_rules("ddp", make_mesh("ddp")))
+    return Compute(rules=Rules(make_mesh("ddp")))
 
 
 def test_on_a_tpu_it_is_the_kernel_wherever_it_can_be(tpu, caplog):

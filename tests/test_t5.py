@@ -24,7 +24,7 @@ from jaxlm.hf.io import export_model
 from jaxlm.layers import Compute, dropout
 from jaxlm.models import FAMILIES, Model, t5
 from jaxlm.models.base import flatten, override
-from jaxlm.sharding import batch_shardings, make_mesh, make_rules
+from jaxlm.sharding import Rules, batch_shardings, make_mesh
 
 NEW = {"activation": "gelu_new", "gated": True, "tied": False}
 VERSIONS = {"v1_0": {}, "v1_1": NEW}
@@ -183,7 +183,7 @@ def test_sharded_equals_unsharded(version, preset):
     params = weights(model_of(version))
     expected = loss_and_gradients(model_of(version), params, batch)
     sizes = {"data": 2, "fsdp": 2, "tensor": 2} if preset == "fsdp_tp" else {}
-    rules = make_rules(preset, make_mesh(preset, **sizes))
+    rules = Rules(make_mesh(preset, **sizes))
     model = model_of(version, Compute(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     arrays = jax.device_put(batch, batch_shardings(batch, rules))

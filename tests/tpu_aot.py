@@ -30,7 +30,7 @@ from jaxlm.objectives.language_model import (
     measure_replaced_tokens,
     replaced_tokens_loss,
 )
-from jaxlm.sharding import Rules, batch_shardings, make_mesh, make_rules
+from jaxlm.sharding import Rules, batch_shardings, make_mesh
 from jaxlm.state import abstract_state, state_shardings
 from jaxlm.step import make_eval_step, make_train_step
 
@@ -123,7 +123,7 @@ def lower(model: Model, task: str, step: str) -> Any:
 
 def report(case: dict[str, str], devices: Any) -> dict[str, Any]:
     preset, task = case["preset"], case["task"]
-    rules = make_rules(preset, make_mesh(preset, devices=devices))
+    rules = Rules(make_mesh(preset, devices=devices))
     start = time.perf_counter()
     compiled = lower(build(case["family"], task, rules), task, case["step"]).compile(compiler_options=QUICK)
     text, memory = compiled.as_text(), compiled.memory_analysis()
