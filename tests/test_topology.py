@@ -180,21 +180,11 @@ def test_without_libtpu(tmp_path, capsys, monkeypatch):
     assert "pip install 'jaxlm[tpu]'" in capsys.readouterr().err
 
 
-def command(config: Path, topology: str, *overrides: str) -> str:
+def command(config: Path, *arguments: str, flags: str = "") -> str:
     """What the real command prints, in a process of its own."""
-    arguments = [
-        sys.executable,
-        "-m",
-        "jaxlm",
-        "pretrain",
-        "--config",
-        str(config),
-        "--dry-run",
-        "--topology",
-        topology,
-    ]
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    done = subprocess.run([*arguments, *overrides], capture_output=True, text=True, timeout=590, env=environment)
+    line = [sys.executable, "-m", "jaxlm", "pretrain", "--config", str(config), "--dry-run", *arguments]
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=590, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "INVALID_ARGUMENT" not in done.stderr and "WARNING" not in done.stderr  # libtpu's own noise
     return done.stdout
@@ -204,10 +194,24 @@ def kinds(shown: str) -> set[str]:
     return set(re.findall(r"^(?:collectives)? +([a-z-]+): [\d,]+ a step", shown, re.M))
 
 
+def test_fake_devices_in_a_process_of_its_own(tmp_path):
+    """Sixteen, whatever the environment says: here the eight of the tests."""
+    assert "device_count=8" in os.environ["XLA_FLAGS"]
+    path = write_tiny(tmp_path, preset="fsdp_tp", fsdp=4, tensor=4)
+    shown = command(path, "mesh.devices=16", flags=os.environ["XLA_FLAGS"])
+    assert re.search(r"^devices +16 fake CPU devices$", shown, re.M)
+    assert re.search(r"^mesh +fsdp_tp: fsdp 4, tensor 4$", shown, re.M)
+    assert {"all-gather", "all-reduce"} <= kinds(shown)
+    number = 2 * (4 * 64 * 64 + 3 * 64 * 128) + 2 * 512 * 64 + (2 * 2 + 1) * 64
+    assert re.search(rf"^model +llama, {number:,} parameters$", shown, re.M)
+    assert figure(shown, "peak") > 0
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.tpu_aot
 def test_7b_on_64_chips():
     """By hand: N of 6.74 G split 64 ways, 4 bytes, and twice that of AdamW."""
-    shown = command(CONFIGS / "llama_7b.yaml", "v5p:4x4x4")
+    shown = command(CONFIGS / "llama_7b.yaml", "--topology", "v5p:4x4x4")
     share = 6_738_415_616 * 4 / 64 / 2**30
     assert figure(shown, "parameters") == pytest.approx(share, rel=0.05)
     assert figure(shown, "optimizer state") == pytest.approx(2 * share, rel=0.05)
@@ -217,7 +221,7 @@ def test_7b_on_64_chips():
 
 @pytest.mark.tpu_aot
 def test_70b_on_256_chips():
-    shown = command(CONFIGS / "llama_70b.yaml", "v5p:8x8x4")
+    shown = command(CONFIGS / "llama_70b.yaml", "--topology", "v5p:8x8x4")
     share = 68_976_648_192 * 4 / 256 / 2**30
     assert figure(shown, "parameters") == pytest.approx(share, rel=0.05)
     assert figure(shown, "optimizer state") == pytest.approx(2 * share, rel=0.05)
@@ -227,8 +231,9 @@ def test_70b_on_256_chips():
 @pytest.mark.tpu_aot
 def test_what_does_not_fit(tmp_path):
     shown = command(
-        CONFIGS / "llama_7b.yaml", "v5e:2x2", "train.batch_size=16", "mesh.preset=ddp", "model.config.num_layers=4"
-    )
+        CONFIGS / "llama_7b.yaml", "--topology", "v5e:2x2", "train.batch_size=16", "mesh.preset=ddp",
+        "model.config.num_layers=4",
+    )  # fmt: skip
     assert re.search(r"fits +NO: ", shown)
 
 
@@ -236,7 +241,7 @@ def test_what_does_not_fit(tmp_path):
 @pytest.mark.parametrize("config, share", [("bert_large", 1), ("llama_1b", 8), ("t5_xl", 8)])
 def test_steps_compile_for_gpus(config, share):
     """An encoder, a decoder and both; parameters whole under ddp, an eighth under fsdp, but for norms and biases."""
-    shown = command(CONFIGS / f"{config}.yaml", "h200:8")
+    shown = command(CONFIGS / f"{config}.yaml", "--topology", "h200:8")
     assert "fits             yes" in shown
     number = int(re.search(r"([\d,]+) parameters", shown).group(1).replace(",", ""))
     assert figure(shown, "parameters") == pytest.approx(4 * number / share / 2**30, rel=0.05)
