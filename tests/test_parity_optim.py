@@ -17,9 +17,8 @@ from jaxlm.config import OptimizerConfig
 from jaxlm.optim import make_optimizer
 
 pytestmark = pytest.mark.parity
-torch = pytest.importorskip("torch")
 
-# Sides of 128 and more, from which Adafactor factors second moments here; PyTorch's and Transformers' factor any matrix.
+# Sides of 128 and more, from which Adafactor factors second moments here; the others factor any matrix.
 SHAPES = {"q": (2, 128, 4, 40), "fused": (2, 128, 3, 4, 32), "down": (2, 160, 128), "tokens": (150, 128),
           "q_bias": (2, 4, 40), "norm_scale": (128,)}  # fmt: skip
 AXES = {"q": ("layers", "embed", "heads", "head_dim"), "fused": ("layers", "embed", "qkv", "heads", "head_dim"),
@@ -62,8 +61,13 @@ def ours(start: Tree, gradients: list[Tree], **keys: Any) -> list[Tree]:
     return seen
 
 
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
 def theirs(
-    start: Tree, gradients: list[Tree], make: Callable[[list[Any], list[Any], list[Any]], list[Any]]
+    torch: Any, start: Tree, gradients: list[Tree], make: Callable[[list[Any], list[Any], list[Any]], list[Any]]
 ) -> list[dict[str, np.ndarray]]:
     """The same, part by part.
 
@@ -99,7 +103,7 @@ def expect_same_steps(
             )
 
 
-def test_adamw_is_torch_s():
+def test_adamw_is_torch_s(torch):
     start, gradients = draw(100, 0.1), [draw(seed, 0.01) for seed in range(6)]
 
     def make(hidden: list[Any], table: list[Any], plain: list[Any]) -> list[Any]:
@@ -109,10 +113,10 @@ def test_adamw_is_torch_s():
             torch.optim.AdamW(plain, weight_decay=0.0, **settings),
         ]
 
-    expect_same_steps(ours(start, gradients, name="adamw"), theirs(start, gradients, make), start, 1e-4)
+    expect_same_steps(ours(start, gradients, name="adamw"), theirs(torch, start, gradients, make), start, 1e-4)
 
 
-def test_adafactor_is_torch_s():
+def test_adafactor_is_torch_s(torch):
     """PyTorch bounds the second moment from below by the square of its first epsilon, where the paper adds 1e-30; and
     its rate is at most 1 / sqrt(step), which 0.01 is not above in the first 10,000 steps."""
     start, gradients = draw(100, 0.1), [draw(seed, 0.01) for seed in range(6)]
@@ -124,10 +128,10 @@ def test_adafactor_is_torch_s():
             torch.optim.Adafactor(plain, weight_decay=0.0, **settings),
         ]
 
-    expect_same_steps(ours(start, gradients, name="adafactor"), theirs(start, gradients, make), start, 1e-4)
+    expect_same_steps(ours(start, gradients, name="adafactor"), theirs(torch, start, gradients, make), start, 1e-4)
 
 
-def test_adafactor_is_transformers_s(transformers):
+def test_adafactor_is_transformers_s(torch, transformers):
     """Without weight decay, which Transformers multiplies by the parameter's size, too: here it is AdamW's."""
     start, gradients = draw(100, 0.1), [draw(seed, 0.01) for seed in range(6)]
 
@@ -136,10 +140,10 @@ def test_adafactor_is_transformers_s(transformers):
         return [transformers.optimization.Adafactor(hidden + table + plain, **settings)]
 
     found = ours(start, gradients, name="adafactor", weight_decay=0.0)
-    expect_same_steps(found, theirs(start, gradients, make), start, 1e-4)
+    expect_same_steps(found, theirs(torch, start, gradients, make), start, 1e-4)
 
 
-def test_muon_is_torch_s(monkeypatch):
+def test_muon_is_torch_s(torch, monkeypatch):
     """Of the first step, and where the momentum has forgotten its beginning.
 
     Between these the mean of gradients is freed here of its bias towards 0 (optax, as Adam does), in PyTorch it is not,
@@ -157,6 +161,6 @@ def test_muon_is_torch_s(monkeypatch):
             torch.optim.AdamW(plain, weight_decay=0.0, **adam),
         ]
 
-    found, wanted = ours(start, gradients, name="muon", momentum=0.5), theirs(start, gradients, make)
+    found, wanted = ours(start, gradients, name="muon", momentum=0.5), theirs(torch, start, gradients, make)
     expect_same_steps(found[:1], wanted[:1], start, 1e-3)
     expect_same_steps(found, wanted, start, 1e-3, skip=20)
