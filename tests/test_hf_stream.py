@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from tiny import tiny, weights
 from jaxlm.errors import UserError
 from jaxlm.hf import stream
 from jaxlm.hf.io import Checkpoint, export_model, load_params
+from jaxlm.hf.shards import write_tensors
 from jaxlm.hf.table import Row, rows_for
 from jaxlm.layers import Compute
 from jaxlm.models import FAMILIES, Model
@@ -157,6 +160,56 @@ def test_a_large_model_is_exported_in_shards_and_read_back(tmp_path, small_piece
     export_model(tmp_path / "parts", model, params)
     assert files(tmp_path / "parts") == ["model.safetensors"]
     assert_same_tensors(tmp_path / "whole", tmp_path / "parts")
+
+
+SIZES = {"a": 400, "b": 400, "c": 400, "large": 1200, "d": 100, "e": 900, "f": 100}
+FILES = [["a", "b"], ["c"], ["large"], ["d", "e"], ["f"]]
+"""Of 1000 bytes at most, in the order in which tensors come; a larger tensor has a file of its own."""
+
+
+def test_an_export_holds_the_tensors_of_one_file_at_a_time(tmp_path):
+    made: dict[str, weakref.ref] = {}
+    together = []
+
+    def tensors() -> Iterator[tuple[str, np.ndarray]]:
+        for key, size in SIZES.items():
+            value = np.full(size // 4, size, np.float32)
+            made[key] = weakref.ref(value)
+            together.append([name for name, tensor in made.items() if tensor() is not None])
+            yield key, value
+            del value
+
+    write_tensors(tmp_path, SIZES, tensors(), 1000)
+    assert together == [names[: i + 1] for names in FILES for i in range(len(names))]
+    weight_map = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    names = [f"model-{i:05d}-of-00005.safetensors" for i in range(1, 6)]
+    assert weight_map == {key: name for name, keys in zip(names, FILES, strict=True) for key in keys}
+
+
+def test_tensors_in_another_order_than_their_sizes_are_refused_and_replace_nothing(tmp_path):
+    """They would lie in other files than the index says."""
+    write_tensors(tmp_path, SIZES, ((key, np.zeros(size // 4, np.float32)) for key, size in SIZES.items()), 1000)
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    swapped = dict(sorted(SIZES.items(), key=lambda item: item[1]))
+    with pytest.raises(AssertionError):
+        write_tensors(tmp_path, SIZES, ((key, np.ones(size // 4, np.float32)) for key, size in swapped.items()), 1000)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_an_export_fetches_large_parameters_layer_by_layer(tmp_path, monkeypatch, small_pieces):
+    model = tiny("llama", Compute(rules=Rules(make_mesh("fsdp"))), embed_dim=32)
+    params = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), weights(model), model.shapes)
+    fetched = []
+    original = stream.on_host
+
+    def counted(array: Any) -> np.ndarray:
+        fetched.append(array.nbytes)
+        return original(array)
+
+    monkeypatch.setattr(stream, "on_host", counted)
+    export_model(tmp_path, model, params)
+    layer = 4 * 32 * 32  # one layer's MLP matrix; of all layers together a stacked parameter has three times as much
+    assert max(fetched) == layer and max(value.nbytes for value in flatten(params).values()) == 3 * layer
 
 
 def test_a_damaged_file_is_named(tmp_path):
