@@ -88,7 +88,9 @@ def compile_step(config: Config, devices: list[Any]) -> Cost:
     )  # fmt: skip
     try:
         with quiet():
-            compiled = plan.step.lower(state, batch).compile()
+            # Triton's tile sizes are tried out on a GPU; without one some products have none (cuBLAS needs none).
+            options = {"xla_gpu_enable_triton_gemm": False} if prepared.rules.platform == "gpu" else None
+            compiled = plan.step.lower(state, batch).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise RunFailure(f"the compiler gave up: {str(error).strip()[:2000]}") from error
