@@ -240,10 +240,13 @@ def test_what_does_not_fit(tmp_path):
 
 
 @pytest.mark.cuda_aot
-@pytest.mark.parametrize("config, share", [("bert_large", 1), ("llama_1b", 8), ("t5_xl", 8)])
-def test_steps_compile_for_gpus(config, share):
+@pytest.mark.parametrize(
+    "config, share, overrides",
+    [("bert_large", 1, ()), ("llama_1b", 8, ()), ("t5_xl", 8, ("mesh.data=1", "train.accumulation=8"))],
+)
+def test_steps_compile_for_gpus(config, share, overrides):
     """An encoder, a decoder and both; parameters whole under ddp, an eighth under fsdp, but for norms and biases."""
-    shown = command(CONFIGS / f"{config}.yaml", "--topology", "h200:8")
+    shown = command(CONFIGS / f"{config}.yaml", "--topology", "h200:8", *overrides)
     assert "fits             yes" in shown
     number = int(re.search(r"([\d,]+) parameters", shown).group(1).replace(",", ""))
     assert figure(shown, "parameters") == pytest.approx(4 * number / share / 2**30, rel=0.05)
