@@ -148,8 +148,8 @@ def test_the_matrix_has_every_family():
 def test_every_task_compiles_for_v5e_under_every_preset(family):
     found = compile_all(cases(family))
     check(found)
-    sizes = {case["preset"]: case["arguments"] for case in found if case["step"] == "train"}
-    assert sizes["fsdp"] < 0.2 * sizes["ddp"]  # an eighth, and the norms and biases that stay whole
+    sizes = {case["preset"]: case["parameters"] for case in found if case["step"] == "train"}
+    assert sizes["fsdp"] < 0.14 * sizes["ddp"]  # an eighth, and the norms and biases that stay whole
 
 
 @pytest.mark.tpu_aot

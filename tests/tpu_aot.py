@@ -31,7 +31,7 @@ from jaxlm.objectives.language_model import (
     replaced_tokens_loss,
 )
 from jaxlm.sharding import Rules, batch_shardings, make_mesh
-from jaxlm.state import abstract_state, state_shardings
+from jaxlm.state import abstract_state, bytes_on_device, state_shardings
 from jaxlm.step import make_eval_step, make_train_step
 
 SLOTS, ROOM = 8, 16
@@ -125,12 +125,13 @@ def report(case: dict[str, str], devices: Any) -> dict[str, Any]:
     preset, task = case["preset"], case["task"]
     rules = Rules(make_mesh(preset, devices=devices))
     start = time.perf_counter()
-    compiled = lower(build(case["family"], task, rules), task, case["step"]).compile(compiler_options=QUICK)
+    model = build(case["family"], task, rules)
+    compiled = lower(model, task, case["step"]).compile(compiler_options=QUICK)
     text, memory = compiled.as_text(), compiled.memory_analysis()
     return {
         "collectives": [[c.kind, c.op_name, [shape for _, shape in c.shapes]] for c in collectives(text)],
         "kernels": sorted({kernel.name for kernel in kernels(text)}),
-        "arguments": memory.argument_size_in_bytes,
+        "parameters": bytes_on_device(abstract_state(model.shapes, optax.sgd(1.0), jax.random.key(0), rules).params),
         "bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
         "seconds": round(time.perf_counter() - start, 1),
     }
