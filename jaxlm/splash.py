@@ -98,17 +98,18 @@ def kernel_flops(name: str, operands: Sequence[tuple[str, tuple[int, ...]]]) -> 
 
     Args:
       name: of the kernel's forward or of one of its two backward passes.
-      operands: (dtype, shape) of each; the first of rank 4 are queries [B, N, T, H] and keys [B, K, S, H].
+      operands: (dtype, shape) of each; queries [B, N, T, H] and keys [B, K, S, H] are the first of floating point, of
+        which the compiler leaves out B where it is 1.
     Raises:
       ValueError: another kernel.
     """
     products = next((n for part, n in _PRODUCTS.items() if part in name), None)
     if products is None:
         raise ValueError(f"kernel {name!r}: expected one of splash attention's")
-    (rows, heads, length, head_dim), (_, _, key_length, _) = [shape for _, shape in operands if len(shape) == 4][:2]
-    causal = any(dtype == "s32" and len(shape) == 2 for dtype, shape in operands)  # it is told the rows' numbers
-    width = -(-head_dim // LANES) * LANES
-    return 2 * products * rows * heads * length * key_length * width // (2 if causal else 1)
+    queries, keys = [shape for dtype, shape in operands if dtype in ("bf16", "f16", "f32")][:2]
+    causal = sum(dtype == "s32" for dtype, _ in operands) > 2  # segment ids of both, and then the columns' numbers
+    width = -(-queries[-1] // LANES) * LANES
+    return 2 * products * math.prod(queries[:-1]) * keys[-2] * width // (2 if causal else 1)
 
 
 _PRODUCTS = {"_fwd_": 2, "_dq_": 3, "_dkv_": 4}
