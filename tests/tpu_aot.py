@@ -55,7 +55,7 @@ def build(family: str, task: str, rules: Rules) -> Model:
     record = FAMILIES[family]
     config = next(iter(record.presets.values()))
     known = {field.name for field in dataclasses.fields(config)}
-    sizes = SIZES | (POD if rules.mesh.size >= 64 else {})
+    sizes = SIZES | (POD if rules.mesh is not None and rules.mesh.size >= 64 else {})
     if (family, task) == ("distilbert", "masked_lm"):  # which takes three times as long
         sizes["dropout"] = 0.1
     fields = {name: value for name, value in sizes.items() if name in known}
