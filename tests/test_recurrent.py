@@ -1,9 +1,8 @@
-"""Recurrent language models: rows, gates, steps, shards and checkpoints, against torch's modules and their formulas."""
+"""Recurrent language models: rows, gates, steps and shards, against their formulas."""
 
 from __future__ import annotations
 
 import functools
-import json
 import re
 from typing import Any
 
@@ -12,33 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoints import assert_same_tensors, load_checkpoint, read_golden, write_checkpoint
-from reference import recurrent_logits, recurrent_tensors
-from safetensors.numpy import load_file, save_file
+from small_recurrent import families, lm, rows
 from tiny import FAST, NUM_OUTPUTS, Example, apply, column_gradients, examples, pack, tiny, token_logits, weights
 
 from jaxlm.errors import UserError
 from jaxlm.generate import generate
-from jaxlm.hf.io import export_model
 from jaxlm.layers import Compute
 from jaxlm.models import FAMILIES, Model, recurrent
 from jaxlm.models.base import flatten, override
 from jaxlm.sharding import Rules, batch_shardings, make_mesh
 
-families = pytest.mark.parametrize("family", ["lstm", "gru"])
 KEYS = [jax.random.key(seed, impl="rbg") for seed in (0, 1)]
-
-
-@functools.cache
-def lm(family: str, compute: Compute | None = None, **changes) -> Model:
-    config = override(tiny(family).config, {"embed_dim": 24, **changes})  # wider than the layers: projected back
-    return Model(FAMILIES[family], config, "causal_lm", 0, compute or Compute())
-
-
-def rows(texts: list[list[Example]], length: int = 21) -> dict[str, np.ndarray]:
-    """Packed rows without slots: a head then answers at every position."""
-    batch = pack(texts, length, 3)
-    return {name: batch[name] for name in ("tokens", "segment_ids", "positions")}
 
 
 def three_rows() -> dict[str, np.ndarray]:
@@ -358,76 +341,3 @@ def test_variants_have_the_parameters_they_need():
         lm("lstm", max_positions=3)
     assert FAMILIES["lstm"].config.max_positions == 1_000_000
     assert "prefix" not in FAMILIES["gru"].inputs
-
-
-@families
-def test_golden_logits(family, tmp_path):
-    golden = read_golden(f"{family}-causal_lm")
-    write_checkpoint(tmp_path, golden["config"], "causal_lm")
-    model, imported = load_checkpoint(tmp_path, "causal_lm")
-    assert imported.initialised == imported.ignored == ()
-    texts = [Example(**example) for example in golden["examples"]]
-    batch = rows([texts[:2], texts[2:]])
-    logits = token_logits(model, imported.params, batch)
-    last = [logits[r][batch["segment_ids"][r] == s + 1][-1] for r, s in ((0, 0), (0, 1), (1, 0))]
-    np.testing.assert_allclose(last, golden["logits"], atol=1e-4, rtol=0)
-
-
-@families
-@pytest.mark.parametrize("changes", [{}, {"embed_dim": 16}, {"tied": False}, {"num_layers": 1}])
-def test_checkpoints_survive_the_round_trip(family, changes, tmp_path):
-    model = lm(family, **changes)
-    params = weights(model)
-    export_model(tmp_path / "out", model, params)
-    config = json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))
-    title = family.capitalize()
-    assert (config["model_type"], config["architectures"]) == (family, [f"{title}ForCausalLM"])
-    again, imported = load_checkpoint(tmp_path / "out", "causal_lm")
-    assert again.config == model.config
-    assert imported.initialised == imported.ignored == ()
-    chex.assert_trees_all_equal(imported.params, params)
-    keys = load_file(tmp_path / "out/model.safetensors").keys()
-    parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    rnn = {f"rnn.{part}_l{i}" for part in parts for i in range(model.config.num_layers)}
-    assert rnn == {key for key in keys if key.startswith("rnn.")}
-
-    classifier, imported = load_checkpoint(tmp_path / "out", "classification", 2)
-    chex.assert_trees_all_equal(imported.params["trunk"], params["trunk"])
-    assert imported.initialised == ("head/out",)
-    export_model(tmp_path / "classifier", classifier, imported.params)
-    again, imported = load_checkpoint(tmp_path / "classifier", "causal_lm")
-    chex.assert_trees_all_equal(imported.params["trunk"], params["trunk"])
-    assert imported.ignored == ("score.weight",)
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("seed", range(6))
-@families
-def test_torchs_modules_agree(family, seed, tmp_path):
-    rng = np.random.default_rng(seed)
-    pick = lambda *options: options[int(rng.integers(len(options)))]  # noqa: E731
-    config = {
-        "model_type": family, "vocab_size": pick(64, 71), "num_hidden_layers": pick(1, 2, 4),
-        "embedding_size": pick(7, 16, 20), "hidden_size": pick(5, 16, 24), "tie_word_embeddings": bool(seed % 2),
-    }  # fmt: skip
-    texts = examples(6, seed=seed)
-    for head in ("causal_lm", "classification"):
-        tensors = recurrent_tensors(config, head)
-        source = tmp_path / head
-        source.mkdir()
-        (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        save_file(tensors, source / "model.safetensors")
-        model, imported = load_checkpoint(source, head, 3)
-        assert imported.initialised == imported.ignored == ()
-        expected = [recurrent_logits(config, tensors, text.tokens) for text in texts]
-        batch = pack([texts[:3], texts[3:]], 27, 3)
-        if head == "classification":
-            np.testing.assert_allclose(apply(model, imported.params, batch).reshape(6, 3), expected, atol=1e-4, rtol=0)
-        else:
-            del batch["slot_positions"]
-            logits = token_logits(model, imported.params, batch)
-            for i, one in enumerate(expected):
-                ours = logits[i // 3][batch["segment_ids"][i // 3] == i % 3 + 1]
-                np.testing.assert_allclose(ours, one, atol=1e-4, rtol=0)
-        export_model(source / "out", model, imported.params)
-        assert_same_tensors(source, source / "out")
