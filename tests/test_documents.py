@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import gzip
-import inspect
 import itertools
 import json
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +16,11 @@ import pyarrow.parquet
 import pytest
 
 from jaxlm.config_data import CleanConfig, SourceConfig
-from jaxlm.data import docstring_scan, docstrings, documents, installed_docstrings
+from jaxlm.data import docstrings, documents
 from jaxlm.data.clean import DocumentCleaner, clean_text
 from jaxlm.data.content import Contents
 from jaxlm.data.digests import DigestSet, TextDigest
 from jaxlm.data.documents import Documents
-from jaxlm.data.installed_docstrings import InstalledDocstrings
 from jaxlm.errors import UserError
 
 TEXTS = ["one", "zwei é 三", "a\u2028b\u0085c", "x " * 50]
@@ -370,127 +366,7 @@ def test_digests_of_texts_know_no_pieces():
     assert TextDigest().value() != whole.value() < 2**64
 
 
-# Docstrings.
-
-
-def test_the_scan_finds_what_a_parse_finds():
-    folder = Path(sysconfig.get_path("stdlib"))
-    paths = sorted(folder.glob("*.py"))[::2] + sorted(folder.glob("email/*.py"))
-    assert len(paths) > 80
-    total = 0
-    for path in paths:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        expected = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
-        expected = sorted(text for text in expected if text is not None)
-        assert sorted(docstring_scan.read_docstrings(path)) == expected, path
-        total += len(expected)
-    assert total > 1000
-
-
-def test_the_scan_is_not_led_astray(write):
-    source = '''#!/usr/bin/env python
-# "def no(): 'comment'"
-r"""Module \\d."""
-x = "def f(): 'no'"; y = """
-def g():
-    'inside a string'
-"""
-class A(B["x"], metaclass={":": 1}[":"]):  # a class: with a comment
-    # another
-
-    \'\'\'Class.\'\'\'
-    def f(self, a: dict[str, int] = {"a": 1}, *, b=lambda: ")") -> "A[:]":
-        """Method
-            with "quotes" and \\"\\"\\".
-        """
-        async def inner(): "Inner."; return 1
-    def no(self): return "x"
-    def formatted(self):
-        f"""{self} is no docstring"""
-    def expression(self):
-        "nor" % ()
-    def bytes(self):
-        b"nor this"
-    def half(self):
-        "\\ud800 is no text"
-def last(): pass'''
-    found = docstring_scan.read_docstrings(Path(write("a.py", source)))
-    assert found == ["Module \\d.", "Class.", 'Method\nwith "quotes" and """.', "Inner."]
-    assert docstring_scan.read_docstrings(Path(write("b.py", b'"""\xff"""'))) == []
-    for broken in ("def f(" + "(" * 1000, 'class A:\n    """never closed', "def f():"):
-        assert docstring_scan.read_docstrings(Path(write("c.py", broken))) == []
-
-
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """A Python of a few files, of which the standard library's docstrings have a test text."""
-    held = "The test text that nobody else may learn, word by word."
-    table = docstrings.Table("t", ("text",), ({"text": held},), (1,))
-    monkeypatch.setattr(docstrings, "load_docstrings", lambda split: table)
-    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / name))
-
-    def put(name, *texts):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"def f{i}():\n    {text!r}\n" for i, text in enumerate(texts)), encoding="utf-8")
-
-    for i in range(300):
-        put(f"purelib/package{i % 7}/module{i}.py", f"Text number {i} of a package.", f"Short {i}.", "A copy.")
-    put("stdlib/os.py", "Of the standard library.", held, f"{held[:-1]}, more or less.", held.upper().replace(",", ""))
-    put("purelib/package/tests/test_it.py", "A test's own words.")
-    put("stdlib/site-packages/other.py", "Not of the standard library.")
-    return put
-
-
-def test_installed_docstrings_are_split_and_hold_no_copies(installed):
-    train, validation = (list(InstalledDocstrings(split)) for split in installed_docstrings.SPLITS)
-    texts = train + validation
-    assert len(texts) == len(set(texts)) == 602
-    assert {"Of the standard library.", "A copy.", "Short 7.", "Text number 299 of a package."} <= set(texts)
-    assert not [text for text in texts if "nobody" in text.lower() or "test's own" in text or "Not of" in text]
-    assert 0.02 < len(validation) / len(texts) < 0.09
-    assert list(InstalledDocstrings("train", 50)) == train[:50]
-    assert len({text for text in train[:50] if text.startswith("Text")}) > 10  # from everywhere, not file by file
-    assert read({"builtin": "installed_docstrings", "limit": 10}) == train[:10]
-
-
-def test_near_copies_are_those_of_the_labelled_set():
-    """The same rule as `near_copies`, looked up the other way round."""
-    rows = docstrings.load_docstrings("validation").rows[:20]
-    texts = [row["text"] for row in rows]
-    changed = [" ".join(text.split()[: max(3, len(text.split()) * 3 // 5)]) for text in texts]
-    copies = installed_docstrings._Copies(texts)
-    others = [row["text"] for row in docstrings.load_docstrings("train").rows[:40]]
-    for text in [*texts, *changed, *others]:
-        expected = any(len(set(docstrings.near_copies([text, other]))) == 1 for other in texts)
-        assert (text in copies) == expected, text
-
-
-def test_the_content_of_installed_docstrings_follows_the_files(installed):
-    contents = Contents()
-    before = InstalledDocstrings("train").content(contents)
-    assert InstalledDocstrings("train").content(Contents()) == before
-    installed("purelib/new.py", "One more.")
-    assert InstalledDocstrings("train").content(contents) != before
-
-
-def test_docstrings_of_this_machine_come_with_any_hash_seed():
-    code = (
-        "from jaxlm.data.installed_docstrings import InstalledDocstrings; import hashlib;"
-        "print(hashlib.sha256(repr(list(InstalledDocstrings('validation', 100))).encode()).hexdigest())"
-    )
-    root = str(Path(inspect.getfile(documents)).parents[2])
-    out = []
-    for seed in ("1", "2"):
-        environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": root}
-        command = [sys.executable, "-c", code]
-        out.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert out[0] == out[1]
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads ru_maxrss in KiB")
 @pytest.mark.parametrize("mode", ["file", "line", "blank_line", "one line", "jsonl", "parquet", "gz"])
 def test_reading_takes_bounded_memory(tmp_path, mode):
     """200 MB of each."""
@@ -508,15 +384,17 @@ def test_reading_takes_bounded_memory(tmp_path, mode):
                 file.write(line.replace(b"\n", b" ") * 1000 if mode == "one line" else line * 1000)
     source = {"path": str(path)} | ({"documents": mode} if mode in ("line", "blank_line") else {})
     code = """
-import json, resource, sys
+import json, sys
+sys.path.insert(0, sys.argv[2])
+from memory import resident_peak
 from jaxlm.config_data import SourceConfig
 from jaxlm.data.documents import Documents
 documents = Documents(SourceConfig(**json.loads(sys.argv[1])), key="data.train", split="train")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = resident_peak()
 size = sum(len(piece.text) for piece in documents.read())
-print(size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(size, resident_peak() - before)
 """
-    command = [sys.executable, "-c", code, json.dumps(source)]
+    command = [sys.executable, "-c", code, json.dumps(source), str(Path(__file__).parent)]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     size, megabytes = map(int, out.split())
     assert size > 190e6
