@@ -18,6 +18,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxlm.sharding import Rules, constrain
 
+_GATHERED = "gathered weights"
+
 Key = jax.Array | None
 """A PRNG key while training; None computes without dropout."""
 
@@ -65,6 +67,8 @@ def dense(
     bias: bool = True,
 ) -> jax.Array:
     """Affine map of the last `contract` axes of x: parameter `name` of shape `sizes`, `name_bias` of its output axes.
+
+    What fsdp splits is gathered for it, and not kept for the backward pass (`run_stack`).
 
     Args:
       x: [..., sizes[:contract]].
@@ -246,9 +250,6 @@ def run_stack(
         layer, k = take(num_layers - 1)
         x = final(layer, x, k)
     return x
-
-
-_GATHERED = "gathered weights"
 
 
 def _remat(fn: Callable[..., Any], compute: Compute, *, scanned: bool) -> Callable[..., Any]:

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from tiny import tiny
 
 from jaxlm.attention import Mask, attend, decoder_mask, empty_cache
 from jaxlm.errors import UserError
-from jaxlm.layers import Compute, pick, rms_norm, rotate
+from jaxlm.layers import Compute, init_stack, pick, rms_norm, rotate
+from jaxlm.models import llama
 
 SEGMENTS = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 0, 0]], jnp.int32)
 
@@ -150,3 +152,23 @@ def test_pick_takes_each_rows_columns():
         pick(jnp.asarray(wide), columns, axis=2), np.stack([wide[0][:, [3, 0]], wide[1][:, [1, 1]]])
     )
     assert pick(jnp.asarray(x), None).shape == x.shape
+
+
+def test_parameters_of_a_stack_are_made_without_the_kernel(monkeypatch):
+    """cuDNN's attention cannot be mapped over layers, and Flax makes a stack's shapes anew in every call."""
+    asked, attention = [], jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention",
+        lambda *args, implementation, **keys: asked.append(implementation) or attention(*args, **keys),
+    )  # fmt: skip
+    model = tiny("llama", Compute(dtype=jnp.bfloat16, attention="cudnn"))
+    ids = jnp.ones((2, 4), jnp.int32)
+    x = jnp.ones((2, 4, model.config.embed_dim), jnp.bfloat16)
+    init = init_stack(llama.Block(model.config, model.compute), 3, x, ids, decoder_mask(ids, None))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    assert asked == ["xla"]
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(shapes)} == {3}
+    jax.eval_shape(
+        lambda params: model.apply(params, {"tokens": ids, "segment_ids": ids, "positions": ids}), model.shapes
+    )
+    assert "cudnn" in asked

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -117,6 +118,8 @@ def test_a_step_waits_for_what_is_not_overlapped():
     assert step.communication == pytest.approx(hidden + waiting)
     assert step.total == pytest.approx(1.0 + waiting)
     assert step.utilisation == pytest.approx(1 / step.total)
+    kernel = replace(cost, kernel_flops=918 * 10**12)  # two seconds at the peak of a v5p
+    assert estimate(kernel, CHIPS["v5p"], 1).compute == pytest.approx(3.0)
 
 
 def write_tiny(folder: Path, **mesh) -> Path:
