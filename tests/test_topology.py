@@ -236,7 +236,7 @@ def test_70b_on_256_chips():
 @pytest.mark.tpu_aot
 def test_what_does_not_fit(tmp_path):
     shown = command(
-        CONFIGS / "llama_7b.yaml", "--topology", "v5e:2x2", "train.batch_size=16", "mesh.preset=ddp",
+        CONFIGS / "llama_7b.yaml", "--topology", "v5e:2x2", "train.batch_size=16", "mesh.preset=ddp", "mesh.data=-1",
         "model.config.num_layers=4",
     )  # fmt: skip
     assert re.search(r"fits +NO: ", shown)
