@@ -25,6 +25,8 @@ from jaxlm.prepare import prepare
 from jaxlm.train import make_plan
 
 PEER = Path(__file__).resolve().parents[1] / "scripts" / "peers" / "transformers_trainer.py"
+MEGA_BATCH = 50
+"""Batches that the Trainer's group-by-length sampler sorts by falling length at a time."""
 BASE = "jaxlm packed, balanced order"
 TUNED = settings({"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")})
 """What `jaxlm.cpu` has set for this process, and would not be there otherwise."""
@@ -87,7 +89,8 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
     """Runs the contenders in turn, `rounds` times; returns a Markdown table of medians.
 
     Raises:
-      UserError: the peer was asked for where torch and transformers are not installed.
+      UserError: the peer was asked for outside a checkout, or for steps that are not whole mega-batches of its sampler:
+        the timed texts would not have the mean length of the data.
       RunFailure: a contender failed.
     """
     own = [sys.executable, "-m", "jaxlm", "bench", "--worker", "--model", model, "--train", train, "--dtype", dtype]
@@ -99,6 +102,11 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
     if peer:
         if not PEER.is_file():
             raise UserError("--peer: needs a checkout of the repository, with scripts/peers/")
+        if steps % MEGA_BATCH:
+            raise UserError(
+                f"--steps {steps}: expected a multiple of {MEGA_BATCH} with --peer: the Trainer's group-by-length sampler "
+                "sorts so many batches by length at a time, and fewer would leave out the longest or shortest texts"
+            )
         trainer = [sys.executable, str(PEER), "--json", "--model", model, "--train", train]
         if dtype == "bfloat16":
             trainer += ["--precision", "bf16", "--compile"]

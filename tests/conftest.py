@@ -17,10 +17,10 @@ if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 if "--xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"  # tests compile far longer than they compute
-# Commands, and the tests of one session, share what they compiled; workers of `pytest -n` do not, for JAX writes in place.
-_worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+# Commands, and the tests of one session, share what they compiled. Workers of `pytest -n` do not: JAX writes in place.
 os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / f"xla{_worker}")
+    "JAX_COMPILATION_CACHE_DIR",
+    str(Path(__file__).resolve().parents[1] / ".pytest_cache" / f"xla{os.environ.get('PYTEST_XDIST_WORKER', '')}"),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
