@@ -104,8 +104,8 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
             raise UserError("--peer: needs a checkout of the repository, with scripts/peers/")
         if steps % MEGA_BATCH:
             raise UserError(
-                f"--steps {steps}: expected a multiple of {MEGA_BATCH} with --peer: the Trainer's group-by-length sampler "
-                "sorts so many batches by length at a time, and fewer would leave out the longest or shortest texts"
+                f"--steps {steps}: expected a multiple of {MEGA_BATCH} with --peer: the Trainer's group-by-length "
+                "sampler sorts so many batches by length at a time; fewer leave out the longest or the shortest texts"
             )
         trainer = [sys.executable, str(PEER), "--json", "--model", model, "--train", train]
         if dtype == "bfloat16":
