@@ -169,7 +169,7 @@ def test_packing_accumulation_mesh_and_compilation_knobs_do_not_change_training(
 
 
 def test_overfits_one_batch_to_zero_loss(tmp_path):
-    sections = {"model": NO_DROPOUT, "train": {"batch_size": 16, "steps": 60}}
+    sections = {"model": NO_DROPOUT, "train": {"batch_size": 16, "steps": 60}, "checkpoint": {"every": 60}}
     write_jsonl(tmp_path / "train.jsonl", rows(16))
     path = write_config(tmp_path, **sections)
     text = yaml.safe_load(path.read_text())

@@ -168,7 +168,7 @@ def test_a_run_by_another_rule_learns(tmp_path, choice):
     rate = {"adafactor": 0.05, "muon-bfloat16": 5e-3}[choice]
     config = write_config(
         tmp_path, optimizer={"learning_rate": rate, "offload": True, **CHOICES[choice]},
-        train={"batch_size": 16, "epochs": 8, "accumulation": 2}, mesh={"preset": "fsdp"},
+        train={"batch_size": 16, "epochs": 8, "eval_every": 16, "accumulation": 2}, mesh={"preset": "fsdp"},
     )  # fmt: skip
     assert run("finetune", "--config", config) == 0
     assert json.loads((tmp_path / "runs/tiny/summary.json").read_text())["scores"]["validation"]["roc_auc"] > 0.9
