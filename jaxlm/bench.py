@@ -26,7 +26,7 @@ from jaxlm.train import make_plan
 
 PEER = Path(__file__).resolve().parents[1] / "scripts" / "peers" / "transformers_trainer.py"
 MEGA_BATCH = 50
-"""Batches that the Trainer's group-by-length sampler sorts by falling length at a time."""
+"""Batches that the Trainer's group-by-length sampler sorts by falling length at a time, where there are 200 or more."""
 BASE = "jaxlm packed, balanced order"
 TUNED = settings({"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")})
 """What `jaxlm.cpu` has set for this process, and would not be there otherwise."""

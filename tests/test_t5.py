@@ -17,7 +17,7 @@ from tiny import FAST, column_gradients, token_logits, weights
 
 from jaxlm import attention
 from jaxlm.errors import UserError
-from jaxlm.layers import Compute, dropout
+from jaxlm.layers import Compute, dropout, relative_bias, relative_buckets
 from jaxlm.models import FAMILIES, Model, t5
 from jaxlm.models.base import flatten, override
 from jaxlm.sharding import Rules, batch_shardings, make_mesh
@@ -106,10 +106,10 @@ def test_a_full_encoder_row_leaves_the_decoders_padding_finite():
 def test_relative_bias_is_the_tables_row_of_each_distance(bidirectional):
     rng = np.random.default_rng(0)
     table = rng.normal(size=(8, 3)).astype(np.float32)
-    bias = t5.relative_bias(jnp.asarray(table), 9, max_distance=7, bidirectional=bidirectional)
+    bias = relative_bias(jnp.asarray(table), 9, max_distance=7, bidirectional=bidirectional)
     chex.assert_shape(bias, (1, 3, 9, 9))
     for query, key in np.ndindex(9, 9):
-        (bucket,) = t5.relative_buckets(
+        (bucket,) = relative_buckets(
             np.asarray([key - query]), num_buckets=8, max_distance=7, bidirectional=bidirectional
         )
         np.testing.assert_array_equal(bias[0, :, query, key], table[bucket])
@@ -117,7 +117,7 @@ def test_relative_bias_is_the_tables_row_of_each_distance(bidirectional):
 
 def test_buckets_of_the_published_models():
     """32 buckets up to distance 128: near distances alone, far ones by the logarithm, the two directions apart."""
-    of = functools.partial(t5.relative_buckets, num_buckets=32, max_distance=128)
+    of = functools.partial(relative_buckets, num_buckets=32, max_distance=128)
     decoder = of(-np.arange(0, 1000), bidirectional=False)
     assert decoder[:16].tolist() == list(range(16))
     assert (np.diff(decoder) >= 0).all() and decoder[113:].tolist() == [31] * 887

@@ -15,7 +15,8 @@ from small_t5 import model_of, of_segments, versions
 from tiny import formula_tensor, token_logits
 
 from jaxlm.hf.io import export_model
-from jaxlm.models import FAMILIES, t5
+from jaxlm.layers import relative_buckets
+from jaxlm.models import FAMILIES
 from jaxlm.models.base import override
 
 
@@ -164,7 +165,7 @@ def test_buckets_are_those_of_transformers(transformers):
         for bidirectional in (True, False):
             settings = {"num_buckets": num_buckets, "max_distance": max_distance, "bidirectional": bidirectional}
             expected = theirs(torch.from_numpy(distances), **settings).numpy()
-            np.testing.assert_array_equal(t5.relative_buckets(distances, **settings), expected, err_msg=str(settings))
+            np.testing.assert_array_equal(relative_buckets(distances, **settings), expected, err_msg=str(settings))
 
 
 @pytest.mark.parity

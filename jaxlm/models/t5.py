@@ -6,14 +6,12 @@ Shape letters: R rows, T encoder length, U decoder length, D embed, N heads, H h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -32,6 +30,7 @@ from jaxlm.layers import (
     look_up,
     normal,
     param,
+    relative_bias,
     rms_norm,
     run_stack,
     split,
@@ -81,43 +80,6 @@ class T5Config:
             )
         if self.gated and self.activation == "gelu":
             raise UserError("model config: HF's name gated-gelu means the activation 'gelu_new'; expected that")
-
-
-def relative_buckets(distances: np.ndarray, *, num_buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
-    """Bucket of each distance (key's column less query's): one each for near ones, then wider by the logarithm.
-
-    Of an encoder (`bidirectional`), half of the buckets are for keys behind the query; in a decoder there are none.
-    """
-    if bidirectional:
-        num_buckets //= 2
-        first = np.where(distances > 0, num_buckets, 0)
-        distances = np.abs(distances)
-    else:
-        first = np.zeros_like(distances)
-        distances = np.maximum(-distances, 0)
-    exact = num_buckets // 2
-    # In float32, since the published models were trained with what it rounds to.
-    octaves = np.log(np.maximum(distances, 1).astype(np.float32) / np.float32(exact))
-    octaves = octaves / np.float32(math.log(max_distance / exact)) * np.float32(num_buckets - exact)
-    far = np.minimum(exact + octaves.astype(np.int64), num_buckets - 1)
-    return first + np.where(distances < exact, distances, far)
-
-
-def relative_bias(
-    table_XN: Float[Array, "X N"], length: int, *, max_distance: int, bidirectional: bool
-) -> Float[Array, "1 N T T"]:
-    """What the logit of each query and key gains by their distance; `table` has a row for each bucket."""
-    distances = np.arange(1 - length, length + 1)
-    buckets = relative_buckets(
-        distances, num_buckets=table_XN.shape[0], max_distance=max_distance, bidirectional=bidirectional
-    )
-    of_distance_NK = table_XN[buckets].T
-    # Row t is the distances from -t on. Rows of 2T laid end to end and cut at 2T - 1 each start one earlier, which
-    # spares the gradient a scatter of T^2 elements.
-    num_heads, width = of_distance_NK.shape
-    rows = jnp.broadcast_to(of_distance_NK[:, None], (num_heads, length, width)).reshape(num_heads, -1)
-    shifted = rows[:, : length * (width - 1)].reshape(num_heads, length, width - 1)
-    return shifted[None, :, :, length - 1 :]
 
 
 def _attention(
