@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxlm.layers import Compute, Key, activation, dense, dropout, layer_norm, normal, param, split
+from jaxlm.dropout import dropout
+from jaxlm.layers import Compute, Key, activation, dense, layer_norm, normal, param, split
 from jaxlm.sharding import Rules, constrain
 
 

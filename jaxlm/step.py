@@ -31,7 +31,9 @@ def make_train_step(
     def loss_sum(params: Any, micro: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         return loss(apply(params, micro, key), micro)
 
-    value_and_grad = jax.value_and_grad(loss_sum, has_aux=True)
+    def loss_mean(params: Any, micro: Batch, key: jax.Array) -> jax.Array:
+        total, weight = loss_sum(params, micro, key)
+        return total / _at_least_tiny(weight)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         num_micro = batch["tokens"].shape[0]
@@ -39,21 +41,22 @@ def make_train_step(
 
         def accumulate(carry, xs):
             micro, key = xs
-            (value, weight), grads = value_and_grad(state.params, micro, key)
+            (value, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(state.params, micro, key)
             return jax.tree.map(jnp.add, carry, (value, weight, grads)), None
 
-        if num_micro == 1:
-            (total, weight), grads = value_and_grad(state.params, jax.tree.map(lambda x: x[0], dict(batch)), keys[0])
+        if num_micro == 1:  # divided before the backward pass, which spares a pass over the gradients after it
+            micro = jax.tree.map(lambda x: x[0], dict(batch))
+            mean, grads = jax.value_and_grad(loss_mean)(state.params, micro, keys[0])
         else:
             zero = jnp.zeros((), jnp.float32)
             start = (zero, zero, jax.tree.map(jnp.zeros_like, state.params))
             (total, weight, grads), _ = jax.lax.scan(accumulate, start, (dict(batch), keys))
+            weight = _at_least_tiny(weight)
+            mean, grads = total / weight, jax.tree.map(lambda g: g / weight, grads)
 
-        weight = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
-        grads = jax.tree.map(lambda g: g / weight, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
-            "loss": total / weight,
+            "loss": mean,
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
@@ -61,6 +64,10 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
     return step
+
+
+def _at_least_tiny(weight: jax.Array) -> jax.Array:
+    return jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
 
 
 def make_eval_step(apply: Apply, measure: Callable[[Any, Batch], Any] | None = None) -> Callable[[Any, Batch], Any]:

@@ -25,7 +25,9 @@ def machine(monkeypatch, tmp_path):
     return enabled
 
 
-BOTH = {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "false", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+HEAP = "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
+PLAIN = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+BOTH = {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "false", "GLIBC_TUNABLES": f"{HEAP}:glibc.malloc.hugetlb=1"}
 
 
 def test_settings(machine, monkeypatch):
@@ -33,12 +35,33 @@ def test_settings(machine, monkeypatch):
     assert cpu.settings({"JAX_PLATFORMS": "cpu"}) == BOTH
     assert cpu.settings({"JAX_PLATFORMS": "cuda"}) == {}
     machine.write_text("[always] madvise never\n")
-    assert "GLIBC_TUNABLES" not in cpu.settings({})
+    assert cpu.settings({})["GLIBC_TUNABLES"] == HEAP
     machine.unlink()
-    assert "GLIBC_TUNABLES" not in cpu.settings({})
+    assert cpu.settings({})["GLIBC_TUNABLES"] == HEAP
+    monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("glibc", "2.31"))
+    assert cpu.settings({})["GLIBC_TUNABLES"] == HEAP
 
 
-@pytest.mark.parametrize("library", [("glibc", "2.31"), ("", "")])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts page faults of the GNU C library")
+@pytest.mark.skipif(not cpu.settings({"JAX_PLATFORMS": "cpu"}).get("GLIBC_TUNABLES"), reason="needs the GNU C library")
+def test_memory_given_back_is_handed_out_again():
+    """64 MiB, taken, filled and given back in turn: without the settings each turn faults in every page."""
+    program = """
+import numpy as np, resource
+for turn in range(12):
+    if turn == 4:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.full(2**24, 1.0, np.float32)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = [
+        int(subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, check=True).stdout)
+        for environ in ({**PLAIN, **cpu.settings({"JAX_PLATFORMS": "cpu"})}, PLAIN)
+    ]
+    assert faults[0] < 100 < faults[1]
+
+
+@pytest.mark.parametrize("library", [("glibc", "2.17"), ("", "")])
 def test_other_c_libraries_are_left_alone(machine, monkeypatch, library):
     monkeypatch.setattr(cpu.platform, "libc_ver", lambda: library)
     assert set(cpu.settings({})) == {"JAX_CPU_ENABLE_ASYNC_DISPATCH"}

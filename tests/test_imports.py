@@ -14,7 +14,7 @@ LAYERS = [
     "errors cpu cluster launch distributed",
     "config schema_doc configfile chips topology sharding mesh hlo flops hf.table metrics track manifest rundir "
     "interrupt",
-    "layers attention splash",
+    "layers dropout attention splash",
     "models heads",
     "hf objectives optim data generate",
     "tasks",

@@ -16,8 +16,9 @@ from small_t5 import model_of, of_segments, versions
 from tiny import FAST, column_gradients, token_logits, weights
 
 from jaxlm import attention
+from jaxlm.dropout import dropout
 from jaxlm.errors import UserError
-from jaxlm.layers import Compute, dropout, relative_bias, relative_buckets
+from jaxlm.layers import Compute, relative_bias, relative_buckets
 from jaxlm.models import FAMILIES, Model, t5
 from jaxlm.models.base import flatten, override
 from jaxlm.sharding import Rules, batch_shardings, make_mesh

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxlm.attention import KVCache, Mask, attend, decoder_mask, empty_cache
+from jaxlm.dropout import dropout
 from jaxlm.errors import UserError
 from jaxlm.heads import causal_lm, linear_classifier
 from jaxlm.hf.table import Row, Table
@@ -24,7 +25,6 @@ from jaxlm.layers import (
     Key,
     activation,
     dense,
-    dropout,
     embed,
     init_stack,
     layer_norm,

@@ -13,13 +13,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxlm.attention import KVCache, Mask, attend, decoder_mask, empty_cache
+from jaxlm.dropout import dropout
 from jaxlm.errors import UserError
 from jaxlm.layers import (
     Compute,
     Key,
     activation,
     dense,
-    dropout,
     embed,
     init_stack,
     normal,

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxlm.attention import Mask, attend
+from jaxlm.dropout import dropout
 from jaxlm.errors import UserError
 from jaxlm.hf.table import Row
 from jaxlm.layers import (
@@ -21,7 +22,6 @@ from jaxlm.layers import (
     Key,
     activation,
     dense,
-    dropout,
     embed,
     init_stack,
     layer_norm,

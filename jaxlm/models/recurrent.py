@@ -20,10 +20,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxlm.dropout import dropout
 from jaxlm.errors import UserError
 from jaxlm.heads import causal_lm, linear_classifier
 from jaxlm.hf.table import Row, Table
-from jaxlm.layers import Compute, Key, dense, dropout, embed, expand, init_stack, param, pick, run_stack, split
+from jaxlm.layers import Compute, Key, dense, embed, expand, init_stack, param, pick, run_stack, split
 from jaxlm.models.base import Family, read_hf, write_hf
 from jaxlm.sharding import constrain
 

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxlm.attention import Mask, attend
+from jaxlm.dropout import dropout
 from jaxlm.errors import UserError
 from jaxlm.heads import LanguageModelHead, LogitFactors
 from jaxlm.hf.table import Row, Table
@@ -25,7 +26,6 @@ from jaxlm.layers import (
     Key,
     activation,
     dense,
-    dropout,
     init_stack,
     look_up,
     normal,
