@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import jax
@@ -12,8 +13,9 @@ from flax import linen as nn
 from tiny import tiny
 
 from jaxlm.attention import Mask, attend, decoder_mask, empty_cache
+from jaxlm.dropout import dropout
 from jaxlm.errors import UserError
-from jaxlm.layers import Compute, init_stack, pick, rms_norm, rotate
+from jaxlm.layers import Compute, activation, init_stack, pick, rms_norm, rotate
 from jaxlm.models import llama
 
 SEGMENTS = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 0, 0]], jnp.int32)
@@ -103,12 +105,59 @@ def test_attention_is_its_formula(kv_heads, open_path):
         logits = 0.7 * (k[b, :, of_group] @ q[b, t, n]) + bias[0, n, t]
         weights = np.exp(logits) * mask[b, 0, t]
         expected[b, t, n] = weights @ v[b, :, of_group] / weights.sum()
-    # A rate too small for its 16 bits drops nothing.
-    settings = {"dropout_rate": 1e-9, "key": jax.random.key(0)} if open_path else {}
+    # A rate too small for its 32 bits drops nothing.
+    settings = {"dropout_rate": 1e-10, "key": jax.random.key(0)} if open_path else {}
     described = Mask(jnp.asarray(query_ids, jnp.int32), jnp.asarray(key_ids, jnp.int32))
     q, k, v, bias = map(jnp.asarray, (q, k, v, bias))
     actual = attend(q, k, v, described, Compute(), bias=bias, scale=0.7, **settings)
     np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "dtype", "atol"), [(6, jnp.float32, 1e-5), (2, jnp.float32, 1e-5), (6, jnp.bfloat16, 0.05)]
+)
+def test_dropped_out_attention_and_its_gradients_are_their_formula(kv_heads, dtype, atol):
+    """The probabilities, of which some are dropped and the others scaled, times the values; padding included."""
+    rng = np.random.default_rng(0)
+    q = jnp.asarray(rng.normal(size=(2, 9, 6, 4)), dtype)
+    k, v = jnp.asarray(rng.normal(size=(2, 2, 9, kv_heads, 4)), dtype)
+    bias = jnp.asarray(rng.normal(size=(1, 6, 9, 9)), jnp.float32)
+    segments, key = jnp.tile(SEGMENTS, (2, 1)), jax.random.key(0)
+    kept = dropout(jnp.ones((2, 6, 9, 9)), 0.4, key)
+    cotangent = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
+
+    def actual(q, k, v, bias):
+        mask = Mask(segments, segments)
+        return attend(q, k, v, mask, Compute(), bias=bias, dropout_rate=0.4, key=key).astype(jnp.float32)
+
+    def expected(q, k, v, bias):
+        q, k, v = (jnp.repeat(x.astype(jnp.float32), 6 // x.shape[2], axis=2) for x in (q, k, v))
+        logits = jnp.einsum("BTNH,BSNH->BNTS", q, k) / 2 + bias
+        logits = jnp.where(segments[:, None, :, None] == segments[:, None, None], logits, -jnp.inf)
+        return jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(logits) * kept, v)
+
+    results = []
+    for function in (actual, expected):
+        y, back = jax.vjp(function, q, k, v, bias)
+        results.append([y, *back(cotangent)])
+    for ours, theirs in zip(*results, strict=True):
+        ours, theirs = (np.asarray(x, np.float32) for x in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, atol=atol, rtol=0.02 if dtype == jnp.bfloat16 else 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gelu_is_x_times_the_normal_cdf(dtype):
+    """Value and derivative, forwards and backwards."""
+    x = jnp.concatenate([jnp.linspace(-12, 12, 481), jnp.asarray([-100.0, 0.0, 100.0])]).astype(dtype)
+    exact = np.asarray(x, np.float64)
+    cdf = np.asarray([0.5 + 0.5 * math.erf(value / math.sqrt(2)) for value in exact])
+    slope = cdf + exact * np.exp(-(exact**2) / 2) / math.sqrt(2 * math.pi)
+    gelu, ones = activation("gelu"), jnp.ones_like(x)
+    y, forwards = jax.jvp(gelu, (x,), (ones,))
+    backwards = jax.grad(lambda x: gelu(x).astype(jnp.float32).sum())(x)
+    bound = 2e-6 if dtype == jnp.float32 else 2e-2
+    for ours, theirs in ((y, exact * cdf), (forwards, slope), (backwards, slope)):
+        np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, atol=bound, rtol=bound)
 
 
 def test_cudnn_cannot_drop_probabilities_out():
