@@ -113,14 +113,14 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
         contenders["Trainer, default collation"] = trainer
         contenders["Trainer, group by length"] = [*trainer, "--group-by-length"]
         if TUNED:
-            contenders["the same, with jaxlm's huge pages"] = [*trainer, "--group-by-length"]
+            contenders["the same, with jaxlm's malloc settings"] = [*trainer, "--group-by-length"]
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name, command in contenders.items():
             total = steps if "--worker" in command else steps + warmup  # the Trainer counts its warm-up in
             counts = ["--steps", str(total), "--warmup", str(warmup), "--seed", str(number)]
             # jaxlm takes the settings by itself; others run as their users run them.
-            environ = {**os.environ, **TUNED} if "huge pages" in name else _without(TUNED)
+            environ = {**os.environ, **TUNED} if "malloc" in name else _without(TUNED)
             results[name].append(_run([*command, *counts], environ))
     return _table(results)
 

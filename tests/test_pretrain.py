@@ -45,7 +45,9 @@ def test_every_objective_learns(tmp_path, kind):
     settings = {"train": {"batch_size": 8, "steps": 60, "eval_every": 20}}
     assert run("pretrain", "--config", write_pretraining(tmp_path, kind, **settings)) == 0
     losses = [row["loss"] for row in evaluations(tmp_path)]
-    assert len(losses) == 3 and losses[2] < losses[1] < losses[0]
+    assert len(losses) == 3 and losses[1] < losses[0]
+    # A discriminator's task becomes harder as its generator learns.
+    assert losses[2] < losses[0 if kind == "replaced_tokens" else 1]
     summary = json.loads((tmp_path / "runs/tiny-lm/summary.json").read_text())
     assert summary["problem"] == kind and summary["status"] == "finished"
     assert summary["data"]["train"]["documents"] == 60
