@@ -28,7 +28,7 @@ PEER = Path(__file__).resolve().parents[1] / "scripts" / "peers" / "transformers
 MEGA_BATCH = 50
 """Batches that the Trainer's group-by-length sampler sorts by falling length at a time, where there are 200 or more."""
 BASE = "jaxlm packed, balanced order"
-TUNED = settings({"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")})
+TUNED = settings({"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")}, keep_memory=True)
 """What `jaxlm.cpu` has set for this process, and would not be there otherwise."""
 
 

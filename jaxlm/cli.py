@@ -78,7 +78,8 @@ def _run(options: argparse.Namespace, run_command: Callable[[argparse.Namespace]
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console program and of scripts/*.py: `main` in a process of its own."""
-    restart_with_settings()
+    command = next(iter(sys.argv[1:] if argv is None else argv), "")
+    restart_with_settings(keep_memory=command in ("finetune", "bench"))
     sys.exit(main(argv))
 
 

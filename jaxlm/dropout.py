@@ -23,7 +23,7 @@ def dropout(x: jax.Array, rate: float, key: Key) -> jax.Array:
     """
     if key is None or rate == 0.0:
         return x
-    threshold = round(rate * 2**32)
+    threshold = min(round(rate * 2**32), 2**32 - 1)
     scale = np.asarray(2**32 / (2**32 - threshold), x.dtype)
     return jnp.where(draws(key, x.shape) >= np.uint32(threshold), x * scale, jnp.zeros_like(x))
 

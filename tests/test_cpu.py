@@ -9,43 +9,66 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm import cpu
+from jaxlm import cli, cpu
 
 REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """A machine with huge pages on request, a recent C library and no accelerator; returns the kernel's file."""
+    """Two cores, huge pages on request, a recent C library, no accelerator; returns the kernel's file."""
     enabled = tmp_path / "enabled"
     enabled.write_text("always [madvise] never\n")
     monkeypatch.setattr(cpu, "_HUGE_PAGES", enabled)
     monkeypatch.setattr(cpu, "_ACCELERATORS", ())
     monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     return enabled
 
 
-HEAP = "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
-PLAIN = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-BOTH = {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "false", "GLIBC_TUNABLES": f"{HEAP}:glibc.malloc.hugetlb=1"}
+HUGE = "glibc.malloc.hugetlb=1"
+KEPT = "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
+BOTH = {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "false", "GLIBC_TUNABLES": HUGE}
 
 
-def test_settings(machine, monkeypatch):
+def test_settings(machine):
     assert cpu.settings({}) == BOTH
     assert cpu.settings({"JAX_PLATFORMS": "cpu"}) == BOTH
     assert cpu.settings({"JAX_PLATFORMS": "cuda"}) == {}
     machine.write_text("[always] madvise never\n")
-    assert cpu.settings({})["GLIBC_TUNABLES"] == HEAP
+    assert "GLIBC_TUNABLES" not in cpu.settings({})
     machine.unlink()
-    assert cpu.settings({})["GLIBC_TUNABLES"] == HEAP
-    monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("glibc", "2.31"))
-    assert cpu.settings({})["GLIBC_TUNABLES"] == HEAP
+    assert "GLIBC_TUNABLES" not in cpu.settings({})
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts page faults of the GNU C library")
-@pytest.mark.skipif(not cpu.settings({"JAX_PLATFORMS": "cpu"}).get("GLIBC_TUNABLES"), reason="needs the GNU C library")
-def test_memory_given_back_is_handed_out_again():
+def test_memory_is_kept_for_commands_that_take_steps_on_few_cores(machine, monkeypatch):
+    assert cpu.settings({}, keep_memory=True) == BOTH | {"GLIBC_TUNABLES": f"{KEPT}:{HUGE}"}
+    machine.unlink()
+    assert cpu.settings({}, keep_memory=True)["GLIBC_TUNABLES"] == KEPT
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: set(range(cpu.FEW_CORES + 1)), raising=False)
+    assert "GLIBC_TUNABLES" not in cpu.settings({}, keep_memory=True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "kept"),
+    [(["finetune"], True), (["bench"], True), (["pretrain"], False), (["predict"], False), ([], False)],
+)
+def test_which_commands_keep_memory(monkeypatch, argv, kept):
+    """Those that tokenise much, or take few steps, do not."""
+    asked = []
+    monkeypatch.setattr(cli, "restart_with_settings", lambda *, keep_memory: asked.append(keep_memory))
+    monkeypatch.setattr(cli, "main", lambda argv: 0)
+    monkeypatch.setattr(sys, "argv", ["jaxlm", *argv])
+    for given in (argv, None):
+        with pytest.raises(SystemExit):
+            cli.run(given)
+    assert asked == [kept, kept]
+
+
+@pytest.mark.skipif(cpu.platform.libc_ver()[0] != "glibc", reason="settings of the GNU C library")
+def test_memory_given_back_is_handed_out_again(monkeypatch):
     """64 MiB, taken, filled and given back in turn: without the settings each turn faults in every page."""
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: {0}, raising=False)
     program = """
 import numpy as np, resource
 for turn in range(12):
@@ -54,9 +77,10 @@ for turn in range(12):
     np.full(2**24, 1.0, np.float32)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+    plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     faults = [
         int(subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, check=True).stdout)
-        for environ in ({**PLAIN, **cpu.settings({"JAX_PLATFORMS": "cpu"})}, PLAIN)
+        for environ in (plain | cpu.settings({"JAX_PLATFORMS": "cpu"}, keep_memory=True), plain)
     ]
     assert faults[0] < 100 < faults[1]
 
@@ -64,7 +88,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.parametrize("library", [("glibc", "2.17"), ("", "")])
 def test_other_c_libraries_are_left_alone(machine, monkeypatch, library):
     monkeypatch.setattr(cpu.platform, "libc_ver", lambda: library)
-    assert set(cpu.settings({})) == {"JAX_CPU_ENABLE_ASYNC_DISPATCH"}
+    assert set(cpu.settings({}, keep_memory=True)) == {"JAX_CPU_ENABLE_ASYNC_DISPATCH"}
 
 
 def test_an_accelerator_or_the_user_decides(machine, monkeypatch, tmp_path):

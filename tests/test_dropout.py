@@ -26,6 +26,11 @@ def test_it_keeps_the_mean_and_scales_what_it_keeps(rate, dtype):
     assert abs((y == 0).mean() - rate) < 5 * math.sqrt(rate * (1 - rate) / y.size)
 
 
+def test_a_rate_next_to_one_keeps_next_to_nothing():
+    y = np.asarray(dropout(jnp.ones((400, 500)), 1 - 1e-12, jax.random.key(0)))
+    assert np.isfinite(y).all() and (y == 0).mean() > 0.999
+
+
 def test_without_a_key_or_a_rate_it_is_not_there():
     x = jnp.ones((3, 5))
     assert dropout(x, 0.25, None) is x
