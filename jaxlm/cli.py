@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlm.cluster import Cluster, find
-from jaxlm.cpu import restart_with_settings
+from jaxlm.console import setup_logging
 from jaxlm.errors import Interrupted, RunFailure, UserError
-from jaxlm.launch import supervise
-from jaxlm.track import setup_logging
+from jaxlm.parallel.cluster import Cluster, find
+from jaxlm.parallel.cpu_env import restart_with_settings
+from jaxlm.parallel.launch import supervise
 
 log = logging.getLogger("jaxlm")
 
@@ -46,16 +46,16 @@ def _run_one_of_several(options: argparse.Namespace, cluster: Cluster) -> int:
     advice = "Start the same command again on all hosts" + ("; it resumes from the last checkpoint" if trains else "")
     if (status := supervise(advice)) is not None:
         return status
-    from jaxlm import distributed
+    from jaxlm.parallel import processes
 
     def run_command(options: argparse.Namespace) -> None:
-        distributed.start(cluster, stop_steps=trains)
-        setup_logging(options.verbose, process=distributed.process_index())
-        with distributed.together(advice):
+        processes.start(cluster, stop_steps=trains)
+        setup_logging(options.verbose, process=processes.process_index())
+        with processes.together(advice):
             options.run_command(options)
 
     setup_logging(options.verbose)
-    return distributed.leave(_run(options, run_command))
+    return processes.leave(_run(options, run_command))
 
 
 def _run(options: argparse.Namespace, run_command: Callable[[argparse.Namespace], None]) -> int:
@@ -97,8 +97,8 @@ def _finetune(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
-    from jaxlm import topology
-    from jaxlm.configfile import load_config
+    from jaxlm.config.loading import load_config
+    from jaxlm.cost import topology
 
     absent = topology.requested(options.topology, options.overrides, dry_run=options.dry_run)
     config = load_config(Path(options.config), topology.other_overrides(options.overrides))
@@ -107,14 +107,14 @@ def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
         raise UserError(f"{options.config}: task.kind={config.task.kind} is for `jaxlm {right}`")
     if absent is not None:
         absent.set_environment()  # before anything imports JAX
-        from jaxlm.dryrun_topology import dry_run_for
+        from jaxlm.cost.compile import dry_run_for
 
         print(dry_run_for(config, absent))
         return
-    from jaxlm.chain import run_chain, run_pretraining
+    from jaxlm.training.stages import run_chain, run_pretraining
 
     if options.dry_run:
-        from jaxlm.dryrun import dry_run
+        from jaxlm.cost.dryrun import dry_run
 
         _say(dry_run(run_pretraining(config)))
         return
@@ -123,7 +123,7 @@ def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
 
 def _say(text: str) -> None:
     """Prints a command's answer, of several processes on the first."""
-    from jaxlm.distributed import is_first
+    from jaxlm.parallel.processes import is_first
 
     if is_first():
         print(text)
@@ -143,19 +143,19 @@ def score_lines(summary: dict[str, Any]) -> str:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from jaxlm.evaluate_run import evaluate_run
+    from jaxlm.inference.evaluate_run import evaluate_run
 
     scores = evaluate_run(options.run, split=options.split, data=options.data, overrides=options.overrides)
     _say(json.dumps(scores, indent=2, ensure_ascii=False))
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from jaxlm import distributed
-    from jaxlm.data.sources import load_jsonl_stream
-    from jaxlm.manifest import file_digest
-    from jaxlm.predict import open_predictor, predict_stream
+    from jaxlm.data.sources.sources import load_jsonl_stream
+    from jaxlm.inference.predict import open_predictor, predict_stream
+    from jaxlm.parallel import processes
+    from jaxlm.training.manifest import file_digest
 
-    if options.input == "-" and distributed.active():
+    if options.input == "-" and processes.active():
         raise UserError(
             "--input -: of several processes, only one has a standard input; expected a file that all can read"
         )
@@ -168,8 +168,8 @@ def _predict(options: argparse.Namespace) -> None:
     path = Path(options.input)
     if not path.is_file():
         raise UserError(f"--input: no file {path}; expected jsonl, or - for standard input")
-    distributed.same(f"the contents of {path}", lambda: file_digest(path))
-    with path.open("rb") as handle, distributed.in_step():
+    processes.same(f"the contents of {path}", lambda: file_digest(path))
+    with path.open("rb") as handle, processes.in_step():
         rows = load_jsonl_stream(handle, str(path))
         _write_lines(options.output, lambda: predict_stream(predictor, rows, str(path)))
 
@@ -182,7 +182,7 @@ def _columns(text: list[str] | None) -> str | list[str] | None:
 
 def _write_lines(output: str, lines: Callable[[], Any]) -> None:
     """Writes to stdout, or to a file that appears whole or not at all; of several processes, the first does."""
-    from jaxlm.distributed import is_first
+    from jaxlm.parallel.processes import is_first
 
     if not is_first():
         for _ in lines():
@@ -207,7 +207,7 @@ def _write_lines(output: str, lines: Callable[[], Any]) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from jaxlm import convert
+    from jaxlm.hf import convert
 
     if options.action == "inspect":
         if len(options.paths) != 1:
@@ -221,8 +221,8 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _train_tokenizer(options: argparse.Namespace) -> None:
-    from jaxlm.config import TokenizerTrainingConfig
-    from jaxlm.data.train_tokenizer import train_to_directory
+    from jaxlm.tokenizer.config import TokenizerTrainingConfig
+    from jaxlm.tokenizer.training import train_to_directory
 
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name, kinds in _OPTIONS_OF_TYPES.items():
@@ -247,20 +247,20 @@ _OPTIONS_OF_TYPES = {
 
 def _bench(options: argparse.Namespace) -> None:
     if options.suite == "corpus":
-        from jaxlm.bench_corpus import bench_corpus
+        from jaxlm.bench.corpus import bench_corpus
 
         print(bench_corpus(gigabytes=options.gigabytes))
         return
     if options.suite == "scaling":
-        from jaxlm import bench_scaling
+        from jaxlm.bench import scaling
 
         shared = {"steps": options.steps, "warmup": options.warmup}
         if options.worker:
-            print(json.dumps(bench_scaling.measure(options.preset, **shared)))
+            print(json.dumps(scaling.measure(options.preset, **shared)))
         else:
-            print(bench_scaling.bench_scaling(rounds=options.rounds, **shared))
+            print(scaling.bench_scaling(rounds=options.rounds, **shared))
         return
-    from jaxlm import bench
+    from jaxlm.bench import finetune
 
     for name in ("model", "train"):
         if not Path(getattr(options, name)).exists():
@@ -268,10 +268,10 @@ def _bench(options: argparse.Namespace) -> None:
     shared = {"steps": options.steps, "warmup": options.warmup, "dtype": options.dtype}
     if options.worker:
         batches = {"packing": not options.no_packing, "order": options.order, "seed": options.seed}
-        figures = bench.measure(options.model, options.train, **batches, **shared)
+        figures = finetune.measure(options.model, options.train, **batches, **shared)
         print(json.dumps(figures))
         return
-    print(bench.bench(options.model, options.train, rounds=options.rounds, peer=options.peer, **shared))
+    print(finetune.bench(options.model, options.train, rounds=options.rounds, peer=options.peer, **shared))
 
 
 def _positive(text: str) -> int:

@@ -1,5 +1,10 @@
 """The exceptions that the command line turns into an exit status instead of a traceback."""
 
+from collections.abc import Callable
+
+Stop = Callable[[], str | None]
+"""Returns the name of the signal that asks for an end, None while there is none."""
+
 
 class UserError(Exception):
     """A mistake in what the user supplied (exit status 2).

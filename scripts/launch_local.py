@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from jaxlm.errors import UserError
-from jaxlm.launch import launch
+from jaxlm.parallel.launch import launch
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("-n", "--processes", type=int, required=True, metavar="N")

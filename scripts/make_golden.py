@@ -4,7 +4,7 @@ tiny configs whose weights follow a formula.
     python scripts/make_golden.py [FAMILY ...]        (needs the `parity` extra)
 
 Each file holds config.json, examples and logits (language models: at each text's last token); `formula_tensor` in
-tests/tiny.py gives the weights.
+tests/helpers/tiny_models.py gives the weights.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from transformers import (
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.append(str(TESTS))
 
-from reference import recurrent_logits, recurrent_tensors  # noqa: E402
-from seq2seq import pairs, torch_pair_logits  # noqa: E402
-from tiny import examples, formula_tensor  # noqa: E402
+from helpers.text_pairs import pairs, torch_pair_logits  # noqa: E402
+from helpers.tiny_models import examples, formula_tensor  # noqa: E402
+from helpers.torch_reference import recurrent_logits, recurrent_tensors  # noqa: E402
 
 BERT_LIKE = {
     "vocab_size": 64, "num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 24,

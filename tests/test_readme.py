@@ -6,13 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from tinylm import stories
-from tinyrun import read_jsonl, rows, write_jsonl
+from helpers.finetuning_runs import read_jsonl, rows, write_jsonl
+from helpers.paths import REPOSITORY
+from helpers.pretraining_runs import stories
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = REPOSITORY
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SMALL = (

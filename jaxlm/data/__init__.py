@@ -1,1 +1,1 @@
-"""Text in: sources, cleaning, tokenizers, packing and the loader."""
+"""From files to batches: sources, labelled examples, corpora."""

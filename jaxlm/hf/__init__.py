@@ -1,1 +1,1 @@
-"""HF-format checkpoints, both ways: `table` maps parameter names, `io` reads and writes directories."""
+"""Checkpoints in Hugging Face format: reading, writing, downloading, exporting."""

@@ -15,9 +15,9 @@ from flax import linen as nn
 from flax.core import meta
 
 from jaxlm.errors import UserError
-from jaxlm.hf.table import Table
-from jaxlm.layers import ACTIVATIONS, Compute, Key, split
-from jaxlm.sharding import boxed_axes, is_axes, param_shardings
+from jaxlm.models.weight_map import Table
+from jaxlm.nn.layers import ACTIVATIONS, Compute, Key, split
+from jaxlm.parallel.sharding import boxed_axes, is_axes, param_shardings
 
 BATCH_INPUTS = ("tokens", "segment_ids", "positions", "token_types", "slot_positions")
 """What an encoder reads of a batch."""

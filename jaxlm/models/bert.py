@@ -9,11 +9,8 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxlm.heads import masked_lm, pooled_classifier
-from jaxlm.hf.table import Row, Table
-from jaxlm.layers import Compute, Key, split
 from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
-from jaxlm.models.post_norm import (
+from jaxlm.models.encoder import (
     BERT_FIELDS,
     OLD_NORM_NAMES,
     Stack,
@@ -23,6 +20,9 @@ from jaxlm.models.post_norm import (
     masked_lm_rows,
     stack_rows,
 )
+from jaxlm.models.weight_map import Row, Table
+from jaxlm.nn.heads import masked_lm, pooled_classifier
+from jaxlm.nn.layers import Compute, Key, split
 
 
 @dataclass(frozen=True)

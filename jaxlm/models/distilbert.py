@@ -9,11 +9,11 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxlm.heads import masked_lm, pooled_classifier
-from jaxlm.hf.table import Row, Table
-from jaxlm.layers import Compute, Key, split
 from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
-from jaxlm.models.post_norm import Stack, StackConfig, embeddings, masked_lm_rows, stack_rows
+from jaxlm.models.encoder import Stack, StackConfig, embeddings, masked_lm_rows, stack_rows
+from jaxlm.models.weight_map import Row, Table
+from jaxlm.nn.heads import masked_lm, pooled_classifier
+from jaxlm.nn.layers import Compute, Key, split
 
 _NORM_EPS = 1e-12
 

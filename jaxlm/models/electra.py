@@ -15,11 +15,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.heads import LogitFactors, masked_lm, pooled_classifier
-from jaxlm.hf.table import Row, Table
-from jaxlm.layers import Compute, Key, activation, dense, normal, split
 from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
-from jaxlm.models.post_norm import (
+from jaxlm.models.encoder import (
     BERT_FIELDS,
     OLD_NORM_NAMES,
     Stack,
@@ -29,7 +26,10 @@ from jaxlm.models.post_norm import (
     masked_lm_rows,
     stack_rows,
 )
-from jaxlm.sharding import constrain
+from jaxlm.models.weight_map import Row, Table
+from jaxlm.nn.heads import LogitFactors, masked_lm, pooled_classifier
+from jaxlm.nn.layers import Compute, Key, activation, dense, normal, split
+from jaxlm.parallel.sharding import constrain
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxlm.attention import KVCache, Mask, attend, decoder_mask, empty_cache
-from jaxlm.dropout import dropout
 from jaxlm.errors import UserError
-from jaxlm.heads import causal_lm, linear_classifier
-from jaxlm.hf.table import Row, Table
-from jaxlm.layers import (
+from jaxlm.models.base import CAUSAL_INPUTS, Family, read_hf, write_hf
+from jaxlm.models.weight_map import Row, Table
+from jaxlm.nn.attention import KVCache, Mask, attend, decoder_mask, empty_cache
+from jaxlm.nn.dropout import dropout
+from jaxlm.nn.heads import causal_lm, linear_classifier
+from jaxlm.nn.layers import (
     ACTIVATIONS,
     Compute,
     Key,
@@ -34,8 +35,7 @@ from jaxlm.layers import (
     split,
     spread_heads,
 )
-from jaxlm.models.base import CAUSAL_INPUTS, Family, read_hf, write_hf
-from jaxlm.sharding import constrain
+from jaxlm.parallel.sharding import constrain
 
 
 @dataclass(frozen=True)

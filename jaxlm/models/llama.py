@@ -12,10 +12,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxlm.attention import KVCache, Mask, attend, decoder_mask, empty_cache
-from jaxlm.dropout import dropout
 from jaxlm.errors import UserError
-from jaxlm.layers import (
+from jaxlm.nn.attention import KVCache, Mask, attend, decoder_mask, empty_cache
+from jaxlm.nn.dropout import dropout
+from jaxlm.nn.layers import (
     Compute,
     Key,
     activation,
@@ -30,7 +30,7 @@ from jaxlm.layers import (
     split,
     spread_heads,
 )
-from jaxlm.sharding import constrain
+from jaxlm.parallel.sharding import constrain
 
 ROPE_TYPES = ("default", "linear", "llama3")
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from jaxlm.errors import UserError
-from jaxlm.heads import causal_lm, linear_classifier
-from jaxlm.hf.table import Row, Table
-from jaxlm.layers import ACTIVATIONS
 from jaxlm.models.base import CAUSAL_INPUTS, Family, read_hf, write_hf
 from jaxlm.models.llama import LlamaConfig, LlamaTrunk, init_cache
+from jaxlm.models.weight_map import Row, Table
+from jaxlm.nn.heads import causal_lm, linear_classifier
+from jaxlm.nn.layers import ACTIVATIONS
 
 # Our config field -> HF's.
 _FIELDS = {

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlm.dropout import dropout
 from jaxlm.errors import UserError
-from jaxlm.heads import causal_lm, linear_classifier
-from jaxlm.hf.table import Row, Table
-from jaxlm.layers import Compute, Key, dense, embed, expand, init_stack, param, pick, run_stack, split
 from jaxlm.models.base import Family, read_hf, write_hf
-from jaxlm.sharding import constrain
+from jaxlm.models.weight_map import Row, Table
+from jaxlm.nn.dropout import dropout
+from jaxlm.nn.heads import causal_lm, linear_classifier
+from jaxlm.nn.layers import Compute, Key, dense, embed, expand, init_stack, param, pick, run_stack, split
+from jaxlm.parallel.sharding import constrain
 
 State = tuple[jax.Array, ...]
 """What a layer carries from token to token, float32 [R, H] each: (h, c) of an LSTM, (h,) of a GRU."""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlm.heads import LogitFactors
-from jaxlm.sharding import Rules, constrain
+from jaxlm.nn.heads import LogitFactors
+from jaxlm.parallel.sharding import Rules, constrain
 
 WHOLE = 2**25
 """Most logits that are computed at once where the chunk is chosen here: 128 MiB of float32."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlm.heads import LogitFactors
+from jaxlm.nn.heads import LogitFactors
 from jaxlm.objectives import Batch, Loss
 from jaxlm.objectives.cross_entropy import PLAIN, Terms, cross_entropy, token_scores
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import optax
 
-from jaxlm.config import OptimizerConfig
 from jaxlm.optim.adafactor import scale_by_adafactor
+from jaxlm.optim.config import OptimizerConfig
 from jaxlm.optim.moments import bfloat16_moments
 from jaxlm.optim.muon import scale_by_muon_or
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxlm.optim.matrices import Blocks, blocks_of
-from jaxlm.sharding import is_axes
+from jaxlm.parallel.sharding import is_axes
 
 _FACTORED_FROM = 128
 _EPS = 1e-30

@@ -11,7 +11,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from jaxlm.optim.matrices import blocks_of
-from jaxlm.sharding import is_axes
+from jaxlm.parallel.sharding import is_axes
 
 _RMS = 0.2
 """Root mean square of an update before the learning rate, about that of Adam's (Liu et al., 2025, arXiv:2502.16982)."""

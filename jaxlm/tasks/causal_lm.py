@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from jaxlm.config_tasks import CausalLMConfig
-from jaxlm.data.rows import Segment
-from jaxlm.data.tokenize import Tokenizer
-from jaxlm.tasks.language_model import PretrainingTask, next_tokens, show_segments
+from jaxlm.data.corpus.row_plan import Segment
+from jaxlm.tasks.language_model import LanguageModelConfig, PretrainingTask, SamplesConfig, next_tokens, show_segments
+from jaxlm.tokenizer.tokenizer import Tokenizer
+
+
+class CausalLMConfig(LanguageModelConfig):
+    """Pretraining to predict each next token (GPT-2, Llama, LSTM, GRU)."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+    """Maximum likelihood of the next token."""
+    samples: SamplesConfig = SamplesConfig()
+    """What is written at each evaluation."""
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 from scipy.special import expit, softmax
 
-from jaxlm.config_data import DataConfig
-from jaxlm.config_tasks import ClassificationConfig
-from jaxlm.data.pack import Example
-from jaxlm.data.table import Table
-from jaxlm.data.tokenize import Tokenizer
+from jaxlm.data.config import DataConfig
+from jaxlm.data.examples.example import Example
+from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.metrics import PRIMARY, classification_metrics, decide, metric_names
+from jaxlm.metrics.classification import PRIMARY, classification_metrics, decide, metric_names
 from jaxlm.objectives.classification import LOSSES, Loss
+from jaxlm.section import Section
 from jaxlm.tasks.labels import LabelEncoder, infer_problem, names_of
+from jaxlm.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger("jaxlm")
 
@@ -29,6 +30,27 @@ _HF_PROBLEM = {
     "multilabel": "multi_label_classification",
     "regression": "regression",
 }
+
+
+class ClassificationConfig(Section):
+    """Fine-tuning to predict one label, several, or a number for each text or pair of texts."""
+
+    kind: Literal["classification"] = "classification"
+    """What is learned; absent: classification."""
+    text: str | tuple[str, str] = "text"
+    """Text column, or the two columns of a pair."""
+    label: str = "label"
+    """Label column."""
+    problem: Literal["auto", "binary", "multiclass", "multilabel", "regression"] = "auto"
+    """Kind of target, and so the loss; `auto`: taken from the training labels."""
+    labels: tuple[str, ...] | None = None
+    """Label names in id order; absent: the checkpoint's, else the sorted labels of the training rows."""
+    label_separator: str | None = None
+    """For multi-label columns of one string: what stands between the labels. jsonl and parquet may hold lists."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Multi-label: a label is predicted at or above this probability."""
+    baselines: bool = False
+    """Also score a majority baseline and TF-IDF with logistic regression on the test (else validation) rows."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +166,7 @@ class Classification:
           UserError: a missing column, an empty text or a bad label (unless `data.on_bad_row` is skip).
         """
         table.require(*(config_columns(self.config) if labelled else self.text_columns), key=key)
-        encoder = LabelEncoder(self.problem, self.label_names, self.config)
+        encoder = LabelEncoder(self.problem, self.label_names, self.config.label, self.config.label_separator)
         blank = np.zeros(self.num_outputs, np.float32) if self.problem == "multilabel" else np.zeros((), self._dtype)
         kept, labels, skipped = [], [], 0
         for i in range(len(table.rows)):

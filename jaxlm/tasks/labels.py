@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.config_tasks import ClassificationConfig
-from jaxlm.data.table import Table
+from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 
 
@@ -61,8 +60,8 @@ def names_of(values: Sequence[Any], problem: str, separator: str | None) -> tupl
 class LabelEncoder:
     """Label cells -> arrays. Errors name file, row and label."""
 
-    def __init__(self, problem: str, names: Sequence[str], task: ClassificationConfig) -> None:
-        self.problem, self.names, self._task = problem, tuple(names), task
+    def __init__(self, problem: str, names: Sequence[str], column: str, separator: str | None) -> None:
+        self.problem, self.names, self._column, self._separator = problem, tuple(names), column, separator
         self._ids = {name: i for i, name in enumerate(names)}
         # Integer labels beside a checkpoint's words ("NEGATIVE", "POSITIVE") are ids.
         self._as_ids = not any(name.lstrip("-").isdigit() for name in names)
@@ -73,12 +72,12 @@ class LabelEncoder:
         Raises:
           UserError: a label outside the label set, an absent label, a target that is no finite number.
         """
-        value = table.rows[row][self._task.label]
+        value = table.rows[row][self._column]
         if self.problem == "regression":
             return self._target(value, table, row)
         if self.problem == "multilabel":
             target = np.zeros(len(self.names), np.float32)
-            for label in split_labels(value, self._task.label_separator):
+            for label in split_labels(value, self._separator):
                 target[self._id(label, table, row)] = 1.0
             return target
         return np.asarray(self._id(value, table, row), np.int32)
@@ -90,7 +89,7 @@ class LabelEncoder:
             number = math.nan
         if not math.isfinite(number):
             raise UserError(
-                f"{table.where(row)}: {self._task.label}={value!r}: expected a finite number as regression target"
+                f"{table.where(row)}: {self._column}={value!r}: expected a finite number as regression target"
             )
         return np.asarray(number, np.float32)
 
@@ -102,7 +101,7 @@ class LabelEncoder:
             return int(name)
         near = difflib.get_close_matches(name, self.names, 1)
         raise UserError(
-            f"{table.where(row)}: {self._task.label}={value!r} is not one of the {len(self.names)} labels "
+            f"{table.where(row)}: {self._column}={value!r} is not one of the {len(self.names)} labels "
             f"({', '.join(self.names[:8])}{', ...' if len(self.names) > 8 else ''})"
             f"{f'; did you mean {near[0]!r}?' if near else ''}"
         )

@@ -8,16 +8,44 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from jaxlm.data.corpus import Corpus
-from jaxlm.data.rows import Segment
-from jaxlm.data.tokenize import Tokenizer
+from jaxlm.data.corpus.corpus import Corpus
+from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.objectives import Batch, Loss
 from jaxlm.objectives.cross_entropy import Terms
 from jaxlm.objectives.language_model import language_model_loss, measure_language_model
+from jaxlm.section import Section
+from jaxlm.tokenizer.tokenizer import Tokenizer
 
 METRICS = ("loss", "perplexity", "bits_per_byte", "accuracy")
 """Of predicted tokens; `bits_per_byte` only where every token of the text is predicted."""
+
+
+class LanguageModelConfig(Section):
+    """What the objectives of pretraining have in common."""
+
+    text: str = "text"
+    """Column of the documents, where they come as rows (jsonl, parquet, TFDS)."""
+    z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the square of the log-partition function in the loss (Chowdhery et al., 2022); 1e-4 is usual."""
+
+
+class SamplesConfig(Section):
+    """Text that a generative model writes at each evaluation, for the log and the report."""
+
+    prompts: tuple[str, ...] = ()
+    """Beginnings to continue; absent: the first words of the first validation documents."""
+    number: int = Field(default=2, ge=0)
+    """Samples without prompts of their own; 0: none."""
+    tokens: int = Field(default=64, gt=0)
+    """Tokens written after each prompt, at most."""
+    temperature: float = Field(default=0.8, ge=0)
+    """Divides the logits; 0: always the likeliest token."""
+    top_k: int | None = Field(default=None, gt=0)
+    """Draw from so many likeliest tokens only."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Draw from the likeliest tokens that hold so much of the probability."""
 
 
 class PretrainingTask(ABC):

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from jaxlm.config_tasks import MaskedLMConfig
-from jaxlm.data.corrupt import Vocabulary, choose_masked, hide
-from jaxlm.data.rows import Segment
-from jaxlm.data.tokenize import Tokenizer
-from jaxlm.data.vocabulary import masking_vocabulary
-from jaxlm.tasks.language_model import METRICS, PretrainingTask, lay_out, show_segments
+from jaxlm.data.corpus.masking import choose_masked, hide
+from jaxlm.data.corpus.row_plan import Segment
+from jaxlm.tasks.language_model import METRICS, LanguageModelConfig, PretrainingTask, lay_out, show_segments
+from jaxlm.tokenizer.tokenizer import Tokenizer
+from jaxlm.tokenizer.vocabulary import Vocabulary, masking_vocabulary
+
+
+class MaskedLMConfig(LanguageModelConfig):
+    """Pretraining to restore masked tokens (BERT, RoBERTa, DistilBERT)."""
+
+    kind: Literal["masked_lm"] = "masked_lm"
+    """Maximum likelihood of the tokens that were masked."""
+    mask_rate: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the tokens to predict: 80 % become [MASK], 10 % a random token, 10 % stay (Devlin et al., 2019)."""
+    whole_word: bool = False
+    """Mask all pieces of a word or none."""
 
 
 @dataclass(frozen=True)

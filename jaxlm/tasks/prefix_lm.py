@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from jaxlm.config_tasks import PrefixLMConfig
-from jaxlm.data.rows import Segment
-from jaxlm.data.tokenize import Tokenizer
-from jaxlm.tasks.language_model import METRICS, PretrainingTask, next_tokens, show_segments
+from jaxlm.data.corpus.row_plan import Segment
+from jaxlm.tasks.language_model import (
+    METRICS,
+    LanguageModelConfig,
+    PretrainingTask,
+    SamplesConfig,
+    next_tokens,
+    show_segments,
+)
+from jaxlm.tokenizer.tokenizer import Tokenizer
+
+
+class PrefixLMConfig(LanguageModelConfig):
+    """Pretraining to continue a prefix that is read in both directions (Raffel et al., 2020, section 3.2.1)."""
+
+    kind: Literal["prefix_lm"] = "prefix_lm"
+    """Maximum likelihood of the tokens behind a prefix of random length."""
+    samples: SamplesConfig = SamplesConfig()
+    """What is written at each evaluation."""
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from jaxlm.config_tasks import ReplacedTokensConfig
-from jaxlm.data.corpus import Corpus
-from jaxlm.data.rows import Segment
-from jaxlm.data.tokenize import Tokenizer
+from jaxlm.data.corpus.corpus import Corpus
+from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.objectives import Batch, Loss
 from jaxlm.objectives.cross_entropy import Terms
 from jaxlm.objectives.language_model import measure_replaced_tokens, replaced_tokens_loss
-from jaxlm.tasks.language_model import PretrainingTask, token_metrics
+from jaxlm.tasks.language_model import LanguageModelConfig, PretrainingTask, token_metrics
 from jaxlm.tasks.masked_lm import MaskedRows
+from jaxlm.tokenizer.tokenizer import Tokenizer
+
+
+class ReplacedTokensConfig(LanguageModelConfig):
+    """Pretraining to tell which tokens a small generator replaced (ELECTRA; Clark et al., 2020)."""
+
+    kind: Literal["replaced_tokens"] = "replaced_tokens"
+    """Replaced-token detection, together with the generator's masked language modelling."""
+    mask_rate: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the tokens that the generator is asked for."""
+    whole_word: bool = False
+    """Mask all pieces of a word or none."""
+    generator_size: float = Field(default=0.25, gt=0, le=1)
+    """Width of the generator's layers as a share of the discriminator's."""
+    discriminator_weight: float = Field(default=50.0, gt=0)
+    """Weight of the discriminator's loss beside the generator's."""
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from jaxlm.config_tasks import SpanCorruptionConfig
-from jaxlm.data.corrupt import corrupt_spans, corrupted_lengths
-from jaxlm.data.rows import Cost, Segment
-from jaxlm.data.shapes import round_up
-from jaxlm.data.tokenize import Tokenizer
-from jaxlm.data.vocabulary import sentinels
+from jaxlm.data.corpus.masking import corrupt_spans, corrupted_lengths
+from jaxlm.data.corpus.row_plan import Cost, Segment
+from jaxlm.data.examples.shapes import round_up
 from jaxlm.errors import UserError
-from jaxlm.tasks.language_model import METRICS, PretrainingTask, lay_out, show_segments
+from jaxlm.tasks.language_model import METRICS, LanguageModelConfig, PretrainingTask, lay_out, show_segments
+from jaxlm.tokenizer.tokenizer import Tokenizer
+from jaxlm.tokenizer.vocabulary import sentinels
+
+
+class SpanCorruptionConfig(LanguageModelConfig):
+    """Pretraining to restore spans that sentinels replace (T5; Raffel et al., 2020)."""
+
+    kind: Literal["span_corruption"] = "span_corruption"
+    """Maximum likelihood of the spans that were taken out."""
+    noise_density: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the tokens that is taken out."""
+    mean_span: float = Field(default=3.0, ge=1)
+    """Mean length of a span in tokens."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,98 @@
+"""`jaxlm bench --suite scaling`: what splitting the same work over fake CPU devices costs, per mesh preset.
+
+Every measurement is a process of its own, and the contenders take turns. The devices share the cores of one machine:
+nothing gets faster, and the ratio to one device is the overhead of the division: copies, collectives, smaller products.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from jaxlm.errors import RunFailure
+
+PRESETS = ("ddp", "fsdp", "fsdp_tp")
+DEVICES = (1, 2, 4, 8)
+
+
+def measure(preset: str, *, steps: int, warmup: int) -> dict[str, Any]:
+    """Seconds of a training step of a small Llama on this process's devices: the median of `steps`."""
+    import jax
+
+    from jaxlm.config.schema import Config
+    from jaxlm.cost.stand_in import prepare_shapes
+    from jaxlm.training.plan import make_plan
+
+    sizes = {"vocab_size": 4096, "num_layers": 4, "embed_dim": 256, "num_heads": 8, "mlp_dim": 1024}
+    config = Config.model_validate(
+        {
+            "name": "bench",
+            "model": {"family": "llama", "config": sizes, "tokenizer": "none/needed/here"},
+            "task": {"kind": "causal_lm"},
+            "data": {"max_length": 128},
+            "train": {"batch_size": 16, "steps": steps + warmup},
+            "mesh": {"preset": preset},
+        }
+    )
+    prepared, loader, _ = prepare_shapes(config, jax.devices())
+    plan = make_plan(prepared, loader)
+    state, _ = plan.init_state()
+    batch = plan.to_device(next(loader))
+    seconds = []
+    for number in range(warmup + steps):
+        start = time.perf_counter()
+        state, metrics = plan.step(state, batch)
+        jax.block_until_ready((state, metrics))
+        if number >= warmup:
+            seconds.append(time.perf_counter() - start)
+    return {"seconds": statistics.median(seconds), "devices": jax.device_count()}
+
+
+def bench_scaling(*, rounds: int, steps: int, warmup: int) -> str:
+    """Runs every preset on 1, 2, 4 and 8 fake devices in turn, `rounds` times; returns a Markdown table of ratios.
+
+    Raises:
+      RunFailure: a measurement failed.
+    """
+    contenders = [("ddp", 1), *((preset, n) for preset in PRESETS for n in DEVICES[1:])]
+    times: dict[tuple[str, int], list[float]] = {contender: [] for contender in contenders}
+    for _ in range(rounds):
+        for preset, number in contenders:
+            times[preset, number].append(_run(preset, number, steps, warmup))
+    alone = times["ddp", 1]
+    lines = [
+        f"One device: {statistics.median(alone) * 1e3:.0f} ms a step.",
+        "",
+        "| preset | " + " | ".join(f"{n} devices" for n in DEVICES[1:]) + " |",
+        "|---|" + "---|" * (len(DEVICES) - 1),
+    ]
+    for preset in PRESETS:
+        cells = []
+        for number in DEVICES[1:]:
+            ratios = [split / whole for split, whole in zip(times[preset, number], alone, strict=True)]
+            cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
+        lines.append(f"| {preset} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _run(preset: str, number: int, steps: int, warmup: int) -> float:
+    command = [sys.executable, "-m", "jaxlm", "bench", "--suite", "scaling", "--worker", "--preset", preset]
+    command += ["--steps", str(steps), "--warmup", str(warmup)]
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={number}",
+        "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",  # collectives of fake devices can deadlock otherwise
+    }
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise RunFailure(f"{' '.join(command)} on {number} fake devices failed:\n{done.stderr[-2000:]}")
+    figures = json.loads(done.stdout.strip().split("\n")[-1])
+    if figures["devices"] != number:
+        raise RunFailure(f"asked for {number} fake devices, found {figures['devices']}")
+    return figures["seconds"]

@@ -1,0 +1,1 @@
+"""A run's config: its schema, reading it from YAML, and its reference page."""

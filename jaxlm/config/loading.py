@@ -1,0 +1,306 @@
+"""YAML files and `key.path=value` overrides to and from the config schema, with errors that name file, line and key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from jaxlm.config.reference import describe, sections_of, walk
+from jaxlm.config.schema import Config
+from jaxlm.errors import UserError
+
+# The YAML 1.2 core schema. YAML 1.1, PyYAML's own, reads `1e-3` as text and the label `no` as a boolean.
+# Each type with its pattern and the characters it may begin with.
+_CORE_SCHEMA = {
+    "null": (r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    "bool": (r"(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    "int": (r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", list("-+0123456789")),
+    "float": (
+        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
+        list("-+.0123456789"),
+    ),
+}
+_TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that resolves plain scalars by the core schema alone."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes a text which either version of YAML would take for something else."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _kind, (_pattern, _first) in _CORE_SCHEMA.items():
+    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(_pattern), _first)
+    _Dumper.add_implicit_resolver(_TAG + _kind, re.compile(_pattern), _first)
+
+
+@dataclass
+class _Node:
+    """One value of the document and where it was written."""
+
+    value: Any  # a scalar, dict[str, _Node] or list[_Node]
+    where: str
+    raw: str | None = None  # a plain scalar as it was written
+    touched: list[str] = field(default_factory=list)  # overrides of something below
+
+    def child(self, key: str | int) -> _Node | None:
+        if isinstance(self.value, dict):
+            return self.value.get(str(key))
+        if isinstance(self.value, list) and re.fullmatch(r"[0-9]+", str(key)) and int(key) < len(self.value):
+            return self.value[int(key)]
+        return None
+
+    def plain(self) -> Any:
+        """The value without places."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config file.
+
+    Args:
+      path: a YAML file.
+      overrides: `key.path=value`, the value being YAML; applied in order. A path may lead into mappings and lists
+        (`data.train.rows.0.text=...`); a section may be replaced whole (`data.train={path: x}`) or set to null.
+
+    Raises:
+      UserError: the file cannot be read or is no mapping, or a key or value does not fit; all mistakes in one message,
+        each with file, line (or the override), key, what was expected and what was found.
+    """
+    mistakes: list[str] = []
+    root = _parse(_read(path), lambda line: f"{path}:{line}", mistakes)
+    if root is None:
+        raise UserError(f"{path}: the file is empty; expected a mapping with at least the key name")
+    if not isinstance(root.value, dict):
+        raise UserError(f"{root.where}: expected a mapping of keys to values, found {_show(root.plain())}")
+    for override in overrides:
+        _apply(root, override, mistakes)
+    config = _validate(root, mistakes)
+    if config is None or mistakes:
+        raise UserError("\n".join(mistakes))
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """Returns YAML that `load_config` reads back as an equal config."""
+    return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _read(path: Path) -> str:
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: expected a YAML file, found a directory") from None
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {e.strerror}") from e
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = content.count(b"\n", 0, e.start) + 1
+        found = f"byte 0x{content[e.start]:02x} at offset {e.start}"
+        raise UserError(f"{path}:{line}: expected UTF-8, found {found}") from None
+
+
+def _parse(text: str, where: Callable[[int], str], mistakes: list[str]) -> _Node | None:
+    """Returns the document as nodes, None if there is none; duplicate keys go to `mistakes`."""
+    try:
+        document = yaml.compose(text, _Loader)
+    except yaml.MarkedYAMLError as e:
+        line = e.problem_mark.line + 1 if e.problem_mark else 1
+        raise UserError(f"{where(line)}: not valid YAML: {e.problem or e.context}") from None
+    except yaml.YAMLError as e:
+        raise UserError(f"{where(1)}: not valid YAML: {e}") from None
+    return None if document is None else _convert(document, document.start_mark.line + 1, where, mistakes, ())
+
+
+def _convert(
+    node: yaml.Node, line: int, where: Callable[[int], str], mistakes: list[str], above: tuple[yaml.Node, ...]
+) -> _Node:
+    place = where(line)
+    if any(node is parent for parent in above):
+        raise UserError(f"{place}: an alias refers to what it stands in")
+    above = (*above, node)
+    if isinstance(node, yaml.ScalarNode):
+        return _Node(_scalar(node, place), place, node.value if node.style is None else None)
+    if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
+        raise UserError(f"{place}: the tag {node.tag} is not supported")
+    if isinstance(node, yaml.SequenceNode):
+        return _Node([_convert(item, item.start_mark.line + 1, where, mistakes, above) for item in node.value], place)
+    children: dict[str, _Node] = {}
+    for key, value in node.value:
+        key_line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise UserError(f"{where(key_line)}: expected a word as key, found a list or mapping")
+        if key.value in children:
+            mistakes.append(f"{where(key_line)}: {key.value} stands twice, first at {children[key.value].where}")
+        children[key.value] = _convert(value, key_line, where, mistakes, above)
+    return _Node(children, place)
+
+
+def _scalar(node: yaml.ScalarNode, place: str) -> Any:
+    kind, text = node.tag.removeprefix(_TAG), node.value
+    if kind == "str":
+        return text
+    pattern, _ = _CORE_SCHEMA.get(kind, (None, []))
+    if pattern is None or not re.match(pattern, text):
+        raise UserError(f"{place}: the tag {node.tag} is not supported for {text!r}")
+    if kind == "int":
+        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+    if kind == "float":
+        return float(re.sub(r"\.(?=[iInN])", "", text))
+    return None if kind == "null" else text.lower() == "true"
+
+
+def _apply(root: _Node, override: str, mistakes: list[str]) -> None:
+    """Sets one `key.path=value` in the document."""
+    place = f"override '{override}'"
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        mistakes.append(f"{place}: expected key.path=value")
+        return
+    try:
+        value = _parse(text, lambda _: place, mistakes) or _Node(None, place)
+    except UserError as e:
+        mistakes.append(f"{e} (quote the value?)")
+        return
+    node = root
+    for depth, key in enumerate(keys):
+        if node.value is None:
+            node.value = {}
+        child = node.child(key)
+        last = depth == len(keys) - 1
+        if child is None and not isinstance(node.value, dict):
+            kind = f"a list of {len(node.value)}" if isinstance(node.value, list) else _show(node.value)
+            mistakes.append(f"{place}: there is no {key} in {'.'.join(keys[:depth])}, which is {kind}")
+            return
+        node.touched.append(place)
+        if last or child is None:
+            child = value if last else _Node({}, place)
+            node.value[key if isinstance(node.value, dict) else int(key)] = child
+        node = child
+
+
+def _validate(root: _Node, mistakes: list[str]) -> Config | None:
+    """Returns the config, or None with the schema's complaints appended to `mistakes`."""
+    try:
+        return Config.model_validate_json(json.dumps(root.plain()), strict=True)
+    except ValidationError as e:
+        errors = [(_follow(root, error["loc"]), error) for error in e.errors(include_url=False)]
+    # A label, column or name may look like a number, a count like a float: `labels: [0, 1]`, `steps: 1e4`.
+    if sum(_retype(path[-1], error["type"]) for (_, path), error in errors):
+        return _validate(root, mistakes)
+    seen: set[tuple[str, ...]] = set()
+    for (keys, path), error in errors:
+        if keys in seen and error["type"] != "value_error":  # a union complains once for each of its members
+            continue
+        seen.add(keys)
+        places = [path[-1].where, *(path[-1].touched if error["type"] == "value_error" else [])]
+        mistakes.append(f"{' with '.join(dict.fromkeys(places))}: {_explain(keys, path[-1], error)}")
+    return None
+
+
+def _follow(root: _Node, location: Sequence[str | int]) -> tuple[tuple[str, ...], list[_Node]]:
+    """Returns the keys and nodes that a pydantic location leads through, leaving out its names of union members."""
+    keys: list[str] = []
+    path = [root]
+    for part in location:
+        child = path[-1].child(part)
+        if child is not None:
+            keys.append(str(part))
+            path.append(child)
+    return tuple(keys), path
+
+
+def _retype(node: _Node, error_type: str) -> bool:
+    """Where the schema wants it, takes a plain scalar as the text that was written, or a whole float as an integer."""
+    if error_type == "string_type" and node.raw is not None and isinstance(node.value, (bool, int, float)):
+        node.value = node.raw
+        return True
+    if error_type == "int_type" and isinstance(node.value, float) and node.value.is_integer():
+        node.value = int(node.value)
+        return True
+    return False
+
+
+def _explain(keys: tuple[str, ...], node: _Node, error: Any) -> str:
+    dotted = ".".join(keys)
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key {dotted}; {_hint(keys, error['loc'])}"
+        case "union_tag_invalid":
+            known, found = error["ctx"]["expected_tags"].replace("'", ""), error["ctx"]["tag"]
+            near = difflib.get_close_matches(found, known.split(", "), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return f"{dotted}.kind: expected one of {known}, found {_show(found)}{hint}"
+        case "missing":
+            keys = (*keys, str(error["loc"][-1]))
+            return f"{'.'.join(keys)} is missing; expected {_expected(keys, error['loc'])}"
+        case "value_error":
+            return f"{dotted}: {error['ctx']['error']}"
+        case "string_pattern_mismatch":
+            return f"{dotted}: expected text matching {error['ctx']['pattern']}, found {_show(node.plain())}"
+    return f"{dotted}: expected {_expected(keys, error['loc'])}, found {_show(node.plain())}"
+
+
+def _field(keys: tuple[str, ...], location: Sequence[str | int]) -> FieldInfo | None:
+    """The schema's field of a key, None for one that it lacks.
+
+    Args:
+      location: pydantic's; of a section of several kinds it names the one that the document chose.
+    """
+    section: type[BaseModel] | None = Config
+    for key in keys[:-1]:
+        info = section.model_fields.get(key) if section else None
+        kinds = sections_of(info.annotation) if info else ()
+        chosen = [kind for kind in kinds if len(kinds) == 1 or kind.model_fields["kind"].default in location]
+        section = chosen[0] if chosen else None
+    return section.model_fields.get(keys[-1]) if section else None
+
+
+def _expected(keys: tuple[str, ...], location: Sequence[str | int]) -> str:
+    """The type of a key in words; where the path leads into a list or mapping, that of the whole."""
+    for end in range(len(keys), 0, -1):
+        info = _field(keys[:end], location)
+        if info is not None:
+            words = describe(info.annotation, info.metadata)
+            return words if end == len(keys) else f"{'.'.join(keys[:end])} to be {words}"
+    raise AssertionError(f"{keys} is not in the schema")
+
+
+def _hint(keys: tuple[str, ...], location: Sequence[str | int]) -> str:
+    """What an unknown key may have meant: a namesake in another section, else the nearest in its own, else any."""
+    prefix = "".join(f"{key}." for key in keys[:-1])
+    siblings = [key.removeprefix(prefix) for key, _ in walk() if key.startswith(prefix)]
+    siblings = [key for key in dict.fromkeys(siblings) if _field((*keys[:-1], key), location)]
+    namesakes = [key for key, _ in walk() if key.rpartition(".")[2] == keys[-1] and key != ".".join(keys)]
+    near = [prefix + key for key in difflib.get_close_matches(keys[-1], siblings, n=1)]
+    if namesakes or near:
+        return f"did you mean {' or '.join(dict.fromkeys(namesakes or near))}?"
+    return f"known keys: {', '.join(siblings)}"
+
+
+def _show(value: Any) -> str:
+    """A found value as YAML, cut to fit a line."""
+    if value is None:
+        return "null"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,56 @@
+"""The config section `model`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from jaxlm.section import Section
+from jaxlm.tokenizer.config import TokenizerTrainingConfig
+
+
+class ModelConfig(Section):
+    """What is trained, and how it is computed."""
+
+    init: str | None = None
+    """An HF-format directory, a hub id, an earlier run's directory, or the config of a pretraining run, which is run
+    first if it has no result yet; absent: random, from `family` + `preset`."""
+    family: str | None = None
+    """Architecture of a model that starts from random weights, for instance `bert`."""
+    preset: str | None = None
+    """Size of that architecture, for instance `small`."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Overrides of the family's own config fields, for instance `{num_layers: 4}`; only without `init`."""
+    tokenizer: str | None = None
+    """A tokenizer directory or hub id; absent: the one in `init`."""
+    train_tokenizer: TokenizerTrainingConfig | None = None
+    """Train a tokenizer on the training texts instead; for models that start from random parameters."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    new_head: bool = False
+    """Initialise the task head afresh even where the checkpoint has one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute dtype; parameters, softmax, norms and loss stay float32."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Overrides the checkpoint's hidden dropout."""
+    attention_dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Overrides the checkpoint's dropout of attention probabilities. 0 is recommended on a TPU: its kernel has none."""
+    classifier_dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Overrides the checkpoint's dropout before the task head."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """Attention kernel; `auto`: splash on a TPU and cuDNN on a GPU, where they can do what is asked, else XLA. On a
+    CPU, `splash` is interpreted, very slowly."""
+    remat: Literal["none", "full", "dots"] = "none"
+    """Activations recomputed in the backward pass: none, all of a layer, or all but its matrix products."""
+    logits_chunk: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """Language models: tokens of a row whose logits exist at once; `auto`: all, unless that were over 2^25 numbers."""
+    unroll: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """Layers unrolled per scan step; `auto`: all of them on a CPU (faster steps), one elsewhere (faster compiles)."""
+
+    @model_validator(mode="after")
+    def _random_or_given(self) -> ModelConfig:
+        given = [k for k in ("preset", "config") if getattr(self, k)]
+        if self.init is not None and given:
+            raise ValueError(f"{' and '.join(given)}: only for random weights, without init")
+        return self

@@ -1,0 +1,71 @@
+"""The config sections `train`, `checkpoint` and `logging`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from jaxlm.section import Section
+
+
+class EarlyStoppingConfig(Section):
+    """Ends a run that has stopped improving."""
+
+    patience: int = Field(default=3, gt=0)
+    """Evaluations in a row without improvement before the run ends."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """What the metric must gain to count as an improvement."""
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    batch_size: int = Field(default=32, gt=0)
+    """Examples per optimizer step, exactly, packed or not; in pretraining, rows of `data.max_length` tokens."""
+    batch_tokens: int | None = Field(default=None, gt=0)
+    """Instead of `batch_size`: packed rows of about this many tokens per step, however many examples they hold."""
+    accumulation: int = Field(default=1, gt=0)
+    """Micro-batches one step is computed in; does not change the result."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the training rows; absent: 3, unless `steps` is given."""
+    steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps, instead of `epochs`."""
+    eval_every: Annotated[int, Field(gt=0)] | Literal["epoch"] = "epoch"
+    """Steps between evaluations on the validation rows."""
+    metric: str | None = None
+    """What best checkpoint and early stopping go by; absent: the task's own."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Absent: the run goes its full length."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target that is spread evenly over the classes."""
+    scratch_baseline: bool = False
+    """Also train the same network from random parameters, as run NAME-scratch, and print its scores beside."""
+    fresh: bool = False
+    """Start over: the run directory of the same name is moved aside."""
+
+    @model_validator(mode="after")
+    def _length(self) -> TrainConfig:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("expected steps or epochs, not both")
+        return self
+
+
+class CheckpointConfig(Section):
+    """When the state of a run is saved."""
+
+    every: int | None = Field(default=None, gt=0)
+    """Steps between checkpoints; absent: at each evaluation. The best and the last are always saved."""
+    keep: int = Field(default=1, gt=0)
+    """Best checkpoints kept, beside the newest."""
+
+
+class LoggingConfig(Section):
+    """Where progress is written."""
+
+    every: int = Field(default=10, gt=0)
+    """Steps between log lines."""
+    directory: str = "runs"
+    """Run directories are made here, by `name`."""
+    tensorboard: bool = True
+    """Write TensorBoard event files beside `metrics.jsonl`."""

@@ -1,0 +1,226 @@
+"""`--dry-run` for devices that are not there: compiles the train step ahead of time and says what it will cost."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxlm.config.schema import Config
+from jaxlm.cost.flops import matmul_flops
+from jaxlm.cost.hlo import Collective, collectives, cycles, kernels
+from jaxlm.cost.stand_in import prepare_shapes
+from jaxlm.cost.topology import Absent, Topology, has_cudnn, quiet
+from jaxlm.errors import RunFailure, UserError
+from jaxlm.nn.splash import kernel_flops
+from jaxlm.parallel.chips import GIB, Chip
+from jaxlm.parallel.sharding import Rules
+from jaxlm.setup.setup import Prepared, prepare
+from jaxlm.training.plan import make_plan
+from jaxlm.training.state import bytes_on_device
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one step of a run costs on one of the devices it is compiled for."""
+
+    plan: Any
+    """The run's `train.Plan`."""
+    tokenizer: str
+    """What stands in for it, if anything."""
+    batch: dict[str, jax.ShapeDtypeStruct]
+    params: int
+    """Bytes, as the following."""
+    optimizer: int
+    temporaries: int | None
+    """None: the compiler found no room."""
+    peak: int | None
+    refusal: str
+    """What the compiler said then."""
+    collectives: tuple[Collective, ...]
+    model_flops: float
+    """Of the whole step on all devices: three times the matrix products of the forward pass."""
+    cycles: int | None
+    """The TPU compiler's estimate, without communication and kernels."""
+    kernel_flops: int = 0
+    """Of the attention kernel, on one device."""
+
+
+def dry_run_for(config: Config, absent: Absent) -> str:
+    """Compiles one step for absent devices; returns the report. No parameter is made and nothing is written.
+
+    Raises:
+      UserError: as the run itself would; the compiler is not installed or does not know the topology.
+      RunFailure: the step does not compile, for another reason than memory.
+    """
+    cost = compile_step(config, absent.devices())
+    return "\n".join(report(cost, absent.topology, absent.number))
+
+
+def compile_step(config: Config, devices: list[Any]) -> Cost:
+    """Compiles a run's train step for `devices`; arguments and errors as in `dry_run_for`."""
+    if config.model.init is not None and Path(config.model.init).suffix in (".yaml", ".yml"):
+        raise UserError(f"model.init={config.model.init}: expected the directory of that run; finish it first")
+    changes: dict[str, Any] = {}
+    if config.model.unroll == "auto":  # as on an accelerator, on fake CPU devices, too
+        changes["unroll"] = 1
+    if config.model.attention == "auto" and devices[0].platform == "gpu" and not has_cudnn():
+        changes["attention"] = "xla"
+    config = config.model_copy(update={"model": config.model.model_copy(update=changes)})
+    tokenizer = ""
+    if config.task.kind == "classification":
+        prepared = prepare(config, splits=("train",), devices=devices)
+        plan = make_plan(prepared)
+    else:
+        prepared, loader, tokenizer = prepare_shapes(config, devices)
+        plan = make_plan(prepared, loader)
+    batch = plan.abstract_batch(next(plan.loader))
+    plan.loader.close()
+    state = plan.abstract_state()
+    cost = Cost(
+        plan, tokenizer, batch, bytes_on_device(state.params), bytes_on_device(state.opt_state), None, None, "", (),
+        3 * _forward_flops(prepared, batch), None,
+    )  # fmt: skip
+    try:
+        with quiet():
+            # Triton's tile sizes are tried out on a GPU; without one some products have none (cuBLAS needs none).
+            options = {"xla_gpu_enable_triton_gemm": False} if prepared.rules.platform == "gpu" else None
+            compiled = plan.step.lower(state, batch).compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise RunFailure(f"the compiler gave up: {str(error).strip()[:2000]}") from error
+        return replace(cost, refusal=str(error))
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return replace(
+        cost,
+        temporaries=memory.temp_size_in_bytes,
+        peak=kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        collectives=tuple(collectives(text)),
+        cycles=cycles(text),
+        kernel_flops=sum(call.times * kernel_flops(call.name, call.operands) for call in kernels(text)),
+    )
+
+
+def _forward_flops(prepared: Prepared, batch: dict[str, jax.ShapeDtypeStruct]) -> int:
+    """Of the matrix products of a forward pass over one whole batch, attention in full included."""
+    config, whole = prepared.config, prepared.model
+    model = replace(whole, compute=replace(whole.compute, attention="xla", remat="none", unroll=1, rules=Rules()))
+    chunk = None if config.model.logits_chunk == "auto" else config.model.logits_chunk
+    loss = prepared.task.loss(config.train.label_smoothing, chunk)
+    micro = {key: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for key, value in batch.items()}
+    turns = next(iter(batch.values())).shape[0]
+    return turns * matmul_flops(lambda params, rows: loss(model.apply(params, rows, None), rows), model.shapes, micro)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How long a step takes, in seconds, and the share of the peak that it makes of the model's operations."""
+
+    compute: float
+    communication: float
+    """Of all collectives, over all links of a chip at their full speed."""
+    total: float
+    utilisation: float
+
+
+def estimate(cost: Cost, chip: Chip, num_devices: int) -> Step:
+    """Step time: the compiler's where it has one, else a roofline; and communication, which the compiler leaves out.
+
+    The TPU compiler gives each instruction its cycles: their sum, as often as each runs, at the chip's clock. It gives
+    none to the attention kernel, whose matrix products are taken at the chip's peak. For a GPU there is the time that
+    the operations take at the chip's peak, a third more where layers are computed twice, and reading and writing the
+    training state once. A collective of n devices moves (n - 1) / n of its bytes, an all-reduce twice that. What runs
+    beside computation is taken to be hidden.
+    """
+    sent = {flag: sum(_moved(c) for c in cost.collectives if c.overlapped == flag) for flag in (False, True)}
+    waiting, hidden = (sent[flag] / chip.link_bandwidth for flag in (False, True))
+    if cost.cycles is not None and chip.clock is not None:
+        compute = cost.cycles / chip.clock + cost.kernel_flops / chip.flops
+    else:
+        again = 4 / 3 if cost.plan.prepared.config.model.remat == "full" else 1.0
+        state = 2 * (cost.params + cost.optimizer)
+        compute = again * cost.model_flops / num_devices / chip.flops + state / chip.memory_bandwidth
+    total = max(compute, hidden) + waiting
+    return Step(compute, waiting + hidden, total, cost.model_flops / (total * num_devices * chip.flops))
+
+
+def _moved(collective: Collective) -> float:
+    """Bytes that one device sends in one step."""
+    size = max(collective.group_size, 2)
+    whole = collective.bytes * (size if collective.kind == "reduce-scatter" else 1)
+    share = 1.0 if collective.kind == "collective-permute" else (size - 1) / size
+    return collective.times * whole * share * (2 if collective.kind == "all-reduce" else 1)
+
+
+def report(cost: Cost, topology: Topology | None, number: int) -> list[str]:
+    """The lines of `--dry-run --topology` and `--dry-run mesh.devices=N`."""
+    plan, prepared = cost.plan, cost.plan.prepared
+    shapes = plan.loader.shapes
+    kind = f"{topology.name}, {number} x {topology.chip.name}" if topology else f"{number} fake CPU devices"
+    return [
+        f"model            {prepared.model.family.name}, {prepared.model.num_parameters:,} parameters",
+        f"task             {prepared.task.describe()['problem']}",
+        *([f"tokenizer        {cost.tokenizer}"] if cost.tokenizer else []),
+        f"devices          {kind}",
+        f"attention        {prepared.model.compute.attention}",
+        f"mesh             {prepared.rules.why}",
+        f"batch            rows {list(shapes.row_counts)} x length {list(shapes.row_lengths)}, "
+        f"{prepared.config.train.accumulation} micro-batch(es)",
+        *_memory_lines(cost, topology),
+        *_collective_lines(cost.collectives),
+        *_time_lines(cost, topology, number),
+    ]
+
+
+def _memory_lines(cost: Cost, topology: Topology | None) -> list[str]:
+    lines = [
+        f"parameters       {cost.params / GIB:.3f} GiB per device",
+        f"optimizer state  {cost.optimizer / GIB:.3f} GiB per device",
+    ]
+    limit = topology.chip.memory if topology else None
+    if cost.peak is None or cost.temporaries is None:
+        said = re.sub(r"\s+", " ", cost.refusal).strip()[:400]
+        return [*lines, "peak             more than there is", f"fits             NO: {said}"]
+    lines += [
+        f"temporaries      {cost.temporaries / GIB:.3f} GiB per device (gradients and activations)",
+        f"peak             {cost.peak / GIB:.3f} GiB per device",
+    ]
+    if limit is not None:
+        share = cost.peak / limit
+        lines.append(f"fits             {'yes' if share <= 1 else 'NO'}: {share:.0%} of {limit / GIB:.0f} GiB")
+    return lines
+
+
+def _collective_lines(found: tuple[Collective, ...]) -> list[str]:
+    if not found:
+        return ["collectives      none"]
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for collective in found:
+        counts[collective.kind][0] += collective.times
+        counts[collective.kind][1] += collective.times * collective.bytes
+    lines = [
+        f"{kind}: {n:,} a step, {size / GIB:.3f} GiB received per device" for kind, (n, size) in sorted(counts.items())
+    ]
+    return [f"{'' if i else 'collectives':16s} {line}" for i, line in enumerate(lines)]
+
+
+def _time_lines(cost: Cost, topology: Topology | None, number: int) -> list[str]:
+    lines = [f"model FLOPs      {cost.model_flops / 1e12:,.3f} T a step (3 x the forward pass's matrix products)"]
+    if topology is None or cost.peak is None:
+        return lines
+    step = estimate(cost, topology.chip, number)
+    source = "the compiler's cycles" if cost.cycles is not None else "roofline"
+    tokens = sum(math.prod(value.shape) for key, value in cost.batch.items() if key.endswith("segment_ids"))
+    lines += [
+        f"step time        {step.total:.4f} s, estimated: computing {step.compute:.4f} s ({source}), communicating "
+        f"{step.communication:.4f} s",
+        f"throughput       {tokens / step.total:,.0f} columns/s, {tokens / step.total / number:,.0f} per device",
+        f"utilisation      {step.utilisation:.1%} of {topology.chip.flops / 1e12:,.0f} TFLOP/s",
+    ]
+    return lines

@@ -1,0 +1,82 @@
+"""`--dry-run`: everything a run does before its first step, one step compiled, and what it will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxlm.config.loading import dump_config
+from jaxlm.config.schema import Config
+from jaxlm.parallel.chips import GIB
+from jaxlm.setup.setup import Prepared, prepare
+from jaxlm.training.plan import Plan, make_plan
+from jaxlm.training.state import bytes_on_device
+
+
+def dry_run(config: Config) -> str:
+    """Resolves, loads, builds and compiles one step; returns the report. Nothing is written but tokenised corpora.
+
+    Raises:
+      UserError: as the run itself would.
+    """
+    prepared = prepare(config)
+    params, initialised = prepared.init_params()
+    del params  # read once, so that a damaged checkpoint shows now
+    plan = make_plan(prepared)
+    batch = next(plan.loader)
+    plan.loader.close()
+    compiled = plan.step.lower(plan.abstract_state(), plan.to_device(batch)).compile()
+    shapes = plan.loader.shapes
+    lines = [
+        dump_config(config).rstrip(),
+        "",
+        f"model            {prepared.model.family.name}, {prepared.model.num_parameters:,} parameters"
+        + (f", new: {', '.join(initialised)}" if initialised else ""),
+        f"task             {_task(prepared)}",
+        f"mesh             {prepared.rules.why}",
+        *(f"{name:16s} {_counts(split.describe())}" for name, split in prepared.splits.items()),
+        f"steps            {plan.total_steps} ({plan.loader.steps_per_epoch or 'unknown'} per epoch)",
+        f"batch shapes     rows {list(shapes.row_counts)} x length {list(shapes.row_lengths)}, "
+        f"{shapes.slots} examples a row at most, padding {plan.loader.padding_share:.1%}",
+        *_memory(plan, compiled),
+        *_flops(compiled),
+        "",
+        *prepared.task.show(batch, prepared.tokenizer),
+    ]
+    return "\n".join(lines)
+
+
+def _task(prepared: Prepared) -> str:
+    described = prepared.task.describe()
+    names = described["label_names"]
+    listed = f": {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else ""
+    return described["problem"] + listed
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
+
+
+def _memory(plan: Plan, compiled: Any) -> list[str]:
+    """Bytes on one device: exact for what is kept between steps, the compiler's own figure for the rest."""
+    state = plan.abstract_state()
+
+    on_host = ", the rest in host memory" if plan.prepared.config.optimizer.offload else ""
+    lines = [
+        f"parameters       {bytes_on_device(state.params) / GIB:.3f} GiB per device",
+        f"optimizer state  {bytes_on_device(state.opt_state) / GIB:.3f} GiB per device{on_host}",
+    ]
+    analysis = compiled.memory_analysis()
+    if analysis is not None:
+        peak = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+        lines += [
+            f"temporaries      {analysis.temp_size_in_bytes / GIB:.3f} GiB per device (gradients and activations)",
+            f"peak             {peak / GIB:.3f} GiB per device, about",
+        ]
+    return lines
+
+
+def _flops(compiled: Any) -> list[str]:
+    analysis = compiled.cost_analysis()
+    flops = (analysis or {}).get("flops")
+    return [f"FLOPs per step   {flops / 1e9:,.1f} G per device (compiler's count)"] if flops else []

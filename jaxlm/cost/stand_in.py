@@ -1,0 +1,69 @@
+"""A pretraining run without its corpus: task, model and batch shapes, for compiling a step that is not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+from tokenizers import models
+
+from jaxlm.config.schema import Config
+from jaxlm.errors import RunFailure, UserError
+from jaxlm.hf.checkpoint import Checkpoint
+from jaxlm.models import get_family
+from jaxlm.setup.model import build_model
+from jaxlm.setup.setup import Prepared
+from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
+from jaxlm.tasks import PRETRAINING
+from jaxlm.tokenizer.families import FAMILIES, assemble, sentinels
+from jaxlm.tokenizer.tokenizer import Tokenizer
+from jaxlm.training.loaders import EmptyRows
+
+
+def prepare_shapes(config: Config, devices: Sequence[Any]) -> tuple[Prepared, EmptyRows, str]:
+    """Returns a pretraining run's parts without data, batches of its shapes, and whose vocabulary that is.
+
+    For a tokenizer that cannot be read, or would have to be trained, one of as many entries as the model's vocabulary
+    stands in: shapes follow from it, and the ids of special tokens.
+
+    Args:
+      devices: that the mesh is made of.
+    Raises:
+      UserError: as the run itself would.
+    """
+    assert config.task.kind != "classification"
+    checkpoint = open_checkpoint(config)
+    tokenizer, source = _tokenizer(config, checkpoint)
+    task = PRETRAINING[config.task.kind].from_tokenizer(config.task, tokenizer, config.data.max_length)
+    model = build_model(config, task, tokenizer, checkpoint, devices=devices)
+    prepared = Prepared(config, task, tokenizer, {}, {}, model, checkpoint)
+    return prepared, EmptyRows(config, task, prepared.rules), source
+
+
+def _tokenizer(config: Config, checkpoint: Checkpoint | None) -> tuple[Tokenizer, str]:
+    model = config.model
+    if model.train_tokenizer is None:
+        try:
+            return make_tokenizer(config, checkpoint, None, None), ""
+        except (UserError, RunFailure):
+            if model.tokenizer is None or checkpoint is not None:
+                raise
+    family = get_family(model.family or "", "model.family")
+    sizes = family.presets.get(model.preset or "", family.config())
+    size = model.config.get("vocab_size", sizes.vocab_size)
+    source = f"not read ({model.tokenizer}): one of"
+    if model.train_tokenizer is not None:
+        size, source = model.train_tokenizer.vocab_size, "not trained: one of"
+    return stand_in(family.name, size), f"{source} {size:,} entries stands in"
+
+
+def stand_in(family: str, size: int) -> Tokenizer:
+    """A vocabulary of `size` meaningless words with a model family's special tokens."""
+    named = (style for style in FAMILIES.values() if family in (style.name, *style.aliases))
+    style = next(named, FAMILIES["gpt2"])
+    words = size - len(style.tokens) - len(sentinels(style))
+    entries = [*style.tokens, *(f"w{i}" for i in range(words))]
+    vocabulary: Mapping[str, int] = {entry: i for i, entry in enumerate(entries)}
+    unknown = next((token for token in ("[UNK]", "<unk>") if token in vocabulary), entries[0])
+    return assemble(tokenizers.Tokenizer(models.WordLevel(dict(vocabulary), unk_token=unknown)), style)

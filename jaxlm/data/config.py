@@ -1,0 +1,116 @@
+"""The config schema of data: where rows and documents come from, cleaning, and how they become batches."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from jaxlm.section import Section
+
+
+class SourceConfig(Section):
+    """Where one split comes from: exactly one of `path`, `rows`, `tfds`, `builtin`, `mixture`."""
+
+    path: str | tuple[str, ...] | None = None
+    """A file, relative to where the command runs; in pretraining also glob patterns, and lists of them."""
+    rows: tuple[dict[str, Any], ...] | None = None
+    """The rows themselves, each a mapping of column names to values."""
+    tfds: str | None = None
+    """A TensorFlow Datasets name such as `glue/sst2`, prepared as ArrayRecord."""
+    builtin: Literal["stdlib_docstrings", "installed_docstrings"] | None = None
+    """A data set made on the machine: docstrings of the Python standard library, labelled by topic; or, for
+    pretraining, those of it and of all installed packages, less what stands in the first one's validation and test."""
+    mixture: tuple[SourceConfig, ...] | None = None
+    """Pretraining: several sources, drawn from in proportion to their `weight`."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share of the rows that come from this source of a mixture, relative to the others."""
+    split: str | None = None
+    """TFDS or built-in split; absent: the name of the key it stands under."""
+    data_dir: str | None = None
+    """TFDS directory; absent: TFDS's own default."""
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "text"] = "auto"
+    """Format of the file at `path`; `auto`: by its suffix (`.txt` is plain text in pretraining)."""
+    documents: Literal["file", "line", "blank_line"] = "file"
+    """Plain text: what one document is, the whole file, each line, or what stands between blank lines."""
+    columns: tuple[str, ...] | None = None
+    """Column names of a csv or tsv file that has no header line; absent: the first line is the header."""
+    rename: dict[str, str] = Field(default_factory=dict)
+    """Column mapping, file's name -> name used by the task."""
+    quoting: bool | Literal["auto"] = "auto"
+    """csv/tsv quotes; `auto`: on for csv, off for tsv."""
+    encoding: str = "utf-8"
+    """Text encoding of the file, by the name Python knows it under."""
+    limit: int | None = Field(default=None, gt=0)
+    """Only the first rows."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SourceConfig:
+        kinds = ("path", "rows", "tfds", "builtin", "mixture")
+        given = [k for k in kinds if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected exactly one of {', '.join(kinds)}; found {', '.join(given) or 'none'}")
+        if self.mixture is not None and any(part.mixture is not None for part in self.mixture):
+            raise ValueError("expected sources in a mixture, found another mixture")
+        return self
+
+
+class CleanConfig(Section):
+    """Text preprocessing; each action is counted in the log."""
+
+    unicode: Literal["none", "NFC", "NFKC"] = "none"
+    """Unicode normal form."""
+    control_characters: bool = False
+    """Remove control and zero-width characters (tab and line feed stay)."""
+    whitespace: bool = False
+    """Fold runs of white space into one space and strip the ends."""
+    deduplicate: bool = False
+    """Drop training rows whose texts occurred earlier in the training rows."""
+    leaks: Literal["ignore", "warn", "drop"] = "warn"
+    """Training rows whose texts stand in validation or test."""
+
+
+class DataConfig(Section):
+    """The rows, and how they become batches."""
+
+    train: SourceConfig | None = None
+    """Training rows."""
+    validation: SourceConfig | None = None
+    """Rows of the evaluations during training, which choose the best checkpoint."""
+    test: SourceConfig | None = None
+    """Rows that the best checkpoint is scored on at the end."""
+    max_length: int = Field(default=128, gt=0)
+    """Longest example in tokens, special tokens included; in pretraining, the length of every row."""
+    across_documents: bool = False
+    """Pretraining: cut rows from the documents laid end to end, attention crossing from one into the next; false:
+    documents stay whole where they fit a row, several to a row, kept apart by segment masks."""
+    tokenize: Literal["once", "stream"] = "once"
+    """Pretraining: tokenise the corpus once, into memory-mapped files that are kept; or anew, as rows are drawn."""
+    token_cache: str | None = None
+    """Folder of the tokenised corpora; absent: `tokens` in `logging.directory`."""
+    long_text: Literal["truncate", "window"] = "truncate"
+    """What becomes of a longer text: cut at the end, or read in overlapping windows whose outputs are averaged."""
+    stride: int = Field(default=32, ge=0)
+    """Tokens shared by neighbouring windows."""
+    packing: bool = True
+    """Several examples to a row, kept apart by segment masks; false: one to a row, padded."""
+    order: Literal["random", "balanced"] = "random"
+    """Order of the examples of an epoch: drawn at random; or drawn, and then dealt to the batches so that each holds
+    nearly the same number of tokens: less padding and fewer batch shapes to compile. Packed batches of
+    `train.batch_size` only."""
+    row_length: int | None = Field(default=None, gt=0)
+    """Packed row length; absent: the multiple of 8, from the longest example to `max_length`, that wastes least."""
+    max_shapes: int = Field(default=4, gt=0)
+    """Most distinct batch shapes, hence compilations, of the training loader."""
+    eval_rows: int | None = Field(default=None, gt=0)
+    """Rows of an evaluation batch; absent: as many as give about 4,096 tokens."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """A row that cannot be used stops the run, or is skipped and counted."""
+    clean: CleanConfig = CleanConfig()
+    """Text preprocessing."""
+
+    @model_validator(mode="after")
+    def _windows_advance(self) -> DataConfig:
+        if self.long_text == "window" and self.stride >= self.max_length:
+            raise ValueError(f"expected stride below max_length ({self.max_length}), found {self.stride}")
+        return self

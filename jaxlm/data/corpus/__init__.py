@@ -1,0 +1,1 @@
+"""Corpora for pretraining: documents, the token cache, rows, batches."""

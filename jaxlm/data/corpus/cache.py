@@ -1,0 +1,255 @@
+"""Corpora tokenised once: found again by the content of what they are made from, or built, resumed and waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxlm.data.config import DataConfig, SourceConfig
+from jaxlm.data.corpus.build import build_tokens
+from jaxlm.data.corpus.corpus import Corpus, map_array
+from jaxlm.data.corpus.documents import Documents
+from jaxlm.data.corpus.file_digests import Contents
+from jaxlm.data.corpus.text_digests import DigestSet
+from jaxlm.data.corpus.writer import DIGEST_TYPE, OFFSET_TYPE
+from jaxlm.errors import RunFailure, Stop, UserError
+from jaxlm.files import writing
+from jaxlm.tokenizer.tokenizer import Tokenizer
+
+log = logging.getLogger("jaxlm")
+
+Wrap = Literal["documents", "none"]
+
+_FORMAT = 1
+_POLL = 0.5  # seconds
+_UNKNOWN_SHARE = 0.01
+_CHUNK = 1 << 20
+
+
+def open_corpora(
+    data: DataConfig,
+    splits: Sequence[str],
+    *,
+    text_column: str,
+    tokenizer: Tokenizer,
+    cache: Path,
+    wrap: Wrap,
+    stop: Stop = lambda: None,
+) -> dict[str, list[tuple[Corpus, float]]]:
+    """The tokenised corpora of a run, each of its mixture's sources with its weight; arguments as in `open_corpus`.
+
+    Training documents are checked against the validation and test splits that are opened beside them, and, with
+    `clean.deduplicate`, against the mixture's sources before their own.
+
+    Args:
+        splits: those to open of "train", "validation" and "test"; a split that `data` lacks is left out.
+    """
+    opened: dict[str, list[tuple[Corpus, float]]] = {}
+    for split in ("validation", "test", "train"):  # so that training documents can be compared with the others
+        source: SourceConfig | None = getattr(data, split)
+        if source is None or split not in splits:
+            continue
+        held_out = {name: [corpus for corpus, _ in parts] for name, parts in opened.items()}
+        parts = [(f"data.{split}", source)]
+        if source.mixture is not None:
+            parts = [(f"data.{split}.mixture[{i}]", part) for i, part in enumerate(source.mixture)]
+        corpora: list[tuple[Corpus, float]] = []
+        for key, part in parts:
+            corpus = open_corpus(
+                part,
+                key=key,
+                split=split,
+                text_column=text_column,
+                tokenizer=tokenizer,
+                data=data,
+                cache=cache,
+                wrap=wrap,
+                held_out=held_out,
+                earlier=[corpus for corpus, _ in corpora],
+                stop=stop,
+            )
+            corpora.append((corpus, part.weight))
+        opened[split] = corpora
+    return {split: opened[split] for split in splits if split in opened}
+
+
+def open_corpus(
+    source: SourceConfig,
+    *,
+    key: str,
+    split: str,
+    text_column: str,
+    tokenizer: Tokenizer,
+    data: DataConfig,
+    cache: Path,
+    wrap: Wrap,
+    held_out: Mapping[str, Sequence[Corpus]] | None = None,
+    earlier: Sequence[Corpus] = (),
+    stop: Stop = lambda: None,
+) -> Corpus:
+    """The tokens of one source, from `cache`, or tokenised into it first.
+
+    What is in the cache is recognised by the content of the source's files, the settings that decide documents and
+    cleaning, the tokenizer, and `wrap`; not by names or times. A build that was killed goes on where it stood, and
+    ends with the files that one build in one go would have written. Of several processes on one machine one builds, and
+    the others wait for it.
+
+    Args:
+        source: anything but a mixture.
+        key: its config key for messages.
+        split: "train", "validation" or "test"; duplicates and leaks are dropped from "train" only.
+        text_column: the column that holds the text.
+        data: `clean` and `on_bad_row` are used.
+        cache: folder of all tokenised corpora, made if absent.
+        wrap: "documents" puts around every document the special tokens that the tokenizer puts around a text, and its
+            end-of-text token behind it where that is not among them; "none" puts nothing.
+        held_out: the corpora of the validation and test splits, for `clean.leaks`.
+        earlier: what comes before in the same mixture, for `clean.deduplicate`.
+        stop: asked every few seconds; names the signal that asks for an end, if any.
+
+    Raises:
+        Interrupted: it did; what is done is saved.
+        UserError: the source cannot be read, or nothing of it is left.
+        RunFailure: the cache cannot be written, or a file in it is damaged.
+    """
+    documents = Documents(source, key=key, split=split, text_column=text_column, on_bad_row=data.on_bad_row)
+    cache = cache.absolute()
+    with writing(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    training = split == "train"
+    earlier = earlier if training and data.clean.deduplicate else ()
+    held_out = held_out if training and held_out and data.clean.leaks != "ignore" else {}
+    contents = Contents(cache / "inputs.json")
+    clean = data.clean.model_dump(include={"unicode", "control_characters", "whitespace"})
+    if training:
+        clean["deduplicate"] = [corpus.fingerprint for corpus in earlier] if data.clean.deduplicate else None
+        held = sorted(corpus.fingerprint for corpora in held_out.values() for corpus in corpora)
+        clean["leaks"] = held if held and data.clean.leaks == "drop" else None
+    identity = {
+        "format": _FORMAT,
+        "tokenizer": tokenizer.fingerprint,
+        "wrap": wrap,
+        "clean": clean,
+        "documents": documents.identity(contents),
+    }
+    contents.save()
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    folder = cache / fingerprint[:32]
+    if not (folder / "index.json").is_file():
+        known = leaks = None
+        if training and data.clean.deduplicate:
+            known = DigestSet().add_all(corpus.digests for corpus in earlier)
+        if training and data.clean.leaks == "drop":
+            leaks = _digests(held_out)
+        with _lock(folder, documents.name):
+            if not (folder / "index.json").is_file():
+                building = folder.with_name(f"{folder.name}.building")
+                with writing(building):
+                    build_tokens(building, documents, tokenizer, wrap, data.clean, known, leaks, identity, stop)
+                    building.rename(folder)
+    corpus = _load(folder, documents.name, fingerprint)
+    _report(corpus, json.loads((folder / "index.json").read_text("utf-8")), key)
+    if data.clean.leaks == "warn":
+        corpus = dataclasses.replace(corpus, counts={**corpus.counts, **_count_leaks(corpus, held_out)})
+    return corpus
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, name: str) -> Iterator[None]:
+    """Only one process of this machine builds a corpus; the system lets go of the lock when it ends."""
+    with writing(folder), folder.with_name(f"{folder.name}.lock").open("a") as file:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waiting:
+                    log.info("%s: another process is tokenising it; waiting for that to end", name)
+                waiting = True
+                time.sleep(_POLL)
+            except OSError as error:  # file systems without locks
+                log.warning("%s: cannot be locked (%s); start no second run that tokenises %s", folder, error, name)
+                break
+        yield
+
+
+def _load(folder: Path, name: str, fingerprint: str) -> Corpus:
+    try:
+        index = json.loads((folder / "index.json").read_text("utf-8"))
+        arrays = {
+            "tokens": map_array(folder / "tokens.bin", np.dtype(index["dtype"])),
+            "offsets": map_array(folder / "offsets.bin", OFFSET_TYPE),
+            "digests": map_array(folder / "digests.bin", DIGEST_TYPE),
+        }
+        sizes = {"tokens": index["tokens"], "offsets": index["documents"] + 1, "digests": index["documents"]}
+        damaged = next((part for part, size in sizes.items() if len(arrays[part]) != size), None)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFailure(f"{folder}: not a whole tokenised corpus ({error}); delete the folder") from error
+    if damaged:
+        raise RunFailure(
+            f"{folder}/{damaged}.bin: expected {sizes[damaged]} entries, found {len(arrays[damaged])}; delete "
+            "the folder"
+        )
+    tokens, offsets, digests = arrays.values()
+    return Corpus(name, tokens, offsets, digests, index["bytes"], fingerprint, index["counts"], folder)
+
+
+def _report(corpus: Corpus, index: dict[str, Any], key: str) -> None:
+    """Say what reading and cleaning did.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    counts = dict(corpus.counts)
+    bad, unknown = counts.pop("bad_rows", 0), counts.pop("unknown_tokens", 0)
+    if bad:
+        log.warning("%s: %d rows are bad and were skipped; the first: %s", corpus.name, bad, index["problem"])
+    words = ", ".join(f"{name.replace('_', ' ')}: {count:,}" for name, count in counts.items() if count)
+    if not corpus.num_documents:
+        raise UserError(f"{corpus.name}: no document is left ({words or 'none was read'}); {key} needs at least one")
+    log.info(
+        "%s: %s documents, %s tokens, %s bytes of text%s",
+        corpus.name, f"{corpus.num_documents:,}", f"{corpus.num_tokens:,}", f"{corpus.num_bytes:,}",
+        f" ({words})" if words else "",
+    )  # fmt: skip
+    if unknown > _UNKNOWN_SHARE * corpus.num_tokens:
+        log.warning(
+            "%s: the tokenizer does not know %.1f%% of it; another tokenizer, or one trained on such text, learns more",
+            corpus.name, 100 * unknown / corpus.num_tokens,
+        )  # fmt: skip
+
+
+def _digests(held_out: Mapping[str, Sequence[Corpus]]) -> DigestSet:
+    return DigestSet().add_all(corpus.digests for corpora in held_out.values() for corpus in corpora)
+
+
+def _count_leaks(corpus: Corpus, held_out: Mapping[str, Sequence[Corpus]]) -> dict[str, int]:
+    """How many training documents also stand in each split, warned of."""
+    counts = {}
+    for split, corpora in held_out.items():
+        known = _digests({split: corpora})
+        chunks = range(0, corpus.num_documents, _CHUNK)
+        count = sum(int(known.contains(np.array(corpus.digests[i : i + _CHUNK])).sum()) for i in chunks)
+        counts[f"leaks_{split}"] = count
+        if count == corpus.num_documents:
+            log.warning(
+                "every training document of %s also stands in %s: a score on it says nothing about unseen text; give "
+                "data.%s documents of its own", corpus.name, split, split
+            )  # fmt: skip
+        elif count:
+            log.warning(
+                "clean.leaks: %d of %d training documents of %s also stand in %s; data.clean.leaks=drop drops them",
+                count, corpus.num_documents, corpus.name, split,
+            )  # fmt: skip
+    return counts

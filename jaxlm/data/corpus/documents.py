@@ -1,0 +1,288 @@
+"""`Documents`: the texts of a corpus for pretraining, read one after another in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxlm.data.config import SourceConfig
+from jaxlm.data.corpus.file_digests import Contents
+from jaxlm.data.sources import stdlib_docstrings, tfds
+from jaxlm.data.sources.files import Opened, file_format, find_files, open_rows
+from jaxlm.data.sources.installed_docstrings import InstalledDocstrings
+from jaxlm.data.sources.table import nearest, place
+from jaxlm.data.sources.text_files import BadRow, Record, open_text
+from jaxlm.errors import UserError
+
+_PIECE = 1 << 16
+"""Characters of plain text that are read at a time: the pieces of a longer document are tokenised by themselves, and
+in parallel."""
+
+
+class Place(NamedTuple):
+    """Where reading goes on: a file, the rows or pieces of it that have been read, and the documents read in all."""
+
+    file: int = 0
+    item: int = 0
+    documents: int = 0
+
+
+class Piece(NamedTuple):
+    """A document, or a part of a long one.
+
+    Attributes:
+        text: as it stands in the source; of a bad row, empty.
+        ends: whether it is the last of its document.
+        after: the place behind it.
+        problem: what is wrong with a row that is skipped, which is no document.
+    """
+
+    text: str
+    ends: bool
+    after: Place
+    problem: str | None = None
+
+
+Part = tuple[str, bool, str | None]
+"""Text, whether its document ends, and what is wrong with a row instead."""
+
+
+class Documents:
+    """The documents of one source, which may be read any number of times, from any place that a reading has passed.
+
+    Args:
+        source: anything but a mixture.
+        key: config key of the source for messages, for instance "data.train".
+        split: TFDS or built-in split, unless `source.split` names one.
+        text_column: the column that holds the text, after `source.rename`; plain text has none.
+        on_bad_row: "stop", or "skip": they are passed on as pieces with a `problem`.
+
+    Attributes:
+        name: what messages call the source.
+        files: the files that are read, in order; of TFDS and built-in sources, none.
+
+    Raises:
+        UserError: a file that is not there, a format that the name does not tell, keys that do not go together.
+    """
+
+    def __init__(
+        self, source: SourceConfig, *, key: str, split: str, text_column: str = "text", on_bad_row: str = "stop"
+    ) -> None:
+        self._source, self._key, self._on_bad_row = source, key, on_bad_row
+        self._split = source.split or split
+        self._column = next((old for old, new in source.rename.items() if new == text_column), text_column)
+        self.files = find_files(source, key) if source.path is not None else ()
+        self._formats = [file_format(path, source, key, text=True) for path in self.files]
+        _check_keys(source, key, self._formats)
+        self._sizes = [path.stat().st_size for path in self.files]
+        self._reading: tuple[int, Callable[[], float]] = (0, lambda: 0.0)
+        self.name = f"{key} ({self._describe()})"
+
+    def read(self, start: Place | None = None) -> Iterator[Piece]:
+        """The documents from a place on.
+
+        Raises:
+            UserError: naming file and row, for whatever cannot be read.
+        """
+        start = start or Place()
+        documents, limit = start.documents, self._source.limit
+        for number in range(start.file, max(1, len(self.files))):
+            behind = start.item if number == start.file else 0
+            for item, (text, ends, problem) in enumerate(self._parts(number), start=1):
+                if limit is not None and documents >= limit:
+                    return
+                if item <= behind:
+                    continue
+                documents += ends
+                yield Piece(text, ends, Place(number, item, documents), problem)
+
+    def fraction(self) -> float:
+        """How much the latest reading has read, from 0 to 1, by bytes where the source is files.
+
+        Only for the thread that reads: it asks the file that is open.
+        """
+        number, of_this = self._reading
+        if not self.files:
+            return of_this()
+        return (sum(self._sizes[:number]) + self._sizes[number] * of_this()) / max(1, sum(self._sizes))
+
+    def identity(self, contents: Contents) -> dict[str, Any]:
+        """Everything that decides the documents: the settings, and a digest of the content of what is read."""
+        source = self._source
+        settings = source.model_dump(include={"documents", "columns", "quoting", "encoding", "limit"})
+        settings |= {"column": self._column, "formats": self._formats, "on_bad_row": self._on_bad_row, "piece": _PIECE}
+        if source.builtin == "installed_docstrings":
+            content = InstalledDocstrings(self._split, source.limit).content(contents)
+        elif source.builtin is not None:
+            content = _digest(self._builtin())
+        elif source.rows is not None:
+            content = _digest(json.dumps(row, sort_keys=True, default=str) for row in source.rows)
+        elif source.tfds is not None:
+            folder = tfds.data_folder(source.tfds, source.data_dir, self._key)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            content = [[str(path.relative_to(folder)), contents.digest(path)] for path in files]
+        else:
+            content = [contents.digest(path) for path in self.files]
+        return settings | {"split": self._split if source.tfds or source.builtin else None, "content": content}
+
+    def _describe(self) -> str:
+        source = self._source
+        if source.builtin is not None:
+            return f"{source.builtin}:{self._split}"
+        if source.tfds is not None:
+            return f"tfds {source.tfds}:{self._split}"
+        if source.rows is not None:
+            return f"{len(source.rows)} rows"
+        patterns = [source.path] if isinstance(source.path, str) else list(source.path or ())
+        files = "" if patterns == [str(path) for path in self.files] else f", {len(self.files)} files"
+        return ", ".join(patterns[:3]) + (", ..." if len(patterns) > 3 else "") + files
+
+    def _parts(self, number: int) -> Iterator[Part]:
+        """What one file holds, or the source as a whole."""
+        if not self.files:
+            return self._read_one()
+        path, kind = self.files[number], self._formats[number]
+        return self._read_text(path, number) if kind == "text" else self._read_rows(path, kind, number)
+
+    def _read_text(self, path: Path, number: int) -> Iterator[Part]:
+        pieces = {"file": _whole, "line": _lines, "blank_line": _paragraphs}[self._source.documents]
+        with open_text(path, self._source.encoding, self._key) as file:
+            self._reading = number, file.fraction
+            for text, ends in pieces(file.text):
+                yield text, ends, None
+
+    def _read_rows(self, path: Path, kind: str, number: int) -> Iterator[Part]:
+        with ExitStack() as stack:
+            opened = open_rows(path, kind, self._source, self._key, stack, only=self._column)
+            yield from self._texts(opened, number)
+
+    def _read_one(self) -> Iterator[Part]:
+        """A source that is not files."""
+        source = self._source
+        if source.rows is not None:
+            opened = Opened(f"{self._key}.rows", _inline(source.rows))
+        elif source.tfds is not None:
+            opened = Opened(*tfds.open_split(source.tfds, self._split, source.data_dir, self._key))
+        else:
+            records = enumerate(({self._column: text} for text in self._builtin()), start=1)
+            opened = Opened(str(source.builtin), records)
+        yield from self._texts(opened, 0)
+
+    def _builtin(self) -> Iterable[str]:
+        if self._source.builtin == "installed_docstrings":
+            return InstalledDocstrings(self._split, self._source.limit)
+        return (row["text"] for row in stdlib_docstrings.load_docstrings(self._split).rows)
+
+    def _texts(self, opened: Opened, number: int) -> Iterator[Part]:
+        """The text column of each row."""
+        self._reading = number, opened.fraction
+        columns = opened.columns
+        if columns is not None:
+            self._require(opened.name, columns, opened.hint)
+        for item, (line, row) in enumerate(opened.records, start=1):
+            if not isinstance(row, BadRow):
+                if columns is None:
+                    self._require(opened.name, columns := tuple(row), "")
+                text = row.get(self._column, ...)
+                if text is None:  # as parquet and TFDS mark a text that is not there
+                    text = ""
+                if isinstance(text, str):
+                    yield text, True, None
+                    continue
+                found = "no such column" if text is ... else type(text).__name__
+                row = BadRow(f"expected text in column {self._column!r}, found {found}")
+            problem = f"{place(opened.name, item, line)}: {row.problem}"
+            if self._on_bad_row != "skip":
+                raise UserError(f"{problem}. Correct the row, or set data.on_bad_row=skip to leave such rows out")
+            yield "", False, problem
+
+    def _require(self, name: str, columns: tuple[str, ...], hint: str) -> None:
+        if self._column not in columns:
+            message = f"{name}: no column {self._column!r}, which task.text asks for; its columns are: "
+            message += ", ".join(map(repr, columns)) + nearest(self._column, columns)
+            raise UserError(message + (f"; {hint}" if hint else ""))
+
+
+def _inline(rows: Iterable[dict[str, Any]]) -> Iterator[Record]:
+    for number, row in enumerate(rows, start=1):
+        try:
+            json.dumps(row, ensure_ascii=False, default=str).encode()
+            yield number, dict(row)
+        except UnicodeEncodeError:
+            yield number, BadRow("half a surrogate pair stands without the other half: no valid text")
+
+
+def _check_keys(source: SourceConfig, key: str, formats: Iterable[str]) -> None:
+    """Refuse keys that would be ignored."""
+    formats = set(formats)
+    if source.mixture is not None:
+        raise UserError(f"{key}: a mixture has no documents of its own; read its sources one by one")
+    if source.split and not (source.tfds or source.builtin):
+        raise UserError(f"{key}.split: only TFDS and built-in sources have splits; name the split's own files in path")
+    if source.data_dir and not source.tfds:
+        raise UserError(f"{key}.data_dir: only for a TFDS source ({key}.tfds)")
+    if source.columns and not formats & {"csv", "tsv"}:
+        raise UserError(f"{key}.columns: only for csv and tsv files; use {key}.rename to rename columns")
+    if source.documents != "file" and "text" not in formats:
+        kind = ", ".join(sorted(formats)) or "this source"
+        raise UserError(f"{key}.documents: only for plain text; in {kind} every row is a document")
+
+
+def _whole(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
+    """One document, in pieces cut at line ends where there are any, else between words."""
+    held = ""
+    while block := text.read(_PIECE):
+        held += block
+        if len(held) >= _PIECE:
+            cut = held.rfind("\n") + 1 or max(held.rfind(" "), 0) or len(held)
+            yield held[:cut], False
+            held = held[cut:]
+    yield held, True
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
+    """A document to a line, without its line end."""
+    open_ = False
+    while part := text.readline(_PIECE):
+        open_ = not part.endswith("\n") and len(part) == _PIECE
+        yield part if open_ else part.removesuffix("\n").removesuffix("\r"), not open_
+    if open_:
+        yield "", True
+
+
+def _paragraphs(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
+    """A document between blank lines, without the line end of its last line."""
+    lines: list[str] = []
+    size, open_, starts = 0, False, True
+    while line := text.readline(_PIECE):
+        blank = starts and line.isspace() and (line.endswith("\n") or len(line) < _PIECE)
+        starts = line.endswith("\n")
+        if blank:
+            if lines or open_:
+                yield "".join(lines).removesuffix("\n").removesuffix("\r"), True
+            lines, size, open_ = [], 0, False
+            continue
+        lines.append(line)
+        size += len(line)
+        if size >= _PIECE:
+            # The last line waits: its line end belongs to the document only if another line follows.
+            *ready, last = lines
+            if ready:
+                yield "".join(ready), False
+                lines, size, open_ = [last], len(last), True
+    if lines or open_:
+        yield "".join(lines).removesuffix("\n").removesuffix("\r"), True
+
+
+def _digest(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big"))
+        digest.update(encoded)
+    return digest.hexdigest()

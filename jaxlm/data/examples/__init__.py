@@ -1,0 +1,1 @@
+"""Labelled rows for fine-tuning: examples, packing, order, batches."""

@@ -1,0 +1,1 @@
+"""Where rows and documents come from: files, TFDS, built-in data; and cleaning."""

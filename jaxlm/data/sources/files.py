@@ -1,0 +1,196 @@
+"""The files of a source: found by name or pattern, their format told from the name, opened row by row."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from jaxlm.data.config import SourceConfig
+from jaxlm.data.sources.table import nearest
+from jaxlm.data.sources.text_files import BadRow, Record, open_text, read_delimited, read_jsonl
+from jaxlm.errors import UserError
+
+_FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+}
+_TEXT = (".txt", ".text", ".md")
+_COMPRESSED = (".gz", ".zst")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source whose rows are still to be read.
+
+    Attributes:
+        name: what messages call it.
+        records: the rows.
+        columns: their names; None: the union of the rows' keys.
+        hint: ends the message about a missing column.
+        fraction: how much has been read, from 0 to 1.
+    """
+
+    name: str
+    records: Iterator[Record]
+    columns: tuple[str, ...] | None = None
+    hint: str = ""
+    fraction: Callable[[], float] = lambda: 0.0
+
+
+def find_files(source: SourceConfig, key: str) -> tuple[Path, ...]:
+    """The files that `source.path` names, each once: those of a pattern sorted by name, patterns in the given order.
+
+    Raises:
+        UserError: a file that is not there, or a pattern that no file matches.
+    """
+    patterns = source.path if isinstance(source.path, tuple) else (source.path or "",)
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        if not glob.has_magic(pattern) or Path(pattern).exists():  # a name may hold brackets, too
+            check_file(Path(pattern), key)
+            found[Path(pattern)] = None
+            continue
+        files = sorted(Path(name) for name in glob.iglob(pattern, recursive=True) if Path(name).is_file())
+        if not files:
+            folder = Path(*Path(pattern).parts[: _first_magic(pattern)])
+            there = "" if folder.is_dir() else f"; there is no folder {folder}"
+            raise UserError(f"{key}.path: no file matches {pattern}{there}{_working_directory(Path(pattern))}")
+        found.update(dict.fromkeys(files))
+    return tuple(found)
+
+
+def _first_magic(pattern: str) -> int:
+    return next(i for i, part in enumerate(Path(pattern).parts) if glob.has_magic(part))
+
+
+def check_file(path: Path, key: str) -> None:
+    """Raises UserError where there is no such file, with the nearest name there is."""
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise UserError(f"{key}.path: {path} is a folder; name a file in it")
+    message = f"{key}.path: no file {path}"
+    if not path.parent.is_dir():
+        message += f"; there is no folder {path.parent} either"
+    else:
+        there = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
+        message += nearest(path.name, there) or (f"; {path.parent} holds: {', '.join(there[:8])}" if there else "")
+    raise UserError(message + _working_directory(path))
+
+
+def _working_directory(path: Path) -> str:
+    return "" if path.is_absolute() else f" (relative paths are taken from the working directory, {Path.cwd()})"
+
+
+def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = False) -> str:
+    """ "jsonl", "csv", "tsv", "parquet" or, where plain `text` may be asked for, "text".
+
+    Raises:
+        UserError: the name does not tell.
+    """
+    if source.format != "auto":
+        return source.format
+    suffix = (Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix).lower()
+    if suffix == ".txt" and source.columns:
+        return "tsv"
+    if text and suffix in _TEXT:
+        return "text"
+    if suffix not in _FORMATS or (path.suffix in _COMPRESSED and suffix == ".parquet"):
+        formats = "text, jsonl, csv, tsv or parquet" if text else "jsonl, csv, tsv or parquet"
+        raise UserError(
+            f"{key}.path: the name {path} does not tell the format; set {key}.format to {formats}"
+            + (f" (or {key}.columns, if it is tab-separated without a header)" if suffix == ".txt" else "")
+        )
+    return _FORMATS[suffix]
+
+
+def open_rows(
+    path: Path, kind: str, source: SourceConfig, key: str, stack: ExitStack, only: str | None = None
+) -> Opened:
+    """Open a file of rows; the stack closes it.
+
+    Args:
+        kind: its format, other than "text".
+        only: the one column that will be used, where others of a parquet file need not be read.
+
+    Raises:
+        UserError: the file is empty, or its beginning already cannot be read.
+    """
+    if source.columns and kind not in ("csv", "tsv"):
+        raise UserError(f"{key}.columns: only for csv and tsv files, and {path} is {kind}; use {key}.rename")
+    if kind == "parquet":
+        return _open_parquet(path, stack, only)
+    file = stack.enter_context(open_text(path, source.encoding, key))
+    lines = iter(file.text)
+    first = next(lines, None)
+    if first is None:
+        raise UserError(f"{path}: the file is empty; {key}.path needs at least one row")
+    lines = chain([first], lines)
+    if kind == "jsonl":
+        return Opened(str(path), read_jsonl(lines), fraction=file.fraction)
+    quoting = source.quoting if source.quoting != "auto" else kind == "csv"
+    columns, records = read_delimited(
+        lines,
+        name=str(path),
+        key=key,
+        delimiter="," if kind == "csv" else "\t",
+        quoting=quoting,
+        columns=source.columns,
+    )
+    hint = "" if source.columns else f"the first line was read as the header: if it is a row, set {key}.columns"
+    return Opened(str(path), records, columns, hint, file.fraction)
+
+
+def _open_parquet(path: Path, stack: ExitStack, only: str | None) -> Opened:
+    try:
+        file = stack.enter_context(pyarrow.parquet.ParquetFile(path))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable parquet file: {error}") from None
+    columns = tuple(file.schema_arrow.names)
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{path}: the schema names a column more than once: {', '.join(columns)}")
+    records = _ParquetRecords(file, path, None if only is None or only not in columns else [only])
+    return Opened(str(path), iter(records), columns, fraction=records.fraction)
+
+
+class _ParquetRecords:
+    """The rows of a parquet file, a batch in memory at a time."""
+
+    def __init__(self, file: pyarrow.parquet.ParquetFile, path: Path, columns: list[str] | None) -> None:
+        self._file, self._path, self._columns, self._number = file, path, columns, 0
+
+    def fraction(self) -> float:
+        return self._number / max(1, self._file.metadata.num_rows)
+
+    def __iter__(self) -> Iterator[Record]:
+        try:
+            for batch in self._file.iter_batches(batch_size=1024, columns=self._columns):
+                for row in batch.to_pylist():
+                    self._number += 1
+                    yield self._number, _decode_bytes(row)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{self._path}: cannot be read after row {self._number}: {error}") from None
+
+
+def _decode_bytes(row: dict[str, Any]) -> dict[str, Any] | BadRow:
+    """Binary columns are UTF-8 text that its writer did not mark as text."""
+    for column, value in row.items():
+        if isinstance(value, bytes):
+            try:
+                row[column] = value.decode("utf-8")
+            except UnicodeDecodeError:
+                return BadRow(f"column {column!r} holds bytes that are not UTF-8 text")
+    return row

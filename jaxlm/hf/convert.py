@@ -1,0 +1,49 @@
+"""Checkpoints for other programs: export a run in HF format, or list what a checkpoint holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shutil import copytree
+
+from jaxlm.errors import UserError
+from jaxlm.hf.checkpoint import Checkpoint
+from jaxlm.hf.hub import resolve
+from jaxlm.models import Model
+from jaxlm.models.base import flatten
+from jaxlm.models.weight_map import plan_import
+
+
+def export_run(run: str, target: Path) -> None:
+    """Copies a finished run's exported model; Transformers loads the directory as it is.
+
+    Raises:
+      UserError: the run has no exported model, or the target is a directory with other things in it.
+    """
+    source = resolve(run, key="convert export")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"convert export: {target} exists and is not empty; name a new directory")
+    copytree(source, target, dirs_exist_ok=True)
+
+
+def inspect(name: str) -> str:
+    """Describes a checkpoint: family, sizes, labels, and each parameter with the tensors it is read from."""
+    checkpoint = Checkpoint(resolve(name, key="convert inspect"))
+    labels = checkpoint.label_names
+    head = checkpoint.head or "classification"
+    model = Model(checkpoint.family, checkpoint.model_config, head, len(labels) if labels else 2)
+    shapes = {path: struct.shape for path, struct in flatten(model.shapes).items()}
+    plan = plan_import(checkpoint.family.table, shapes, checkpoint.shapes)
+    lines = [
+        f"{checkpoint.directory}: {checkpoint.family.name}, {head.replace('_', ' ')}, "
+        f"{model.num_parameters:,} parameters",
+        f"config: {checkpoint.model_config}",
+        f"labels: {', '.join(labels) if labels else 'none named'}",
+    ]
+    for path, shape in shapes.items():
+        source = "absent: a new head is drawn" if path in plan.missing else plan.reads[path][0].key
+        lines.append(f"  {path:45s} {str(tuple(shape)):24s} {source}")
+    if plan.ignored:
+        lines.append(f"not used: {', '.join(plan.ignored)}")
+    if plan.unread:
+        lines.append(f"unknown: {', '.join(plan.unread)}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Scores of predictions beside gold labels."""

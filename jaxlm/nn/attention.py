@@ -1,0 +1,256 @@
+"""Masks, scaled dot-product attention over kernels, and the cache of step-by-step decoding.
+
+Shape letters: B rows, T query length, S key length, N heads, K key and value heads, H head_dim, L layers.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxlm.errors import UserError
+from jaxlm.nn import splash
+from jaxlm.nn.dropout import dropout
+from jaxlm.nn.layers import Compute, Key, pick
+from jaxlm.parallel.sharding import Rules, constrain
+
+log = logging.getLogger("jaxlm")
+NO_MESH = Rules()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Mask:
+    """Which keys each query reads, said in a few numbers to a column: those of its own segment, or some of them.
+
+    Padding is segment 0 and attends to itself only: no row of the softmax is ever fully masked, and nothing real
+    reads it. A pytree of the arrays, which a transformation may replace; the rest is static.
+    """
+
+    query_BT: Any
+    """int32 [B, T], segment ids."""
+    key_BS: Any
+    """int32 [B, S]."""
+    columns_BT: Any = None
+    """int32 [B, T], of the queries among the keys; absent: from 0 on."""
+    prefix_BS: Any = None
+    """int32 [B, S], 1 where a key belongs to the prefix of its segment, which every query of the segment reads."""
+    windowed: Any = None
+    """bool [], False lifts the window: for layers that differ in it. Absent: it holds."""
+    causal: bool = field(default=False, metadata={"static": True})
+    """A query reads no key that comes after it."""
+    window: int | None = field(default=None, metadata={"static": True})
+    """Most columns that a query sees back, itself included, where `causal` (Beltagy et al., 2020)."""
+
+    def at(self, columns_BQ: Int[Array, "B Q"] | None) -> Mask:
+        """Returns the mask of the queries in these columns alone; of all where None."""
+        if columns_BQ is None:
+            return self
+        own = columns_BQ if self.columns_BT is None else pick(self.columns_BT, columns_BQ)
+        return replace(self, query_BT=pick(self.query_BT, columns_BQ), columns_BT=own)
+
+    def dense(self, rules: Rules = NO_MESH) -> Bool[Array, "B 1 T S"]:
+        """True where a query reads a key; laid out as the queries are."""
+        key_BS = constrain(self.key_BS, ("batch", "kv_length"), rules)
+        same = self.query_BT[:, None, :, None] == key_BS[:, None, None, :]
+        if not self.causal:
+            return constrain(same, ("batch", None, "length", "kv_length"), rules)
+        columns_BT = self.columns_BT
+        if columns_BT is None:
+            columns_BT = jnp.arange(self.query_BT.shape[1], dtype=jnp.int32)[None]
+        keys_S = jnp.arange(self.key_BS.shape[1], dtype=jnp.int32)
+        back = columns_BT[:, None, :, None] - keys_S[None, None, None]
+        seen = back >= 0
+        if self.window is not None:
+            near = back < self.window
+            seen = seen & (near if self.windowed is None else near | ~self.windowed)
+        if self.prefix_BS is not None:
+            prefix_BS = constrain(self.prefix_BS, ("batch", "kv_length"), rules)
+            seen = seen | (prefix_BS != 0)[:, None, None, :]
+        return constrain(same & seen, ("batch", None, "length", "kv_length"), rules)
+
+
+class KVCache(NamedTuple):
+    """The keys and values of all layers for the tokens read so far, in columns of which the first `length` are filled.
+
+    Columns that are not yet filled are of segment 0 and lie behind every query, which a causal mask hides.
+    """
+
+    keys: Float[Array, "L B S K H"]
+    values: Float[Array, "L B S K H"]
+    segment_ids: Int[Array, "B S"]
+    prefix: Int[Array, "B S"]
+    length: Int[Array, ""]
+
+    def extend(self, segment_ids_BT: Int[Array, "B T"], prefix_BT: Int[Array, "B T"] | None = None) -> KVCache:
+        """Takes up T further columns, whose keys and values each layer then puts."""
+        start = (0, self.length)
+        segment_ids = jax.lax.dynamic_update_slice(self.segment_ids, segment_ids_BT, start)
+        prefix = self.prefix if prefix_BT is None else jax.lax.dynamic_update_slice(self.prefix, prefix_BT, start)
+        length = self.length + segment_ids_BT.shape[1]
+        return self._replace(segment_ids=segment_ids, prefix=prefix, length=length)
+
+    def put(
+        self, layer: Int[Array, ""], k_BTKH: Float[Array, "B T K H"], v_BTKH: Float[Array, "B T K H"]
+    ) -> tuple[KVCache, Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+        """Puts one layer's keys and values into the last T columns; returns all of that layer's besides."""
+        start = (layer, 0, self.length - k_BTKH.shape[1], 0, 0)
+        keys, values = (
+            jax.lax.dynamic_update_slice(whole, new[None].astype(whole.dtype), start)
+            for whole, new in ((self.keys, k_BTKH), (self.values, v_BTKH))
+        )
+        of_layer = (jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False) for whole in (keys, values))
+        return self._replace(keys=keys, values=values), *of_layer
+
+
+def empty_cache(num_layers: int, rows: int, length: int, num_kv_heads: int, head_dim: int, dtype: Any) -> KVCache:
+    """A cache that has room for `length` tokens to a row."""
+    keys = jnp.zeros((num_layers, rows, length, num_kv_heads, head_dim), dtype)
+    marks = jnp.zeros((rows, length), jnp.int32)
+    return KVCache(keys, jnp.zeros_like(keys), marks, marks, jnp.zeros((), jnp.int32))
+
+
+def decoder_mask(
+    segment_ids_BT: Int[Array, "B T"],
+    cache: KVCache | None,
+    *,
+    window: int | None = None,
+    prefix_BT: Int[Array, "B T"] | None = None,
+) -> Mask:
+    """The causal mask of the row itself, or over a cache of which these T columns are the last."""
+    if cache is None:
+        return Mask(segment_ids_BT, segment_ids_BT, prefix_BS=prefix_BT, causal=True, window=window)
+    num_new = segment_ids_BT.shape[1]
+    columns_T = jnp.arange(num_new, dtype=jnp.int32) + (cache.length - num_new)
+    columns_BT = jnp.broadcast_to(columns_T[None], segment_ids_BT.shape)
+    return Mask(segment_ids_BT, cache.segment_ids, columns_BT, cache.prefix, causal=True, window=window)
+
+
+def attend(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BSKH: Float[Array, "B S K H"],
+    v_BSKH: Float[Array, "B S K H"],
+    mask: Mask,
+    compute: Compute,
+    *,
+    bias: Float[Array, "1 N T S"] | None = None,
+    scale: float | None = None,
+    dropout_rate: float = 0.0,
+    key: Key = None,
+) -> Float[Array, "B T N H"]:
+    """softmax(scale q k^T + bias) v (Vaswani et al., 2017), the softmax in float32.
+
+    The kernels, of which `compute.attention` names one, or "auto": the first that the mesh's devices have, and that can
+    do what is asked; XLA does everything.
+      "splash": on a TPU (`splash.splash`), block by block from the segment ids. It has no dropout of probabilities, no
+        bias and no prefix. Queries in columns of their own (slots, cached decoding) and rows of fewer than 128 columns
+        are left to XLA.
+      "cudnn": on a GPU, half precision, heads of up to 128 dimensions; without dropout; the mask laid out.
+      "xla": `jax.nn.dot_product_attention`, the mask laid out; with dropout, the same in the open.
+
+    Args:
+      k_BSKH, v_BSKH: of K heads, each read by N / K query heads (grouped-query attention; Ainslie et al., 2023).
+      bias: added to the logits (T5's relative positions).
+      scale: of the logits; absent: 1 / sqrt(H).
+      dropout_rate, key: dropout of the attention probabilities; none without a key.
+    Raises:
+      UserError: the kernel that `compute` names cannot do what is asked.
+    """
+    if scale is None:
+        scale = 1 / math.sqrt(q_BTNH.shape[3])
+    drops = key is not None and dropout_rate > 0.0
+    kernel = _kernel(q_BTNH, k_BSKH, mask, compute, biased=bias is not None, drops=drops)
+    if kernel == "splash":
+        return _splash(q_BTNH, k_BSKH, v_BSKH, mask, compute.rules, scale)
+    if not drops:
+        with jax.numpy_dtype_promotion("standard"):  # inside, JAX itself mixes half precision with float32
+            return jax.nn.dot_product_attention(
+                q_BTNH, k_BSKH, v_BSKH, bias=bias, mask=mask.dense(compute.rules), scale=scale, implementation=kernel
+            )
+    if k_BSKH.shape[2] != q_BTNH.shape[2]:
+        groups = q_BTNH.shape[2] // k_BSKH.shape[2]
+        k_BSKH, v_BSKH = (jnp.repeat(x, groups, axis=2) for x in (k_BSKH, v_BSKH))
+    q_BTNH = q_BTNH * jnp.asarray(scale, q_BTNH.dtype)
+    logits = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSKH, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias.astype(jnp.float32)
+    # Added, so that the backward pass need not mask the logits' gradient again: that of a zero weight is zero.
+    logits = logits + jnp.where(mask.dense(compute.rules), 0.0, jnp.finfo(jnp.float32).min)
+    weights_BNTS = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    # The sums divide the output instead of the weights, which are S / H times as many.
+    sums_BTN1 = weights_BNTS.sum(-1).transpose(0, 2, 1)[..., None]
+    weights_BNTS = dropout(weights_BNTS.astype(v_BSKH.dtype), dropout_rate, key)
+    # In this order XLA's CPU compiler finds a faster layout, forward and backward.
+    y_BTNH = jnp.einsum("BSNH,BNTS->BTNH", v_BSKH, weights_BNTS, preferred_element_type=jnp.float32)
+    return (y_BTNH / sums_BTN1).astype(v_BSKH.dtype)
+
+
+def _kernel(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, mask: Mask, compute: Compute, *, biased: bool, drops: bool
+) -> Literal["splash", "cudnn", "xla"]:
+    """The kernel for one call of `attend`, by the devices of the mesh: where it is compiled says nothing of them."""
+    asked, platform = compute.attention, compute.rules.platform
+    if asked == "splash" or asked == "auto" and platform == "tpu":
+        whole = mask.columns_BT is None
+        lacks = {
+            f"run on a {platform}": platform not in ("tpu", "cpu"),
+            "add relative positions to the logits": biased,
+            "read a prefix in both directions": whole and mask.prefix_BS is not None,
+            _DROPOUT: drops,
+        }
+        lacking = next((what for what, wanted in lacks.items() if wanted), None)
+        if lacking and asked == "splash":
+            raise _cannot(asked, lacking)
+        if not whole or not splash.fits(q_BTNH.shape[0], q_BTNH.shape[1], k_BSKH.shape[1], compute.rules):
+            return "xla"
+        if lacking == _DROPOUT:
+            _tell_of_dropout()
+        return "xla" if lacking else "splash"
+    if asked == "cudnn" and drops:
+        raise _cannot(asked, _DROPOUT)
+    fits = asked == "auto" and platform == "gpu" and not biased and not drops and _cudnn_fits(q_BTNH)
+    return "cudnn" if asked == "cudnn" or fits else "xla"
+
+
+_DROPOUT = "drop out attention probabilities"
+
+
+def _cannot(kernel: str, what: str) -> UserError:
+    without = "model.attention_dropout=0 or " if what == _DROPOUT else ""
+    return UserError(f"model.attention={kernel} cannot {what}: set {without}model.attention=auto")
+
+
+@functools.cache
+def _tell_of_dropout() -> None:
+    log.warning(
+        "dropout of attention probabilities keeps training from the splash kernel: XLA computes attention, in T x T "
+        "probabilities a row and head; model.attention_dropout=0 is faster and needs less memory"
+    )
+
+
+def _cudnn_fits(q_BTNH: jax.Array) -> bool:
+    """cuDNN's fused attention takes half precision, even lengths, and a head size that is a multiple of 8 up to 128."""
+    _, length, _, head_dim = q_BTNH.shape
+    half = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
+    return half and head_dim % 8 == 0 and head_dim <= 128 and length % 2 == 0
+
+
+def _splash(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, rules: Rules, scale: float
+) -> jax.Array:
+    """The kernel's window is static: where layers differ in it, both kernels are compiled and one runs."""
+
+    def run(window: int | None, *arrays: jax.Array) -> jax.Array:
+        return splash.splash(*arrays, rules=rules, scale=scale, causal=mask.causal, window=window)
+
+    arrays = (q_BTNH, k_BSKH, v_BSKH, mask.query_BT, mask.key_BS)
+    if mask.window is None or mask.windowed is None:
+        return run(mask.window, *arrays)
+    return jax.lax.cond(mask.windowed, functools.partial(run, mask.window), functools.partial(run, None), *arrays)

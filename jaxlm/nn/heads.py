@@ -1,0 +1,168 @@
+"""Task heads: from a trunk's states to float32 outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxlm.nn.dropout import dropout
+from jaxlm.nn.layers import Compute, Key, activation, dense, layer_norm, normal, param, split
+from jaxlm.parallel.sharding import Rules, constrain
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("states", "table", "bias"), meta_fields=("rules",))
+@dataclass(frozen=True)
+class LogitFactors:
+    """The logits of a language model, not yet multiplied out: states [..., D], table [V, D] and bias [V].
+
+    A loss needs them a few tokens at a time only (`objectives.cross_entropy`): whole, they are the largest array. The
+    vocabulary is split over the mesh axis `tensor`.
+    """
+
+    states: Any
+    table: Any
+    bias: Any = None
+    rules: Rules = Rules()
+
+    def gathered(self) -> jax.Array:
+        """The table in the states' dtype, its rows whole: what is split over fsdp and context is gathered."""
+        return constrain(self.table.astype(self.states.dtype), ("vocab", None), self.rules)
+
+    def logits(self) -> jax.Array:
+        """float32 [..., V], the product in the states' dtype."""
+        axes = (((self.states.ndim - 1,), (1,)), ((), ()))
+        product = jax.lax.dot_general(self.states, self.gathered(), axes, preferred_element_type=jnp.float32)
+        if self.bias is not None:
+            product = product + self.bias.reshape((1,) * (product.ndim - 1) + (-1,))
+        if product.ndim != 3:
+            return product
+        return constrain(product, ("batch", "length", "act_vocab"), self.rules)
+
+
+class PooledClassifier(nn.Module):
+    """[dropout] dense, activation, dropout, dense over one state per example.
+
+    In HF's terms: BERT's pooler and classifier, RoBERTa's and ELECTRA's classification head, DistilBERT's
+    pre_classifier and classifier.
+    """
+
+    num_outputs: int
+    activation: str
+    dropout: float
+    dropout_before: bool
+    init_std: float
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None) -> Float[Array, "R S C"]:
+        del table
+        embed_dim = x_RSD.shape[-1]
+        before, after = split(key, 2)
+        init = normal(self.init_std)
+        x = dropout(x_RSD, self.dropout, before) if self.dropout_before else x_RSD
+        x = constrain(x, ("batch", "slots", "act_embed"), self.compute.rules)
+        x = dense(self, "dense", x, (embed_dim, embed_dim), ("embed", "embed_in"), init=init, dtype=self.compute.dtype)
+        x = constrain(x, ("batch", "slots", "act_embed"), self.compute.rules)
+        x = dropout(activation(self.activation)(x), self.dropout, after)
+        outputs = dense(
+            self, "out", x, (embed_dim, self.num_outputs), ("embed", "classes"), init=init, dtype=self.compute.dtype
+        )
+        return constrain(outputs.astype(jnp.float32), ("batch", "slots", None), self.compute.rules)
+
+
+def pooled_classifier(activation: str, *, dropout_before: bool) -> Callable[[Any, Compute, int], nn.Module]:
+    """Returns a `Family.heads` entry; dropout at the config's `classifier_dropout`, else at its `dropout`."""
+
+    def build(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+        rate = config.dropout if config.classifier_dropout is None else config.classifier_dropout
+        return PooledClassifier(num_outputs, activation, rate, dropout_before, config.init_std, compute)
+
+    return build
+
+
+class LinearClassifier(nn.Module):
+    """Dropout and one dense map over one state per example: `score` of HF's decoders."""
+
+    num_outputs: int
+    dropout: float
+    bias: bool
+    init_std: float
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None) -> Float[Array, "R S C"]:
+        del table
+        x = constrain(dropout(x_RSD, self.dropout, key), ("batch", "slots", "act_embed"), self.compute.rules)
+        outputs = dense(
+            self, "out", x, (x.shape[-1], self.num_outputs), ("embed", "classes"),
+            init=normal(self.init_std), dtype=self.compute.dtype, bias=self.bias,
+        )  # fmt: skip
+        return constrain(outputs.astype(jnp.float32), ("batch", "slots", None), self.compute.rules)
+
+
+class LanguageModelHead(nn.Module):
+    """Logits over the vocabulary by the token table, or by a table of its own."""
+
+    vocab_size: int
+    tied: bool
+    init_std: float
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "R S D"], key: Key, table: Array) -> LogitFactors:
+        del key
+        if not self.tied:
+            shape, axes = (self.vocab_size, x.shape[-1]), ("vocab", "embed")
+            table = param(self, "unembed", normal(self.init_std), shape, axes)
+        return LogitFactors(x, table, rules=self.compute.rules)
+
+
+def causal_lm(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+    """A `Family.heads` entry: the next token, by the token table where the config says `tied`."""
+    del num_outputs
+    return LanguageModelHead(config.vocab_size, config.tied, config.init_std, compute)
+
+
+def linear_classifier(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+    """A `Family.heads` entry, without bias: HF's `score`."""
+    return LinearClassifier(num_outputs, config.classifier_dropout, False, config.init_std, compute)
+
+
+class MaskedLanguageModelHead(nn.Module):
+    """Dense, activation, norm, then the token table and a bias: HF's `cls.predictions` and `lm_head` of encoders."""
+
+    activation: str
+    norm_eps: float
+    init_std: float
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "R S D"], key: Key, table: Array) -> LogitFactors:
+        del key
+        sizes, axes = (x.shape[-1], table.shape[1]), ("embed", "embed_in")
+        x = dense(self, "transform", x, sizes, axes, init=normal(self.init_std), dtype=self.compute.dtype)
+        x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
+        x = layer_norm(self, "transform_norm", activation(self.activation)(x), self.norm_eps)
+        bias = param(self, "vocab_bias", nn.initializers.zeros, table.shape[:1], ("vocab",))
+        return LogitFactors(x, table, bias, self.compute.rules)
+
+
+def masked_lm(
+    *, activation: str | None = None, norm_eps: float | None = None
+) -> Callable[[Any, Compute, int], nn.Module]:
+    """Returns a `Family.heads` entry; what is not given is the config's `activation` and `norm_eps`."""
+
+    def build(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+        del num_outputs
+        act = config.activation if activation is None else activation
+        eps = config.norm_eps if norm_eps is None else norm_eps
+        return MaskedLanguageModelHead(act, eps, config.init_std, compute)
+
+    return build

@@ -1,0 +1,322 @@
+"""Primitives that the families are written from: declared parameters, dense maps, norms, layer stacks.
+
+Shape letters: R rows, T row length, S slots, D embed, N heads, H head_dim, F mlp, V vocab, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.core import meta
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from jaxlm.parallel.sharding import Rules, constrain
+
+_GATHERED = "gathered weights"
+
+Key = jax.Array | None
+"""A PRNG key while training; None computes without dropout."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a model is computed; never changes its parameter tree."""
+
+    dtype: Any = jnp.float32
+    attention: str = "auto"
+    remat: str = "none"
+    unroll: int = 1
+    rules: Rules = Rules()
+
+
+def param(
+    module: nn.Module, name: str, init: Callable[..., jax.Array], shape: Sequence[int], axes: Sequence[str]
+) -> jax.Array:
+    """Declares a float32 parameter with one logical axis name beside each dimension."""
+    if len(shape) != len(axes):
+        raise ValueError(f"parameter {name}: shape {tuple(shape)} and axes {tuple(axes)} differ in rank")
+    return module.param(name, nn.with_partitioning(init, tuple(axes)), tuple(shape), jnp.float32, unbox=True)
+
+
+def normal(std: float) -> Callable[..., jax.Array]:
+    """Normal initialiser with mean 0."""
+    return nn.initializers.normal(std)
+
+
+def expand(x: jax.Array, rank: int) -> jax.Array:
+    """Adds leading axes of size one up to `rank`: biases meet activations without implicit rank promotion."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape)
+
+
+def dense(
+    module: nn.Module,
+    name: str,
+    x: jax.Array,
+    sizes: Sequence[int],
+    axes: Sequence[str],
+    *,
+    contract: int = 1,
+    init: Callable[..., jax.Array],
+    dtype: Any,
+    bias: bool = True,
+) -> jax.Array:
+    """Affine map of the last `contract` axes of x: parameter `name` of shape `sizes`, `name_bias` of its output axes.
+
+    What fsdp splits is gathered for it, and not kept for the backward pass (`run_stack`).
+
+    Args:
+      x: [..., sizes[:contract]].
+      sizes, axes: kernel shape, inputs then outputs, and its logical axes.
+    Returns:
+      [..., sizes[contract:]] in `dtype`.
+    """
+    kernel = param(module, name, init, sizes, axes).astype(dtype)
+    # Gathered whole, in its half precision: else the TPU compiler multiplies by the parts of other devices in turn
+    # (docs/design.md), where each adds into all of the product once more.
+    gathered = ["act_embed" if axis == "embed" else axis for axis in axes]
+    kernel = checkpoint_name(constrain(kernel, gathered, module.compute.rules), _GATHERED)
+    y = _product(x.astype(dtype), kernel, contract, module.compute.rules)
+    if bias:
+        b = param(module, f"{name}_bias", nn.initializers.zeros, sizes[contract:], axes[contract:])
+        y = y + expand(b.astype(dtype), y.ndim)
+    return y
+
+
+def _product(x: jax.Array, kernel: jax.Array, contract: int, rules: Rules) -> jax.Array:
+    """[..., *inputs] times [*inputs, *outputs], of which `contract` axes are inputs."""
+    if rules.platform != "cpu" or rules.mesh is not None and rules.mesh.size > 1:
+        dims = (tuple(range(x.ndim - contract, x.ndim)), tuple(range(contract)))
+        return jax.lax.dot_general(x, kernel, (dims, ((), ())))
+    # As two matrices: of arrays of more axes, XLA's CPU compiler transposes copies for the gradients' products.
+    inputs = math.prod(kernel.shape[:contract])
+    y = x.reshape(-1, inputs) @ kernel.reshape(inputs, -1)
+    return y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
+
+
+def embed(
+    module: nn.Module, name: str, ids: jax.Array, num: int, embed_dim: int, axis: str, init_std: float
+) -> jax.Array:
+    """Rows of a float32 embedding table [num, embed_dim], whose first logical axis is `axis`."""
+    table = param(module, name, normal(init_std), (num, embed_dim), (axis, "embed"))
+    return look_up(table, ids, module.compute.rules, axis)
+
+
+def look_up(table: jax.Array, ids: jax.Array, rules: Rules, axis: str = "vocab") -> jax.Array:
+    """Rows of a table [num, D], whose first logical axis is `axis`, for ids [R, T]: [R, T, D].
+
+    What is split along D is gathered first, as a layer's weights are; of rows that are split, each device takes those
+    that it holds, and the devices add up.
+    """
+    rows = jnp.take(constrain(table, (axis, None), rules), ids, axis=0)
+    return constrain(rows, ("batch", "length", "act_embed"), rules)
+
+
+def spread_heads(q: jax.Array, k: jax.Array, v: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values [R, T, N, H] as attention wants them: heads over `tensor`; over `context` the queries
+    only, for each of which the keys and values of the whole row are gathered."""
+    q, k, v = (constrain(x, ("batch", "length", "act_heads", "head_dim"), rules) for x in (q, k, v))
+    if rules.size("context") > 1:  # computed in parts first: gathered are these few heads, not the states
+        k, v = (constrain(x, ("batch", "kv_length", "act_heads", "head_dim"), rules) for x in (k, v))
+    return q, k, v
+
+
+def pick(x: jax.Array, columns: jax.Array | None, axis: int = 1) -> jax.Array:
+    """Each row's entries of x along `axis` at its `columns` [R, S]; all of them where None."""
+    if columns is None:
+        return x
+    shape = [columns.shape[0], *(1,) * (x.ndim - 1)]
+    shape[axis] = columns.shape[1]
+    return jnp.take_along_axis(x, columns.reshape(shape), axis=axis)
+
+
+def layer_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Array:
+    """Layer normalisation over the last axis (Ba et al., 2016), computed in float32, returned in x's dtype."""
+    scale = param(module, f"{name}_scale", nn.initializers.ones, x.shape[-1:], ("norm",))
+    bias = param(module, f"{name}_bias", nn.initializers.zeros, x.shape[-1:], ("norm",))
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(-1, keepdims=True)
+    centred = x32 - mean
+    inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+    return (centred * inverse * expand(scale, x.ndim) + expand(bias, x.ndim)).astype(x.dtype)
+
+
+def rms_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) * scale (Zhang & Sennrich, 2019), computed in float32, returned in x's dtype."""
+    scale = param(module, f"{name}_scale", nn.initializers.ones, x.shape[-1:], ("norm",))
+    x32 = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + eps)
+    return (x32 * inverse * expand(scale, x.ndim)).astype(x.dtype)
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray) -> jax.Array:
+    """Rotary position embedding (Su et al., 2021): turns the pair (h, h + H/2) by position x frequency h.
+
+    Args:
+      frequencies: float32 [H/2], radians per position.
+    Returns:
+      As x, in its dtype; the angles are computed in float32.
+    """
+    angles = positions_BT.astype(jnp.float32)[:, :, None, None] * expand(jnp.asarray(frequencies, jnp.float32), 4)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BTNH.dtype)
+
+
+def relative_buckets(distances: np.ndarray, *, num_buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
+    """Bucket of each distance, key's column less query's: one each for near ones, then wider by the logarithm.
+
+    Of an encoder (`bidirectional`), half of the buckets are for keys behind the query; in a decoder there are none
+    (T5; Raffel et al., 2020).
+    """
+    if bidirectional:
+        num_buckets //= 2
+        first = np.where(distances > 0, num_buckets, 0)
+        distances = np.abs(distances)
+    else:
+        first = np.zeros_like(distances)
+        distances = np.maximum(-distances, 0)
+    exact = num_buckets // 2
+    # In float32, since the published models were trained with what it rounds to.
+    octaves = np.log(np.maximum(distances, 1).astype(np.float32) / np.float32(exact))
+    octaves = octaves / np.float32(math.log(max_distance / exact)) * np.float32(num_buckets - exact)
+    far = np.minimum(exact + octaves.astype(np.int64), num_buckets - 1)
+    return first + np.where(distances < exact, distances, far)
+
+
+def relative_bias(
+    table_XN: Float[Array, "X N"], length: int, *, max_distance: int, bidirectional: bool
+) -> Float[Array, "1 N T T"]:
+    """What the logit of each query and key gains by their distance; `table_XN` has a row for each bucket of N heads."""
+    distances = np.arange(1 - length, length + 1)
+    buckets = relative_buckets(
+        distances, num_buckets=table_XN.shape[0], max_distance=max_distance, bidirectional=bidirectional
+    )
+    of_distance_NK = table_XN[buckets].T
+    # Row t is the distances from -t on. Rows of 2T laid end to end and cut at 2T - 1 each start one earlier, which
+    # spares the gradient a scatter of T^2 elements.
+    num_heads, width = of_distance_NK.shape
+    rows = jnp.broadcast_to(of_distance_NK[:, None], (num_heads, length, width)).reshape(num_heads, -1)
+    shifted = rows[:, : length * (width - 1)].reshape(num_heads, length, width - 1)
+    return shifted[None, :, :, length - 1 :]
+
+
+def split(key: Key, num: int) -> Sequence[Key]:
+    """Splits a key; None stays None."""
+    return (None,) * num if key is None else tuple(jax.random.split(key, num))
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the activation of an HF `hidden_act` name; KeyError for an unknown one (see `ACTIVATIONS`)."""
+    return ACTIVATIONS[name]
+
+
+@jax.custom_jvp
+def _gelu(x: jax.Array) -> jax.Array:
+    """x * Phi(x) by erf, which XLA's CPU backend computes more than twice as fast as `jax.nn.gelu`'s erfc."""
+    return x * _normal_cdf(x)
+
+
+@_gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Phi(x) + x phi(x) is all that the backward pass keeps."""
+    (x,), (dx,) = primals, tangents
+    cdf = _normal_cdf(x)
+    density = jnp.exp(-0.5 * jnp.square(x)) * np.asarray((2 * math.pi) ** -0.5, x.dtype)
+    return x * cdf, dx * (cdf + x * density)
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    return 0.5 + 0.5 * jax.lax.erf(x * np.asarray(2**-0.5, x.dtype))
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": _gelu,
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def init_stack(block: nn.Module, num_layers: int, *args: Any) -> Callable[[jax.Array], Any]:
+    """Returns an initialiser of `num_layers` copies of a block's parameters, stacked along a new axis `layers`."""
+    # Parameters do not depend on the kernel, and cuDNN's cannot be mapped over layers.
+    block = block.clone(compute=replace(block.compute, attention="xla"))
+
+    def init(key: jax.Array) -> Any:
+        one = lambda k: block.init(k, *args)["params"]  # noqa: E731
+        stacked = jax.vmap(one)(jax.random.split(key, num_layers))
+        return meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "layers"})
+
+    return init
+
+
+def run_stack(
+    apply: Callable[[Any, Any, Key], Any],
+    params: Any,
+    x: Any,
+    key: Key,
+    compute: Compute,
+    last: Callable[[Any, Any, Key], Any] | None = None,
+) -> Any:
+    """Runs stacked layers in order.
+
+    Args:
+      apply: (one layer's parameters, x, key) -> x.
+      params: tree of [L, ...] arrays, and of whatever else differs between layers.
+      x: what a layer hands to the next, an array or a tree: a cache of all layers may travel with the states.
+      last: stands in for `apply` in the last layer, where the model reads only some positions of its output.
+    """
+    num_layers = jax.tree.leaves(params)[0].shape[0]
+    unrolled = compute.unroll >= num_layers
+    step = _remat(apply, compute, scanned=not unrolled)
+    final = _remat(last, compute, scanned=False) if last else step
+    if unrolled:
+        layers = _unstack(params, num_layers)
+        for layer, k in zip(layers, split(key, num_layers), strict=True):
+            x = (final if layer is layers[-1] else step)(layer, x, k)
+        return x
+
+    keys = None if key is None else jax.random.split(key, num_layers)
+    scanned = num_layers if last is None else num_layers - 1
+    take = lambda part: jax.tree.map(lambda p: p[part], (params, keys))  # noqa: E731
+    if scanned:
+        x, _ = jax.lax.scan(
+            lambda x, layer: (step(layer[0], x, layer[1]), None), x, take(slice(0, scanned)), unroll=compute.unroll
+        )
+    if last is not None:
+        layer, k = take(num_layers - 1)
+        x = final(layer, x, k)
+    return x
+
+
+def _unstack(params: Any, num_layers: int) -> list[Any]:
+    """Each layer's parameters; their gradients are joined, where those of indexing would be padded and added up."""
+    leaves, tree = jax.tree.flatten(params)
+    parts = [[part[0] for part in jax.lax.split(leaf, (1,) * num_layers)] for leaf in leaves]
+    return [jax.tree.unflatten(tree, layer) for layer in zip(*parts, strict=True)]
+
+
+def _remat(fn: Callable[..., Any], compute: Compute, *, scanned: bool) -> Callable[..., Any]:
+    policies = jax.checkpoint_policies
+    split = max(compute.rules.size("fsdp"), compute.rules.size("context")) > 1
+    if compute.remat == "none" and not split:
+        return fn
+    policy = {
+        "none": policies.save_anything_except_these_names(_GATHERED),  # gathered again in the backward pass
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "full": None,
+    }[compute.remat]
+    # Outside a scan, XLA would merge the recomputation with the forward pass and so keep what it was to forget.
+    return jax.checkpoint(fn, policy=policy, prevent_cse=not scanned)

@@ -1,0 +1,138 @@
+"""Splash attention, JAX's TPU kernel: attention a block at a time, never T x S numbers, laid over the mesh.
+
+Shape letters: B rows, T query length, S key length, N heads, K key and value heads, H head_dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention as pallas
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from jaxlm.parallel.sharding import Rules
+
+LANES = 128
+"""The kernel takes lengths that are multiples of it."""
+BLOCKS = (512, 256, 128)
+"""Columns that are computed at once: the first that divides the length."""
+
+
+def fits(num_rows: int, query_length: int, key_length: int, rules: Rules) -> bool:
+    """True for rows that the mesh divides, and that fill a block on each device; shorter ones gain nothing from it."""
+    rows, length = rules.spec(("batch", "length"))
+    filled = query_length >= LANES * _ways(length, rules) and key_length >= LANES
+    return filled and num_rows % _ways(rows, rules) == 0
+
+
+def splash(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BSKH: Float[Array, "B S K H"],
+    v_BSKH: Float[Array, "B S K H"],
+    query_BT: Int[Array, "B T"],
+    key_BS: Int[Array, "B S"],
+    rules: Rules,
+    *,
+    scale: float,
+    causal: bool = False,
+    window: int | None = None,
+) -> Float[Array, "B T N H"]:
+    """softmax(scale q k^T) v within segments, as `attention.attend`.
+
+    Each device computes its rows and heads, and where `length` is split its queries, against all keys. Lengths are
+    filled up to multiples of 128 (times the shards of `length`) with segment 0, whose outputs are cut off again. Not
+    on a TPU, the kernel is interpreted: the same numbers, for tests, very slowly.
+
+    Args:
+      query_BT, key_BS: segment ids; a query that has no key gets some finite mean of all values.
+      causal, window: as in `attention.Mask`, query t being in column t.
+    """
+    rows, length, heads, head_dim = rules.spec(("batch", "length", "act_heads", "head_dim"))
+    num_shards = _ways(length, rules)
+    q_BTNH = q_BTNH * jnp.asarray(scale, q_BTNH.dtype)
+    q, query_ids = (_fill(x, LANES * num_shards) for x in (q_BTNH, query_BT))
+    k, v, key_ids = (_fill(x, LANES) for x in (k_BSKH, v_BSKH, key_BS))
+    num_heads, length_here = q.shape[2] // _ways(heads, rules), q.shape[1] // num_shards
+    if causal:
+        mask = _causal((q.shape[1], k.shape[1]), window)
+    else:  # the same for each shard
+        mask, num_shards = pallas.FullMask((length_here, k.shape[1])), 1
+    kernel = pallas.make_splash_mha(
+        pallas.MultiHeadMask([mask] * num_heads),
+        block_sizes=_blocks(length_here, k.shape[1]),
+        head_shards=1,  # all have one mask
+        q_seq_shards=num_shards,
+        interpret=rules.platform != "tpu",
+    )
+    kernel_spec = PartitionSpec(None, length if causal else None)
+
+    def local(kernel, q_BTNH, k_BSKH, v_BSKH, query_BT, key_BS):
+        q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSKH, v_BSKH))
+        return jax.vmap(kernel)(q, k, v, pallas.SegmentIds(query_BT, key_BS)).swapaxes(1, 2)
+
+    if rules.mesh is not None:
+        queries, keys = PartitionSpec(rows, length, heads, head_dim), PartitionSpec(rows, None, heads, head_dim)
+        local = jax.shard_map(
+            local,
+            mesh=rules.mesh,
+            in_specs=(
+                kernel.manual_sharding_spec(NamedSharding(rules.mesh, kernel_spec)),
+                queries, keys, keys, PartitionSpec(rows, length), PartitionSpec(rows, None),
+            ),
+            out_specs=queries,
+            check_vma=False,  # which the kernel's outputs do not carry
+        )  # fmt: skip
+    return local(kernel, q, k, v, query_ids, key_ids)[:, : q_BTNH.shape[1]]
+
+
+def kernel_flops(name: str, operands: Sequence[tuple[str, tuple[int, ...]]]) -> int:
+    """Multiplications and additions in the matrix products of one call of the kernel, as `hlo.kernels` finds it.
+
+    Whole blocks that a causal mask hides are not computed: half of them. A head narrower than the matrix unit takes as
+    long as one that fills it.
+
+    Args:
+      name: of the kernel's forward or of one of its two backward passes.
+      operands: (dtype, shape) of each; queries [B, N, T, H] and keys [B, K, S, H] are the first of floating point, of
+        which the compiler leaves out B where it is 1.
+    Raises:
+      ValueError: another kernel.
+    """
+    products = next((n for part, n in _PRODUCTS.items() if part in name), None)
+    if products is None:
+        raise ValueError(f"kernel {name!r}: expected one of splash attention's")
+    queries, keys = [shape for dtype, shape in operands if dtype in ("bf16", "f16", "f32")][:2]
+    causal = sum(dtype == "s32" for dtype, _ in operands) > 2  # segment ids of both, and then the columns' numbers
+    width = -(-queries[-1] // LANES) * LANES
+    return 2 * products * math.prod(queries[:-1]) * keys[-2] * width // (2 if causal else 1)
+
+
+_PRODUCTS = {"_fwd_": 2, "_dq_": 3, "_dkv_": 4}
+"""[T, H] x [H, S] or like it, in each pass: the backward ones compute the scores anew."""
+
+
+def _causal(shape: tuple[int, int], window: int | None) -> Any:
+    return pallas.CausalMask(shape) if window is None else pallas.LocalMask(shape, (window - 1, 0), 0)
+
+
+def _blocks(query_length: int, key_length: int) -> pallas.BlockSizes:
+    q, k = (next(block for block in BLOCKS if length % block == 0) for length in (query_length, key_length))
+    return pallas.BlockSizes(block_q=q, block_kv=k, block_q_dkv=q, block_kv_dkv=k, block_q_dq=q, block_kv_dq=k)
+
+
+def _fill(x: jax.Array, multiple: int) -> jax.Array:
+    """Zeros behind axis 1, up to a multiple."""
+    missing = -x.shape[1] % multiple
+    return jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)) if missing else x
+
+
+def _ways(part: str | tuple[str, ...] | None, rules: Rules) -> int:
+    """Number of shards of an axis that is split over these mesh axes."""
+    if rules.mesh is None or part is None:
+        return 1
+    return math.prod(rules.mesh.shape[axis] for axis in ((part,) if isinstance(part, str) else part))

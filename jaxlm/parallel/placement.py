@@ -1,0 +1,76 @@
+"""From the rows that each process builds to arrays that lie on the mesh, and back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jaxlm.data.examples.example import HOST_ONLY, Batch
+from jaxlm.parallel import processes
+from jaxlm.parallel.sharding import Rules, batch_shardings
+from jaxlm.parallel.share import Share
+
+
+def share(rules: Rules, micro_batches: int = 1) -> Share:
+    """The rows of a global batch that this process builds: those that its devices hold."""
+    return Share(_shards(rules), rules.num_batch_shards, micro_batches)
+
+
+def to_device(batch: Batch, rules: Rules, *, leading: int = 0) -> dict[str, jax.Array]:
+    """Puts this process's rows of a batch on the mesh, all but what is for the host alone.
+
+    Args:
+      leading: unsplit axes before that of the rows.
+    """
+    local = {key: value for key, value in batch.items() if key not in HOST_ONLY}
+    if rules.mesh is None:
+        return {key: jnp.asarray(value) for key, value in local.items()}
+    shardings = batch_shardings(local, rules, leading=leading)
+    return {key: _place(value, shardings[key], leading, rules) for key, value in local.items()}
+
+
+def of_all_processes(array: Any, rules: Rules) -> np.ndarray:
+    """All rows of an array on the host, of which this process has built its own; in the order of the global batch."""
+    if not processes.active() or rules.mesh is None:
+        return np.asarray(array)
+    return processes.fetch(_place(np.asarray(array), batch_shardings({"": array}, rules)[""], 0, rules))
+
+
+def total(counts: Mapping[str, int], rules: Rules) -> dict[str, int]:
+    """Sums over all processes of what each counted in its rows; all processes have to call it."""
+    answers = processes.exchange([dict(counts), len(_shards(rules))])
+    copies = sum(held for _, held in answers) // rules.num_batch_shards  # processes may hold parts of the same rows
+    return {name: sum(each[name] for each, _ in answers) // copies for name in counts}
+
+
+@functools.lru_cache(maxsize=64)
+def _shards(rules: Rules) -> tuple[int, ...]:
+    if rules.mesh is None:
+        return (0,)
+    places = rules.sharding(("batch",)).addressable_devices_indices_map((rules.num_batch_shards,))
+    if not places:  # devices of a topology that is only compiled for
+        return tuple(range(rules.num_batch_shards))
+    return tuple(sorted({(index[0].start or 0) if index else 0 for index in places.values()}))
+
+
+def _place(value: np.ndarray, sharding: NamedSharding, axis: int, rules: Rules) -> jax.Array:
+    """A global array of which `value` holds this process's rows along `axis`, and all of the other axes."""
+    shards, of = _shards(rules), rules.num_batch_shards
+    size = value.shape[axis] // len(shards)
+    shape = (*value.shape[:axis], size * of, *value.shape[axis + 1 :])
+    if len(shards) == of:
+        return jax.make_array_from_callback(shape, sharding, lambda index: value[index])
+
+    def part(index: Any) -> np.ndarray:
+        rows = index[axis]
+        shard, offset = divmod(rows.start or 0, size)
+        here = shards.index(shard) * size + offset
+        return value[(*index[:axis], slice(here, here + rows.stop - (rows.start or 0)), *index[axis + 1 :])]
+
+    return jax.make_array_from_callback(shape, sharding, part)

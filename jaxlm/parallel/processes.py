@@ -1,0 +1,273 @@
+"""Several processes, one to a host, that work as one: connecting, agreeing on errors, and stopping together.
+
+The engine is `jax.distributed`; here is what a program around it owes its user:
+
+- Until the first step, processes fail one by one: a file is missing on one host, a directory cannot be written on
+  another. `exchange` and what is built on it are the points where all hear of it, and stop with the same message.
+- From then on (`in_step`), they wait for each other inside collectives, and can no longer be told anything. A process
+  that fails ends at once; the others notice by a broken connection, or when its heartbeat has been missing for
+  `HEARTBEAT` seconds. `lost_peer` recognises that.
+
+With one process, nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint.multihost import get_barrier_sync_fn
+
+from jaxlm.errors import Interrupted, RunFailure, UserError
+from jaxlm.parallel.cluster import Cluster
+
+T = TypeVar("T")
+log = logging.getLogger("jaxlm")
+
+HEARTBEAT = 30
+"""Seconds without a sign of life after which a process counts as dead, and the others are stopped."""
+CONNECT = 300
+"""Seconds to wait for the other processes at the start."""
+_PATIENCE = 7 * 24 * 3600  # seconds
+_LINGER = 5.0  # seconds for which the first process, which the others stand in contact with, outlives its own failure
+_LOST = (
+    "Gloo", "Connection reset", "Connection closed", "Socket closed", "coordination service", "UNAVAILABLE", "Barrier",
+    "barrier", "heartbeat", "NCCL", "DEADLINE_EXCEEDED", "peer",
+)  # fmt: skip
+_ERRORS = {kind.__name__: kind for kind in (UserError, RunFailure, Interrupted)}
+
+
+@dataclass
+class _Standing:
+    """What the others know of this process."""
+
+    in_step: bool = False
+    told: bool = False
+    steps: int = 0
+    exchanges: int = 0
+
+
+_standing = _Standing()
+
+
+def start(cluster: Cluster, *, stop_steps: bool) -> None:
+    """Connects this process with the others; before JAX is used for anything else.
+
+    Args:
+      stop_steps: SIGTERM is left to `is_stop_step`, instead of ending the process.
+    Raises:
+      RunFailure: they cannot be reached.
+    """
+    began = time.monotonic()
+    jax.config.update("jax_enable_preemption_service", stop_steps)
+    try:
+        jax.distributed.initialize(
+            **cluster.arguments, heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=CONNECT
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise RunFailure(
+            f"{cluster.name}: the processes did not find each other within {time.monotonic() - began:.0f} s "
+            f"({_line(error)}). Check that all were started, that the first one listens at that address and that no "
+            "firewall stands between"
+        ) from error
+    log.info("%s: process %d of %d", cluster.name, jax.process_index(), jax.process_count())
+
+
+def active() -> bool:
+    """Whether this process is one of several."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def process_index() -> int:
+    """Number of this process, from 0."""
+    return jax.process_index() if jax.distributed.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return process_index() == 0
+
+
+def exchange(value: Any = None, error: Exception | None = None) -> list[Any]:
+    """Hands a JSON value to all processes and returns everyone's, in order; all processes have to call it.
+
+    Calls of all functions below match each other, whichever a process is at, so that an error is heard at once.
+
+    Args:
+      error: what this process failed by; it is raised here and, as the first that failed tells it, by the others.
+    """
+    if not active():
+        if error is not None:
+            raise error
+        return [value]
+    failed = None if error is None else {"kind": type(error).__name__, "text": str(error) or type(error).__name__}
+    message = json.dumps({"value": value, "failed": failed}).encode()
+    _standing.told = error is not None
+    # Others may be hours behind, tokenising a corpus: a barrier waits for them, where a collective would time out.
+    _standing.exchanges += 1
+    barrier = get_barrier_sync_fn()
+    assert barrier is not None
+    barrier(key=f"jaxlm.exchange.{_standing.exchanges}", timeout_ms=_PATIENCE * 1000)
+    sizes = multihost_utils.process_allgather(np.asarray([len(message)], np.int32))
+    room = 1 << max(8, int(np.max(sizes) - 1).bit_length())  # few shapes are compiled
+    padded = np.zeros(room, np.uint8)
+    padded[: len(message)] = np.frombuffer(message, np.uint8)
+    gathered = multihost_utils.process_allgather(padded).reshape(len(sizes), room)
+    answers = [json.loads(row[: int(size)].tobytes()) for row, size in zip(gathered, sizes.ravel(), strict=True)]
+    if error is not None:
+        raise error
+    for number, answer in enumerate(answers):
+        if answer["failed"] is not None:
+            _standing.told = True
+            kind = _ERRORS.get(answer["failed"]["kind"], RunFailure)
+            raise kind(f"process {number}: {answer['failed']['text']}")
+    return [answer["value"] for answer in answers]
+
+
+def first(make: Callable[[], T]) -> T:
+    """What the first process makes, a JSON value, on all of them."""
+    if not active():
+        return make()
+    value = None
+    if is_first():
+        try:
+            value = make()
+        except Exception as error:
+            tell(error)
+            raise
+    return exchange(value)[0]
+
+
+def first_alone(make: Callable[[], T]) -> T:
+    """Calls `make` on the first process and then, when that is done, on the others, which find what it has written."""
+    if not active():
+        return make()
+    if not is_first():
+        exchange()
+        return make()
+    try:
+        made = make()
+    except Exception as error:
+        tell(error)
+        raise
+    exchange()
+    return made
+
+
+def same(what: str, text: Callable[[], str]) -> None:
+    """Raises UserError, on all processes, where `text()` is not the same on all of them."""
+    if not active():
+        return
+    digests = exchange(hashlib.sha256(text().encode()).hexdigest())
+    different = [number for number, digest in enumerate(digests) if digest != digests[0]]
+    if different:
+        listed = ", ".join(map(str, different[:8]))
+        _standing.told = True  # as all of them find out here
+        raise UserError(
+            f"{what} differ between processes: those of process {listed} are not those of process 0. Start all hosts "
+            "with the same command, configuration, code and data"
+        )
+
+
+def tell(error: Exception) -> None:
+    """Lets the others hear of an error, where they still can and have not yet."""
+    if active() and not _standing.in_step and not _standing.told:
+        with contextlib.suppress(type(error)):
+            exchange(error=error)
+
+
+@contextlib.contextmanager
+def in_step() -> Iterator[None]:
+    """The time in which all processes compute together. It ends, without an error, when all have reached its end."""
+    exchange()
+    _standing.in_step = True
+    yield
+    exchange()
+    _standing.in_step = False
+
+
+def is_stop_step() -> bool:
+    """Whether a signal to one of the processes ends the run after this step; all processes ask after every step."""
+    _standing.steps += 1
+    return multihost_utils.reached_preemption_sync_point(_standing.steps)
+
+
+@contextlib.contextmanager
+def together(advice: str) -> Iterator[None]:
+    """Around all that a process does with the others: its errors are told to them, and theirs become clear.
+
+    Args:
+      advice: what to do after another process has failed.
+    Raises:
+      UserError, Interrupted: as they came.
+      RunFailure: whatever else it was; the traceback of what was not foreseen is printed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (lost := lost_peer(error)) is not None:
+            raise RunFailure(f"{lost}. {advice}") from error
+        tell(error)
+        if isinstance(error, Interrupted):
+            _standing.told = True  # in the loop, all are interrupted after the same step
+        if type(error).__name__ not in _ERRORS:
+            traceback.print_exc()
+            raise RunFailure(f"process {process_index()}: {type(error).__name__}: {_line(error)}") from error
+        raise
+
+
+def lost_peer(error: BaseException) -> RunFailure | None:
+    """What to tell the user if `error` means that another process is gone; None if it means something else."""
+    if not active() or not isinstance(error, (ValueError, RuntimeError)):
+        return None
+    if not any(sign in str(error) for sign in _LOST):
+        return None
+    return RunFailure(
+        f"process {process_index()} of {jax.process_count()}: another process has stopped, and what it printed last "
+        f"says why ({_line(error)})"
+    )
+
+
+def leave(status: int) -> int:
+    """Takes leave of the other processes before this one ends; returns the exit status.
+
+    After an error that the others were not told of, they will not answer: the process then ends here and now, without
+    waiting for anything, threads that write a checkpoint included.
+    """
+    if not jax.distributed.is_initialized():
+        return status
+    if status == 0 or _standing.told:
+        try:
+            jax.distributed.shutdown()
+            return status
+        except (RuntimeError, ValueError) as error:
+            log.debug("shutdown: %s", error)
+    elif is_first():
+        time.sleep(_LINGER)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
+    """A whole array on every process, wherever its parts lie; all processes have to call it alike."""
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]} ..."

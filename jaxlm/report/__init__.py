@@ -1,0 +1,1 @@
+"""report.html: sections, charts, and the page."""

@@ -1,0 +1,218 @@
+"""What a run says while it runs: the progress line, metrics.jsonl, TensorBoard, and the set-up of logging.
+
+metrics.jsonl is the record: one JSON object to a line, `kind` ("train" or "evaluation"), `step`, `split` (evaluations
+only), the values, and `time` (seconds since 1970). A value that is not finite is written as null, since JSON has
+neither NaN nor infinity. The file of a resumed run equals that of an undisturbed one, but for the times.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxlm.console import stderr_console
+from jaxlm.errors import RunFailure, UserError
+
+FILE_NAME = "metrics.jsonl"
+
+# How the values of a training step are shown, in this order; others go to the files only.
+_SHOWN: dict[str, Callable[[float], str]] = {
+    "loss": lambda v: f"loss {v:.4f}",
+    "learning_rate": lambda v: f"lr {v:.2e}",
+    "tokens_per_s": lambda v: f"{v:,.0f} tok/s",
+    "padding_share": lambda v: f"padding {v:.1%}",
+}
+_HIDDEN = ("precision_", "recall_", "f1_micro")
+"""Prefixes of evaluation metrics that the console leaves out, as it does every per-class one."""
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, null read as NaN; empty if there is no such file.
+
+    A last line that a killed run left half-written is passed over. Raises UserError for any other line that is no JSON.
+    """
+    rows = [row for _, row in _read_lines(run_dir / FILE_NAME)]
+    return [{key: math.nan if value is None else value for key, value in row.items()} for row in rows]
+
+
+def _read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Each line as it stands, and what it says."""
+    if not path.exists():
+        return []
+    lines = path.read_text("utf-8", errors="replace").removesuffix("\n").split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError("no step")
+            rows.append((line, row))
+        except ValueError:
+            if number < len(lines):  # the last one may be torn, or the file empty
+                raise UserError(
+                    f"{path}, line {number}: expected a JSON object with an integer step; found {line[:80]!r}. "
+                    "Remove the line, or start over with train.fresh=true"
+                ) from None
+    return rows
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row.get("kind"), row["step"], row.get("split")
+
+
+class Tracker:
+    """Writes down how a run goes; a context manager.
+
+    Args:
+      run_dir: an existing run directory; metrics.jsonl and tensorboard/ are written in it.
+      resume_step: the step of the restored checkpoint, 0 for a new run. Rows beyond it are dropped, since those steps
+        run again, and a row that is logged a second time replaces the first.
+      total_steps: where the run ends.
+      enabled: false on all processes but the first; every method then does nothing.
+      console: where progress goes; absent: stderr. A terminal gets a progress bar, anything else one plain line per
+        call of `train`.
+
+    Raises:
+      RunFailure: a file in `run_dir` cannot be written.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        resume_step: int,
+        total_steps: int,
+        tensorboard: bool = True,
+        enabled: bool = True,
+        console: Console | None = None,
+    ) -> None:
+        self._enabled = enabled
+        if not enabled:
+            return
+        self._path = run_dir / FILE_NAME
+        self._console = console or stderr_console()
+        self._total_steps = total_steps
+        self._start_step, self._start_time = resume_step, time.monotonic()
+        earlier = [(line, row) for line, row in _read_lines(self._path) if row["step"] <= resume_step]
+        self._kept = {_key(row): line for line, row in earlier} if resume_step else {}
+        try:
+            self._rewrite(self._kept.values())
+            self._board = _summary_writer(run_dir / "tensorboard", resume_step) if tensorboard else None
+        except OSError as error:
+            raise RunFailure(f"cannot write in {run_dir}: {error.strerror or error}") from error
+        self._progress, self._bar = _progress_bar(self._console, resume_step, total_steps)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def train(self, step: int, values: Mapping[str, float]) -> None:
+        """Log what was measured since the last call: loss, learning_rate, grad_norm, tokens_per_s, padding_share."""
+        if not self._enabled:
+            return
+        self._write({"kind": "train", "step": step}, values, board="train")
+        shown = " ".join(show(float(values[name])) for name, show in _SHOWN.items() if name in values)
+        if self._progress:
+            self._progress.update(self._bar, completed=step, values=shown)
+        else:
+            self.log(f"step {step}/{self._total_steps}  {shown}  eta {self._eta(step)}")
+
+    def evaluation(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Log the metrics of one evaluation; TensorBoard and the console are spared the per-class ones."""
+        if not self._enabled:
+            return
+        overall = {name: float(value) for name, value in values.items() if "/" not in name}
+        self._write({"kind": "evaluation", "step": step, "split": split}, values, board=split)
+        if self._board:
+            self._board.flush()
+        shown = "  ".join(f"{name} {v:.4f}" for name, v in overall.items() if not name.startswith(_HIDDEN))
+        self.log(f"step {step}/{self._total_steps}  {split}: {shown}")
+
+    def advance(self, step: int) -> None:
+        """Move the progress bar; cheap enough for every step."""
+        if self._enabled and self._progress:
+            self._progress.update(self._bar, completed=step)
+
+    def log(self, message: str) -> None:
+        """Print one line, above the progress bar if there is one."""
+        if self._enabled:
+            line = f"{time.strftime('%H:%M:%S')} {message}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """End the progress bar and flush the files; a second call does nothing."""
+        if not self._enabled:
+            return
+        self._enabled = False
+        if self._progress:
+            self._progress.stop()
+        if self._board:
+            self._board.close()
+        self._file.close()
+
+    def _write(self, row: dict[str, Any], values: Mapping[str, float], *, board: str) -> None:
+        numbers = {name: float(value) for name, value in values.items()}
+        try:
+            if self._kept.pop(_key(row), None) is not None:
+                self._file.close()
+                self._rewrite(line for line, old in _read_lines(self._path) if _key(old) != _key(row))
+            row |= {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+            row["time"] = round(time.time(), 3)
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()  # so that a killed run loses nothing it logged
+        except OSError as error:
+            raise RunFailure(f"cannot write {self._path}: {error.strerror or error}") from error
+        if self._board:
+            for name, value in numbers.items():
+                if "/" not in name:
+                    self._board.add_scalar(f"{board}/{name}", value, row["step"])
+
+    def _rewrite(self, lines: Iterable[str]) -> None:
+        """Put `lines` in place of the file, in one move, and open it for more."""
+        partial = self._path.with_suffix(".jsonl.partial")
+        partial.write_text("".join(line + "\n" for line in lines), "utf-8")
+        os.replace(partial, self._path)
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def _eta(self, step: int) -> str:
+        done = step - self._start_step
+        if done <= 0:
+            return "-"
+        seconds = (time.monotonic() - self._start_time) / done * (self._total_steps - step)
+        minutes, seconds = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _summary_writer(folder: Path, resume_step: int) -> Any:
+    from tensorboardX import SummaryWriter  # slow to import, and not needed by those who turn it off
+
+    return SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None, flush_secs=10)
+
+
+def _progress_bar(console: Console, resume_step: int, total_steps: int) -> tuple[Progress | None, Any]:
+    if not console.is_terminal:
+        return None, None
+    progress = Progress(
+        MofNCompleteColumn(),
+        *([BarColumn(bar_width=20)] if console.width >= 100 else []),  # else the numbers would be cut off
+        TextColumn("{task.fields[values]}"),
+        TextColumn("eta"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        refresh_per_second=4,
+        redirect_stdout=False,  # predictions may go there
+    )
+    bar = progress.add_task("", total=total_steps, completed=resume_step, values="")
+    progress.start()
+    return progress, bar

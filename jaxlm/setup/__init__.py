@@ -1,0 +1,1 @@
+"""From a config to the task, tokenizer, datasets and model of a run."""

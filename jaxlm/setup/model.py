@@ -1,0 +1,87 @@
+"""The model of a run, on its mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxlm.config.model import ModelConfig
+from jaxlm.config.schema import Config
+from jaxlm.errors import UserError
+from jaxlm.hf.checkpoint import Checkpoint
+from jaxlm.models import Model, get_family
+from jaxlm.models.base import override
+from jaxlm.nn.layers import Compute
+from jaxlm.parallel.mesh import choose_mesh
+from jaxlm.parallel.sharding import Rules, param_shardings
+from jaxlm.tokenizer.tokenizer import Tokenizer
+
+
+def build_model(
+    config: Config,
+    task: Any,
+    tokenizer: Tokenizer,
+    checkpoint: Checkpoint | None,
+    devices: Sequence[Any] | None = None,
+) -> Model:
+    """Returns the model on its mesh; UserError where config, tokenizer and checkpoint do not fit together."""
+    model, where = config.model, "model.family"
+    if checkpoint is not None:
+        family, sizes, where = checkpoint.family, checkpoint.model_config, f"{checkpoint.directory}/config.json"
+    else:
+        family = get_family(model.family or "", "model.family")
+        if model.preset is not None and model.preset not in family.presets:
+            presets = ", ".join(family.presets)
+            raise UserError(f"model.preset: {family.name} has no preset {model.preset!r}; it has {presets}")
+        sizes = family.presets[model.preset] if model.preset else family.config()
+        sizes = override(replace(sizes, **_from_tokenizer(sizes, tokenizer)), model.config)
+    rates = {name: getattr(model, name) for name in ("dropout", "attention_dropout", "classifier_dropout")}
+    sizes = override(sizes, {name: rate for name, rate in rates.items() if rate is not None})
+    sizes = override(sizes, task.model_overrides)
+    if task.head == "classification" and sizes.pad_id is None:
+        # Transformers' classifiers by the last token find it by the padding behind it, and need an id for batches.
+        sizes = replace(sizes, pad_id=tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id)
+    if tokenizer.vocab_size > sizes.vocab_size:
+        raise UserError(
+            f"{where}: the tokenizer has {tokenizer.vocab_size} ids, the model's vocab_size is {sizes.vocab_size}; "
+            "they do not belong together"
+        )
+    if config.data.max_length > sizes.max_positions:
+        raise UserError(
+            f"data.max_length={config.data.max_length}: the model has {sizes.max_positions} positions; set it to at "
+            f"most {sizes.max_positions}"
+        )
+    built = Model(family, sizes, task.head, task.num_outputs, make_compute(model, Rules()))
+    shapes = built.shapes  # a head that the family lacks shows now
+
+    def divides(mesh: Mesh) -> bool:
+        try:
+            param_shardings(built.axes, shapes, Rules(mesh))
+        except UserError:
+            return False
+        return True
+
+    mesh, why = choose_mesh(config.mesh, built.num_parameters, divides, devices)
+    built = replace(built, compute=make_compute(model, Rules(mesh, why=why)))
+    built.shapes  # noqa: B018  sizes that do not divide show now
+    return built
+
+
+def _from_tokenizer(sizes: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Fields of a family's config that follow the tokenizer."""
+    ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+    if ids["pad_id"] is None and sizes.pad_id is not None:
+        ids["pad_id"] = 0  # a family that must have one, and never reads what stands there
+    known = {name: value for name, value in ids.items() if hasattr(sizes, name)}
+    return {"vocab_size": tokenizer.vocab_size, **known}
+
+
+def make_compute(model: ModelConfig, rules: Rules) -> Compute:
+    """How to compute, from the config's knobs and the platform."""
+    # Unrolled, XLA's CPU compiler saves the copies in and out of the loop; elsewhere compile time weighs more.
+    unroll = model.unroll if model.unroll != "auto" else 1_000_000 if rules.platform == "cpu" else 1
+    return Compute(jnp.dtype(model.dtype), model.attention, model.remat, unroll, rules)

@@ -1,0 +1,1 @@
+"""Tokenizers: loading, encoding, training, saving."""

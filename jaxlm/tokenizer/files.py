@@ -1,0 +1,220 @@
+"""Reading a Hugging Face tokenizer directory, in any of its formats, into one `tokenizers` backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+
+from jaxlm.errors import UserError
+from jaxlm.tokenizer import sentencepiece, special_tokens
+
+_GENERIC_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend", "")
+
+_SENTENCEPIECE = {"spiece.model": "t5", "tokenizer.model": "llama", "sentencepiece.bpe.model": "xlm-roberta"}
+_FORMATS = ("tokenizer.json", "vocab.txt", "vocab.json + merges.txt", *_SENTENCEPIECE)
+_KEPT = ("vocab.txt", "vocab.json", "merges.txt", *_SENTENCEPIECE, "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """What a directory holds: the backend, the token of each role, tokenizer_config.json, and files copied as found."""
+
+    backend: tokenizers.Tokenizer
+    roles: Mapping[str, str]
+    config: Mapping[str, Any]
+    copies: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def read(directory: Path) -> TokenizerFiles:
+    """Reads the first of: tokenizer.json; vocab.txt; vocab.json + merges.txt; a SentencePiece model.
+
+    Raises:
+      UserError: no tokenizer file, a damaged one, or one whose tokenizer class is not known here.
+    """
+    config = _json(directory / "tokenizer_config.json")
+    named = special_tokens.named_tokens(config, _json(directory / "special_tokens_map.json"))
+    style = _style(directory, config)
+
+    if (directory / "tokenizer.json").is_file():
+        backend = _from_json(directory / "tokenizer.json")
+        if style is None and not named:
+            style = special_tokens.guess_style(backend)
+        _follow_config(backend, style, config)
+    else:
+        backend, style = _from_vocabulary(directory, style, config, named)
+
+    _add_tokens(backend, directory, config)
+    roles = special_tokens.mark_special(backend, style, named, config)
+    processor = special_tokens.post_processor(style, backend, roles, config)
+    if processor is not None:
+        backend.post_processor = processor
+    copies = {name: (directory / name).read_bytes() for name in _KEPT if (directory / name).is_file()}
+    return TokenizerFiles(backend, roles, config, copies)
+
+
+def bert_backend(vocab: Mapping[str, int], unk: str, *, lowercase: bool, **normalizer: Any) -> tokenizers.Tokenizer:
+    """WordPiece over BERT's normalizer and pre-tokenizer, without special tokens."""
+    backend = tokenizers.Tokenizer(models.WordPiece(dict(vocab), unk_token=unk))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase, **normalizer)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    return backend
+
+
+# Which convention.
+
+
+def _style(directory: Path, config: Mapping[str, Any]) -> special_tokens.Style | None:
+    """By tokenizer class, else by the model's type; None where both are silent or generic."""
+    model = _json(directory / "config.json")
+    name = str(config.get("tokenizer_class") or model.get("tokenizer_class") or "").removesuffix("Fast")
+    for style in special_tokens.STYLES.values():
+        if name in style.classes or (not name and model.get("model_type") in style.model_types):
+            return style
+    return None
+
+
+# Vocabulary files.
+
+
+def _from_json(path: Path) -> tokenizers.Tokenizer:
+    rules = _json(path)
+    model = rules.get("model")
+    try:
+        backend = tokenizers.Tokenizer.from_str(json.dumps(rules))
+        if isinstance(model, dict) and isinstance(model.get("vocab"), list):
+            # Unigram scores again: the library's JSON reader may change their last bit, Python's does not.
+            scores = [(piece, score) for piece, score in model["vocab"]]
+            backend.model = models.Unigram(scores, model.get("unk_id"), bool(model.get("byte_fallback")))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{path}: not a valid tokenizer.json ({error}); copy or download it again") from error
+    # Many published files carry the settings of the run that saved them.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _from_vocabulary(
+    directory: Path,
+    style: special_tokens.Style | None,
+    config: Mapping[str, Any],
+    named: Mapping[str, AddedToken | None],
+) -> tuple[tokenizers.Tokenizer, special_tokens.Style]:
+    present = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    model = next((name for name in _SENTENCEPIECE if name in present), None)
+    byte_level = "vocab.json" in present and "merges.txt" in present
+    if "vocab.txt" not in present and not byte_level and model is None:
+        found = ", ".join(present[:20]) or "nothing"
+        raise UserError(f"{directory}: no tokenizer; looked for {', '.join(_FORMATS)}; found {found}")
+    name = str(config.get("tokenizer_class") or "").removesuffix("Fast")
+    if style is None and name not in _GENERIC_CLASSES:
+        raise UserError(
+            f"{directory}: tokenizer_config.json names the tokenizer_class {name!r}, which is read from "
+            "a tokenizer.json only; make one with Transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+        )
+    if "vocab.txt" in present:
+        return _word_piece(directory / "vocab.txt", config, named), style or special_tokens.STYLES["bert"]
+    if byte_level:
+        backend = _byte_level(directory, config)
+        return backend, style or special_tokens.guess_style(backend) or special_tokens.STYLES["gpt2"]
+    assert model is not None
+    style = style or special_tokens.STYLES[_SENTENCEPIECE[model]]
+    extra_ids = int(config.get("extra_ids", 100)) if style.name == "t5" else 0
+    legacy = config.get("legacy") is not False
+    fairseq = style.name == "xlm-roberta"
+    return sentencepiece.read(directory / model, fairseq=fairseq, extra_ids=extra_ids, legacy=legacy), style
+
+
+def _word_piece(path: Path, config: Mapping[str, Any], named: Mapping[str, AddedToken | None]) -> tokenizers.Tokenizer:
+    vocab = {token: i for i, token in enumerate(_text(path).removesuffix("\n").split("\n"))}
+    tokens = {}
+    for role in ("unk", "cls", "sep", "pad"):
+        token = named.get(role)
+        tokens[role] = token.content if token is not None else special_tokens.STYLES["bert"].tokens[role]
+        if tokens[role] not in vocab:
+            raise UserError(
+                f"{path}: no {tokens[role]} among its {len(vocab)} lines; expected one token to a line, special tokens "
+                f"included; for another name set {role}_token in tokenizer_config.json"
+            )
+    return bert_backend(vocab, tokens["unk"], **_bert_settings(config, {"lowercase": True}))
+
+
+def _byte_level(directory: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    vocab, merges = directory / "vocab.json", directory / "merges.txt"
+    try:
+        model = models.BPE.from_file(str(vocab), str(merges))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{vocab} and {merges.name}: not a byte-level BPE vocabulary ({error})") from error
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.get("add_prefix_space")))
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+# Settings of tokenizer_config.json.
+
+
+def _bert_settings(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`BertNormalizer` arguments: the config's where it has them, else `defaults`."""
+    keys = {
+        "lowercase": "do_lower_case",
+        "strip_accents": "strip_accents",
+        "handle_chinese_chars": "tokenize_chinese_chars",
+    }
+    return {**defaults, **{argument: config[key] for argument, key in keys.items() if key in config}}
+
+
+def _follow_config(
+    backend: tokenizers.Tokenizer, style: special_tokens.Style | None, config: Mapping[str, Any]
+) -> None:
+    """Transformers lets a BERT tokenizer's config overrule the normalizer of its tokenizer.json."""
+    normalizer = backend.normalizer
+    if style is special_tokens.STYLES["bert"] and isinstance(normalizer, normalizers.BertNormalizer):
+        for argument, value in _bert_settings(config, {}).items():
+            setattr(normalizer, argument, value)
+        backend.normalizer = normalizer
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, config: Mapping[str, Any]) -> None:
+    """Tokens added after training, at the ids the files give them."""
+    added = {int(i): token for i, token in config.get("added_tokens_decoder", {}).items()}
+    for token, i in _json(directory / "added_tokens.json").items():
+        added.setdefault(int(i), {"content": token})
+    for i, entry in sorted(added.items()):
+        token = special_tokens.added_token(entry, special=False)
+        special_tokens.add(backend, token)
+        found = backend.token_to_id(token.content)
+        if found != i:
+            raise UserError(
+                f"{directory}: added token {token.content!r} should have id {i}, but the vocabulary gives it {found}; "
+                "the vocabulary file and the added tokens do not belong together"
+            )
+
+
+# Files.
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object; found {type(value).__name__}")
+    return value
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; tokenizer files are UTF-8 text") from error

@@ -1,0 +1,1 @@
+"""The train loop, its state, checkpoints and end."""

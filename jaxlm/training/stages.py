@@ -1,0 +1,62 @@
+"""Runs that stand on other runs: the pretraining that `model.init` names, and the same network from scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from jaxlm.config.loading import load_config
+from jaxlm.config.schema import Config
+from jaxlm.errors import UserError
+from jaxlm.hf.checkpoint import Checkpoint
+from jaxlm.hf.hub import resolve
+from jaxlm.training.loop import run_training
+
+log = logging.getLogger("jaxlm")
+
+
+def run_chain(config: Config, *, command: str = "") -> dict[str, Any]:
+    """Runs whatever a config stands on and has no result yet, then the config itself; returns its summary.
+
+    Raises:
+      UserError, RunFailure, Interrupted: as `train.run_training`, of whichever run it was.
+    """
+    config = run_pretraining(config)
+    beside = {}
+    if config.train.scratch_baseline:
+        scratch = run_training(scratch_config(config))
+        scores = next((scratch["scores"][split] for split in ("test", "validation") if split in scratch["scores"]), {})
+        beside = {"from scratch": scores}
+    return run_training(config, command=command, beside=beside)
+
+
+def run_pretraining(config: Config) -> Config:
+    """Where `model.init` is a config file: runs it unless it is finished, and returns the config with its run."""
+    init = config.model.init
+    if init is None or Path(init).suffix not in (".yaml", ".yml"):
+        return config
+    first = load_config(Path(init), [f"logging.directory={config.logging.directory}"])
+    if first.name == config.name:
+        raise UserError(f"model.init={init}: both runs are called {first.name!r}; give one another name")
+    summary = run_training(run_pretraining(first))
+    log.info("model.init: %s, %d steps", first.name, summary["steps"])
+    run = str(Path(first.logging.directory) / first.name)
+    return config.model_copy(update={"model": config.model.model_copy(update={"init": run})})
+
+
+def scratch_config(config: Config) -> Config:
+    """The same run from random parameters: the checkpoint's architecture and tokenizer, none of its weights.
+
+    Raises:
+      UserError: the run starts from random parameters anyway.
+    """
+    if config.model.init is None:
+        raise UserError("train.scratch_baseline: the run itself starts from scratch; expected model.init")
+    checkpoint = Checkpoint(resolve(config.model.init, key="model.init", revision=config.model.revision))
+    sizes = dataclasses.asdict(checkpoint.model_config)
+    fresh = {"init": None, "revision": None, "family": checkpoint.family.name, "config": sizes}
+    model = config.model.model_copy(update={**fresh, "tokenizer": str(checkpoint.directory)})
+    train = config.train.model_copy(update={"scratch_baseline": False})
+    return config.model_copy(update={"name": f"{config.name}-scratch", "model": model, "train": train})

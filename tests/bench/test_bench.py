@@ -1,0 +1,41 @@
+"""The benchmark of fine-tuning: what one measurement counts, and what the peer may be measured on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from helpers.finetuning_runs import FILLER, WORDS, rows, run
+from helpers.hf_folders import write_checkpoint
+from helpers.tiny_models import tiny
+
+EXAMPLES = 96
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """Arguments of a benchmark: a tiny BERT of whole words and a TSV of whole batches."""
+    folder = tmp_path_factory.mktemp("bench")
+    lines = [f"{row['text']}\t{row['label']}\n" for row in rows(EXAMPLES)]
+    (folder / "train.tsv").write_text("".join(lines), encoding="utf-8")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLER, *WORDS["pos"], *WORDS["neg"]]
+    model = tiny("bert", vocab_size=len(vocabulary), max_positions=128, dropout=0.0, attention_dropout=0.0)
+    write_checkpoint(folder / "model", {"model_type": "bert", **model.family.to_hf(model.config)}, "classification")
+    (folder / "model" / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return ["bench", "--model", folder / "model", "--train", folder / "train.tsv", "--steps", 2, "--warmup", 1]
+
+
+def test_a_measurement(job, capsys):
+    assert run(*job, "--worker", "--order", "balanced") == 0
+    figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert figures["examples_per_second"] > 0
+    tokens = sum(len(row["text"].split()) + 2 for row in rows(EXAMPLES)) / EXAMPLES
+    # Balanced batches differ little in tokens; an epoch is of three.
+    assert figures["tokens_per_second"] / figures["examples_per_second"] == pytest.approx(tokens, rel=0.05)
+    assert 0 <= figures["padding_share"] < 0.4
+
+
+@pytest.mark.parametrize("steps", [1, 40, 75])
+def test_the_peer_is_measured_on_whole_mega_batches(job, steps, capsys):
+    assert run(*job, "--peer", "--steps", steps) == 2
+    assert f"--steps {steps}: expected a multiple of 50" in capsys.readouterr().err

@@ -1,0 +1,229 @@
+"""What a user gets wrong ends with one clear message, the right exit status, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.finetuning_runs import read_jsonl, rows, run, write_config, write_jsonl
+
+from jaxlm.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A tiny HF-format BERT classifier of two labels."""
+    folder = tmp_path_factory.mktemp("model")
+    path = write_config(folder, train={"batch_size": 16, "steps": 1})
+    text = yaml.safe_load(path.read_text())
+    del text["train"]["epochs"], text["data"]["validation"], text["data"]["test"]
+    path.write_text(yaml.safe_dump(text))
+    assert run("finetune", "--config", path) == 0
+    return folder / "runs/tiny/model"
+
+
+@pytest.fixture
+def copied(model, tmp_path) -> Path:
+    return Path(shutil.copytree(model, tmp_path / "checkpoint"))
+
+
+def from_checkpoint(folder: Path, checkpoint: Path, **task) -> Path:
+    path = write_config(folder, task={"text": "text", "label": "label", **task})
+    text = yaml.safe_load(path.read_text())
+    text["model"] = {"init": str(checkpoint)}
+    path.write_text(yaml.safe_dump(text))
+    return path
+
+
+def refused(capsys, *arguments, status: int = 2) -> str:
+    """The message of a refused command: one line, no traceback."""
+    assert run(*arguments) == status
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+def test_missing_column(tmp_path, capsys):
+    message = refused(capsys, "finetune", "--config", write_config(tmp_path, task={"text": "txt"}))
+    assert "train.jsonl: no column 'txt'" in message and "'text'" in message
+
+
+def test_label_outside_the_label_set(tmp_path, capsys):
+    bad = rows(6)
+    bad[3]["label"] = "possitive"
+    write_jsonl(tmp_path / "validation.jsonl", bad)
+    message = refused(capsys, "finetune", "--config", write_config(tmp_path))
+    assert "validation.jsonl, row 4" in message and "'possitive' is not one of the 2 labels (neg, pos)" in message
+
+
+@pytest.mark.parametrize("empty", ["", "   "])
+def test_empty_text_stops_or_is_skipped_and_counted(tmp_path, capsys, empty):
+    bad = rows(33)
+    bad[5]["text"] = empty
+    write_jsonl(tmp_path / "train.jsonl", bad)
+    path = write_config(tmp_path, train={"batch_size": 16, "epochs": 1})
+    assert "train.jsonl, row 6: text is empty" in refused(capsys, "finetune", "--config", path)
+    assert run("finetune", "--config", path, "data.on_bad_row=skip") == 0
+    summary = json.loads((tmp_path / "runs/tiny/summary.json").read_text())
+    assert summary["data"]["train"]["skipped"] == 1
+    assert summary["throughput"]["examples"] == 32
+
+
+def test_invalid_json_names_the_row(tmp_path, capsys):
+    path = write_config(tmp_path)
+    lines = (tmp_path / "train.jsonl").read_text().split("\n")
+    lines[2] = lines[2][:-3]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    message = refused(capsys, "finetune", "--config", path)
+    assert "train.jsonl, row 3" in message and "JSON" in message
+
+
+def test_wrong_encoding_names_the_byte(tmp_path, capsys):
+    path = write_config(tmp_path)
+    (tmp_path / "train.jsonl").write_bytes('{"text": "café", "label": "pos"}\n'.encode("latin-1"))
+    message = refused(capsys, "finetune", "--config", path)
+    assert "train.jsonl" in message and "byte offset 13" in message and "data.train.encoding" in message
+
+
+def test_nan_regression_target(tmp_path, capsys):
+    bad = [{**row, "label": float(i)} for i, row in enumerate(rows(8))]
+    write_jsonl(tmp_path / "train.jsonl", [*bad, {"text": "what", "label": float("nan")}])
+    path = write_config(tmp_path, task={"problem": "regression"})
+    message = refused(capsys, "finetune", "--config", path)
+    assert "train.jsonl, row 9" in message and "finite number" in message
+
+
+def test_empty_file(tmp_path, capsys):
+    path = write_config(tmp_path)
+    (tmp_path / "train.jsonl").write_text("")
+    assert "train.jsonl" in refused(capsys, "finetune", "--config", path)
+
+
+def test_training_file_equal_to_validation_file_is_warned_of(tmp_path, capsys):
+    path = write_config(tmp_path, train={"batch_size": 64, "epochs": 1})
+    shutil.copy(tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
+    assert run("finetune", "--config", path) == 0
+    message = capsys.readouterr().err
+    assert "warning" in message and "validation" in message
+
+
+def test_label_count_unlike_the_checkpoints_head(tmp_path, model, capsys):
+    three = rows(12)
+    three[0]["label"] = "mixed"
+    write_jsonl(tmp_path / "train.jsonl", three)
+    path = from_checkpoint(tmp_path, model)
+    message = refused(capsys, "finetune", "--config", path)
+    assert "its head has 2 labels" in message and "model.new_head=true" in message
+
+
+def test_truncated_safetensors(tmp_path, copied, capsys):
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    message = refused(capsys, "finetune", "--config", from_checkpoint(tmp_path, copied))
+    assert "model.safetensors" in message and "truncated" in message
+
+
+def test_pickled_checkpoint_is_refused_with_the_way_out(tmp_path, copied, capsys):
+    (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
+    message = refused(capsys, "finetune", "--config", from_checkpoint(tmp_path, copied))
+    assert "pytorch_model.bin" in message and "save_pretrained" in message
+
+
+def test_unsupported_model_type_lists_the_supported(tmp_path, copied, capsys):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "model_type": "deberta-v2"}))
+    message = refused(capsys, "finetune", "--config", from_checkpoint(tmp_path, copied))
+    assert "'deberta-v2' is not supported" in message
+    assert all(name in message for name in ("bert", "roberta", "xlm-roberta", "distilbert", "electra"))
+
+
+def test_tokenizer_and_vocabulary_of_different_sizes(tmp_path, copied, capsys):
+    tokenizer = json.loads((copied / "tokenizer.json").read_text())
+    vocab = tokenizer["model"]["vocab"]
+    vocab.update({f"extra{i}": len(vocab) + i for i in range(5)})
+    (copied / "tokenizer.json").write_text(json.dumps(tokenizer))
+    message = refused(capsys, "finetune", "--config", from_checkpoint(tmp_path, copied))
+    assert "the tokenizer has" in message and "vocab_size" in message
+
+
+def test_sharded_index_may_not_leave_its_directory(tmp_path, copied, capsys):
+    (copied / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    index = {"weight_map": {"bert.embeddings.word_embeddings.weight": "../outside.safetensors"}}
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    message = refused(capsys, "finetune", "--config", from_checkpoint(tmp_path, copied))
+    assert "../outside.safetensors" in message and "not a file of this directory" in message
+
+
+def test_long_texts_are_counted(tmp_path, capsys):
+    long = rows(16)
+    long[0]["text"] = "good " * 500
+    write_jsonl(tmp_path / "train.jsonl", long)
+    assert run("finetune", "--config", write_config(tmp_path, train={"batch_size": 16, "epochs": 1})) == 0
+    assert "1 of 16 texts longer than data.max_length=48: cut" in capsys.readouterr().err
+
+
+def test_unwritable_run_directory(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    path = write_config(tmp_path)
+    message = refused(capsys, "finetune", "--config", path, f"logging.directory={tmp_path}/file/runs")
+    assert "logging.directory" in message
+
+
+def test_full_disk_keeps_the_earlier_checkpoint(tmp_path, capsys, monkeypatch):
+    """The second checkpoint cannot be written: exit 1; with room again, the same command resumes from the first."""
+    path = write_config(tmp_path, train={"batch_size": 16, "epochs": 3})
+    save = checkpoint.ocp.CheckpointManager.save
+
+    def full(manager, step, *args, **kwargs):
+        if step > 4:
+            raise OSError(28, "No space left on device")
+        return save(manager, step, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.ocp.CheckpointManager, "save", full)
+        message = refused(capsys, "finetune", "--config", path, status=1)
+    assert "No space left on device" in message
+    assert run("finetune", "--config", path) == 0
+    assert "resumed at 4" in capsys.readouterr().err
+
+
+def test_divergence_stops_before_it_is_saved(tmp_path, capsys):
+    path = write_config(
+        tmp_path, optimizer={"learning_rate": 1e30, "schedule": "constant"}, train={"batch_size": 8, "epochs": 2}
+    )
+    message = refused(capsys, "finetune", "--config", path, status=1)
+    assert "not finite" in message and "optimizer.learning_rate" in message
+
+
+def test_model_without_a_head_cannot_predict(tmp_path, copied, capsys):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(copied / "model.safetensors")
+    save_file({k: v for k, v in tensors.items() if not k.startswith("classifier")}, copied / "model.safetensors")
+    write_jsonl(tmp_path / "in.jsonl", [{"text": "good"}])
+    files = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    message = refused(capsys, "predict", "--run", copied, *files)
+    assert "no trained head" in message and not (tmp_path / "out.jsonl").exists()
+
+
+def test_bad_row_in_prediction_leaves_no_half_written_file(tmp_path, model, capsys):
+    write_jsonl(tmp_path / "in.jsonl", [{"text": "good"}, {"txt": "bad"}])
+    files = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    message = refused(capsys, "predict", "--run", model, *files)
+    assert "row 2" in message and "'text'" in message
+    assert not list(tmp_path.glob("out.jsonl*"))
+
+
+def test_unknown_metric_and_absent_hub_id(tmp_path, capsys):
+    path = write_config(tmp_path)
+    assert "expected one of loss, accuracy" in refused(capsys, "finetune", "--config", path, "train.metric=acuracy")
+    config = from_checkpoint(tmp_path, tmp_path / "nowhere")
+    assert "no directory" in refused(capsys, "finetune", "--config", config)
+    # Not in the cache, and HF_HUB_OFFLINE is set: a failure of the network, not of the user.
+    message = refused(capsys, "finetune", "--config", config, "model.init=bert-base-uncased", status=1)
+    assert "could not be reached" in message
+    log = tmp_path / "runs/tiny/metrics.jsonl"
+    assert not log.exists() or not read_jsonl(log)

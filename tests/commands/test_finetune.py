@@ -1,0 +1,265 @@
+"""A whole run through the command line: train, resume, evaluate, predict, export."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from helpers.finetuning_runs import read_jsonl, rows, run, write_config, write_jsonl
+from helpers.paths import REPOSITORY
+from safetensors.numpy import load_file
+
+ROOT = REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Folder of a finished run, `runs/tiny`."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert run("finetune", "--config", write_config(folder, train={"batch_size": 16, "epochs": 8})) == 0
+    return folder
+
+
+def model_bytes(folder: Path, name: str = "tiny") -> bytes:
+    return (folder / "runs" / name / "model" / "model.safetensors").read_bytes()
+
+
+def test_learns_and_writes_the_run_directory(finished):
+    made = finished / "runs" / "tiny"
+    summary = json.loads((made / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["scores"]["validation"]["accuracy"] > 0.9
+    assert summary["scores"]["test"]["accuracy"] > 0.8
+    assert {p.name for p in made.iterdir()} >= {
+        "config.yaml", "checkpoints", "metrics.jsonl", "summary.json", "report.html", "predictions", "model",
+    }  # fmt: skip
+    config = json.loads((made / "model" / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert config["id2label"] == {"0": "neg", "1": "pos"}
+    assert config["label2id"] == {"neg": 0, "pos": 1}
+
+
+def test_predictions_keep_the_order_of_the_input(finished):
+    made = read_jsonl(finished / "runs" / "tiny" / "predictions" / "test.jsonl")
+    given = read_jsonl(finished / "test.jsonl")
+    assert [{k: v for k, v in row.items() if k != "prediction"} for row in made] == given
+    summary = json.loads((finished / "runs" / "tiny" / "summary.json").read_text())
+    right = sum(row["prediction"]["label"] == row["label"] for row in made)
+    assert right / len(made) == pytest.approx(summary["scores"]["test"]["accuracy"])
+
+
+def test_finished_run_says_so_and_changes_nothing(finished, capsys):
+    before = model_bytes(finished)
+    assert run("finetune", "--config", finished / "config.yaml") == 0
+    assert "is finished" in capsys.readouterr().err
+    assert model_bytes(finished) == before
+
+
+def test_other_settings_are_refused_by_name(finished, capsys):
+    assert run("finetune", "--config", finished / "config.yaml", "train.batch_size=8") == 2
+    message = capsys.readouterr().err
+    assert "train.batch_size: 16 then, 8 now" in message and "train.fresh=true" in message
+
+
+def test_evaluate_equals_the_score_of_the_run(finished, capsys):
+    summary = json.loads((finished / "runs" / "tiny" / "summary.json").read_text())
+    assert run("evaluate", "--run", finished / "runs" / "tiny", "--split", "test") == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["accuracy"] == summary["scores"]["test"]["accuracy"]
+    assert scores["loss"] == pytest.approx(summary["scores"]["test"]["loss"], abs=1e-5)
+    assert run("evaluate", "--run", finished / "runs" / "tiny", "--data", finished / "test.jsonl") == 0
+    assert json.loads(capsys.readouterr().out) == scores
+
+
+def test_predict_answers_a_file_and_a_pipe_alike(finished, capsys, monkeypatch, tmp_path):
+    target = tmp_path / "out.jsonl"
+    made = finished / "runs" / "tiny"
+    assert run("predict", "--run", made, "--input", finished / "test.jsonl", "--output", target) == 0
+    stored = read_jsonl(made / "predictions" / "test.jsonl")
+    answered = read_jsonl(target)
+    assert [row["prediction"]["label"] for row in answered] == [row["prediction"]["label"] for row in stored]
+    for ours, theirs in zip(answered, stored, strict=True):
+        assert ours["prediction"]["scores"] == pytest.approx(theirs["prediction"]["scores"], abs=1e-5)
+        assert sum(ours["prediction"]["scores"].values()) == pytest.approx(1.0)
+
+    stdin = io.TextIOWrapper(io.BytesIO((finished / "test.jsonl").read_bytes()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    # A bare HF directory knows the labels from its config.json and is told the column.
+    assert run("predict", "--run", made / "model", "--input", "-", "--output", "-", "--text", "text") == 0
+    piped = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["prediction"]["label"] for row in piped] == [row["prediction"]["label"] for row in answered]
+
+
+def test_export_and_inspect(finished, tmp_path, capsys):
+    target = tmp_path / "exported"
+    assert run("convert", "export", finished / "runs" / "tiny", target) == 0
+    assert (target / "model.safetensors").read_bytes() == model_bytes(finished)
+    assert run("convert", "export", finished / "runs" / "tiny", target) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert run("convert", "inspect", target) == 0
+    shown = capsys.readouterr().out
+    assert "labels: neg, pos" in shown and "bert.encoder.layer.{i}.attention.self.query.weight" in shown
+
+
+def test_a_run_initialises_another_with_its_head(finished, tmp_path):
+    path = write_config(
+        tmp_path, model={"init": str(finished / "runs" / "tiny")}, train={"steps": 1}, optimizer={"learning_rate": 1e-9}
+    )
+    text = yaml.safe_load(path.read_text())
+    for key in ("family", "config", "train_tokenizer"):
+        del text["model"][key]
+    del text["train"]["epochs"], text["data"]["test"]
+    path.write_text(yaml.safe_dump(text))
+    assert run("finetune", "--config", path) == 0
+    before = json.loads((finished / "runs" / "tiny" / "summary.json").read_text())["scores"]["validation"]
+    after = json.loads((tmp_path / "runs" / "tiny" / "summary.json").read_text())
+    assert after["scores"]["validation"]["accuracy"] == before["accuracy"]
+    assert after["model"]["new_parameters"] == []
+
+
+def test_first_steps_with_a_local_bert(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(
+        "finetune", "--config", ROOT / "configs/finetune/first_steps.yaml", f"model.init={finished}/runs/tiny/model",
+        "model.new_head=true",
+    ) == 0  # fmt: skip
+    summary = json.loads((tmp_path / "runs" / "first-steps" / "summary.json").read_text())
+    assert summary["steps"] == 10
+    assert summary["label_names"] == ["negative", "positive"]
+    losses = [row["loss"] for row in read_jsonl(tmp_path / "runs/first-steps/metrics.jsonl") if row["kind"] == "train"]
+    assert len(losses) == 10
+
+
+def losses_and_weights(folder: Path, name: str, *overrides: str, **sections) -> tuple[list[float], dict]:
+    path = write_config(folder, **sections)
+    assert run("finetune", "--config", path, f"name={name}", *overrides) == 0
+    log = [row for row in read_jsonl(folder / "runs" / name / "metrics.jsonl") if row["kind"] == "train"]
+    return [row["loss"] for row in log], load_file(folder / "runs" / name / "model" / "model.safetensors")
+
+
+NO_DROPOUT = {
+    "family": "bert",
+    "config": {"num_layers": 1, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "max_positions": 64},
+    "train_tokenizer": {"vocab_size": 200},
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+
+
+def test_packing_accumulation_mesh_and_compilation_knobs_do_not_change_training(tmp_path):
+    """Without dropout, the same examples in the same steps give the same losses and weights in any layout."""
+    sections = {"model": NO_DROPOUT, "train": {"batch_size": 24, "epochs": 1}, "optimizer": {"learning_rate": 1e-3}}
+    reference, weights = losses_and_weights(tmp_path, "plain", **sections)
+    variants = {
+        "padded": ["data.packing=false"],
+        "accumulated": ["train.accumulation=3"],
+        "fsdp": ["mesh.preset=fsdp", "mesh.fsdp=4", "mesh.data=2"],
+        "tensor": ["mesh.preset=fsdp_tp", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2"],
+        "scanned": ["model.unroll=1", "model.remat=full"],
+    }
+    for name, overrides in variants.items():
+        losses, other = losses_and_weights(tmp_path, name, *overrides, **sections)
+        np.testing.assert_allclose(losses, reference, atol=2e-5, err_msg=name)
+        for key in weights:
+            np.testing.assert_allclose(other[key], weights[key], atol=2e-4, err_msg=f"{name}: {key}")
+
+
+def test_overfits_one_batch_to_zero_loss(tmp_path):
+    sections = {"model": NO_DROPOUT, "train": {"batch_size": 16, "steps": 60}, "checkpoint": {"every": 60}}
+    write_jsonl(tmp_path / "train.jsonl", rows(16))
+    path = write_config(tmp_path, **sections)
+    text = yaml.safe_load(path.read_text())
+    del text["train"]["epochs"], text["data"]["validation"], text["data"]["test"]
+    path.write_text(yaml.safe_dump(text))
+    assert run("finetune", "--config", path) == 0
+    losses = [row["loss"] for row in read_jsonl(tmp_path / "runs/tiny/metrics.jsonl") if row["kind"] == "train"]
+    assert losses[0] > 0.5 and losses[-1] < 0.05
+
+
+def test_early_stopping_keeps_the_best(tmp_path):
+    path = write_config(
+        tmp_path,
+        train={"batch_size": 16, "epochs": 20, "eval_every": 2, "metric": "loss", "early_stopping": {"patience": 2}},
+        optimizer={"learning_rate": 0.05},
+    )
+    assert run("finetune", "--config", path) == 0
+    summary = json.loads((tmp_path / "runs/tiny/summary.json").read_text())
+    evaluations = [
+        (row["step"], row["loss"])
+        for row in read_jsonl(tmp_path / "runs/tiny/metrics.jsonl")
+        if row["kind"] == "evaluation" and row["split"] == "validation"
+    ]
+    best = min(evaluations, key=lambda pair: pair[1])
+    assert summary["best_step"] == best[0]
+    assert summary["scores"]["validation"]["loss"] == pytest.approx(best[1], abs=1e-5)
+    assert summary["steps"] < 80
+    assert [step for step, _ in evaluations][-1] == best[0] + 2 * 2
+
+
+def test_batch_tokens_and_windows_train(tmp_path):
+    path = write_config(
+        tmp_path,
+        train={"batch_tokens": 256, "steps": 4},
+        data={
+            **{name: {"path": str(tmp_path / f"{name}.jsonl")} for name in ("train", "validation", "test")},
+            "max_length": 12, "long_text": "window", "stride": 4,
+        },
+    )  # fmt: skip
+    text = yaml.safe_load(path.read_text())
+    del text["train"]["epochs"]
+    path.write_text(yaml.safe_dump(text))
+    assert run("finetune", "--config", path) == 0
+    summary = json.loads((tmp_path / "runs/tiny/summary.json").read_text())
+    assert summary["data"]["test"]["truncated"] > 0
+    assert len(read_jsonl(tmp_path / "runs/tiny/predictions/test.jsonl")) == 19
+
+
+@pytest.mark.parametrize("override", ["data.packing=false", "train.batch_tokens=256"])
+def test_batches_that_cannot_be_balanced_are_refused(tmp_path, capsys, override):
+    assert run("finetune", "--config", write_config(tmp_path), "data.order=balanced", override, "--dry-run") == 2
+    assert "data.order=balanced: expected train.batch_size and data.packing=true" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("problem", ["pairs", "multiclass", "multilabel", "regression"])
+def test_every_form_of_classification(tmp_path, problem):
+    train, validation = rows(48), rows(16, seed=1)
+    task = {"text": "text", "label": "label"}
+    for row in train + validation:
+        good = row["label"] == "pos"
+        if problem == "pairs":
+            row["second"] = "lovely plot"
+            task["text"] = ["text", "second"]
+        elif problem == "multiclass":
+            row["label"] = 2 if row["id"] % 5 == 0 else int(good)
+        elif problem == "multilabel":
+            row["label"] = [name for name, on in (("nice", good), ("odd", row["id"] % 3 == 0)) if on]
+        else:
+            row["label"] = 4.5 if good else 0.5
+    write_jsonl(tmp_path / "train.jsonl", train)
+    write_jsonl(tmp_path / "validation.jsonl", validation)
+    path = write_config(tmp_path, task=task, train={"batch_size": 16, "epochs": 1})
+    text = yaml.safe_load(path.read_text())
+    del text["data"]["test"]
+    path.write_text(yaml.safe_dump(text))
+    assert run("finetune", "--config", path) == 0
+    summary = json.loads((tmp_path / "runs/tiny/summary.json").read_text())
+    config = json.loads((tmp_path / "runs/tiny/model/config.json").read_text())
+    prediction = read_jsonl(tmp_path / "runs/tiny/predictions/validation.jsonl")[0]["prediction"]
+    scores = summary["scores"]["validation"]
+    if problem == "pairs":
+        assert summary["problem"] == "binary" and set(prediction["scores"]) == {"neg", "pos"}
+    elif problem == "multiclass":
+        assert summary["label_names"] == ["0", "1", "2"]
+        assert set(prediction) == {"label", "scores"} and set(prediction["scores"]) == {"0", "1", "2"}
+    elif problem == "multilabel":
+        assert summary["label_names"] == ["nice", "odd"]
+        assert config["problem_type"] == "multi_label_classification"
+        assert set(prediction) == {"labels", "scores"} and "f1_micro" in scores
+    else:
+        assert config["problem_type"] == "regression" and len(config["id2label"]) == 1
+        assert set(prediction) == {"score"} and "pearson" in scores

@@ -1,0 +1,262 @@
+"""Several real processes on loopback: the same results as one, files once, and an end when one of them fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.finetuning_runs import read_jsonl, rows, write_config, write_jsonl
+from helpers.paths import REPOSITORY
+from helpers.pretraining_runs import write_pretraining
+from safetensors.numpy import load_file
+
+SETTINGS = {
+    "train": {"batch_size": 8, "epochs": 2, "eval_every": 4},
+    "checkpoint": {"every": 3, "keep": 2},
+    "logging": {"every": 1},
+}
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
+
+
+def start(processes: int, *arguments: object, devices: int = 1) -> subprocess.Popen:
+    """A command in several processes, through scripts/launch_local.py."""
+    launcher = [sys.executable, str(REPOSITORY / "scripts/launch_local.py"), "-n", str(processes)]
+    command = [*launcher, "--devices-per-process", str(devices), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
+
+
+def launch(processes: int, *arguments: object, devices: int = 1, status: int = 0) -> tuple[str, str]:
+    """Runs it to the end; returns what it printed, on both streams."""
+    process = start(processes, *arguments, devices=devices)
+    printed, errors = process.communicate(timeout=500)
+    assert process.returncode == status, errors
+    return printed, errors
+
+
+def finetune(config: Path, name: str, processes: int, *changes: str, devices: int = 1, status: int = 0) -> str:
+    arguments = ("finetune", "--config", config, f"name={name}", *changes)
+    return launch(processes, *arguments, devices=devices, status=status)[1]
+
+
+def record(run: Path) -> list[dict]:
+    """metrics.jsonl without what time decides."""
+    timed = ("time", "tokens_per_s", "examples_per_s")
+    return [{k: v for k, v in row.items() if k not in timed} for row in read_jsonl(run / "metrics.jsonl")]
+
+
+def assert_same_results(run: Path, other: Path, *, same_devices: bool = True) -> None:
+    """Parameters, metrics and predictions of two runs, up to the order of sums.
+
+    On another number of devices a batch has other empty rows, and so another share of padding.
+    """
+    skipped = ("kind", "split") if same_devices else ("kind", "split", "padding_share")
+    for name, value in load_file(run / "model/model.safetensors").items():
+        expected = load_file(other / "model/model.safetensors")[name]
+        np.testing.assert_allclose(value, expected, atol=2e-5, rtol=2e-4, err_msg=name)
+    found, expected = record(run), record(other)
+    assert [(r["kind"], r["step"], r.get("split")) for r in found] == [
+        (r["kind"], r["step"], r.get("split")) for r in expected
+    ]
+    for one, two in zip(found, expected, strict=True):
+        assert {k: v for k, v in one.items() if k not in skipped} == pytest.approx(
+            {k: v for k, v in two.items() if k not in skipped}, rel=2e-4, abs=1e-6
+        )
+
+
+def pids(launcher: subprocess.Popen) -> list[int]:
+    """The processes of a launcher, by their numbers."""
+    found = {}
+    for child in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
+        environ = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        number = next(value for value in environ if value.startswith(b"JAX_PROCESS_ID="))
+        found[int(number.removeprefix(b"JAX_PROCESS_ID="))] = int(child)
+    return [found[i] for i in range(len(found))]
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
+    """Until metrics.jsonl speaks of `step`; fails if the command ends before."""
+    log = run / "metrics.jsonl"
+    while not (log.exists() and any(f'"step": {s},' in log.read_text() for s in range(step, step + 9))):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def disturb(
+    number: int, signal_number: int, config: Path, name: str, processes: int, step: int, *changes: str
+) -> tuple[int, str]:
+    """Sends a signal to one process of a run at a step; returns the launcher's status and what was said."""
+    process = start(processes, "finetune", "--config", config, f"name={name}", *changes)
+    wait_for_step(config.parent / "runs" / name, step, process)
+    os.kill(pids(process)[number], signal_number)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def lines_of(number: int, errors: str) -> str:
+    return "\n".join(line for line in errors.splitlines() if line.startswith(f"[{number}] "))
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Same number of devices, dropout and accumulation included; every file is written once."""
+    train = {**SETTINGS["train"], "accumulation": 2}
+    config = write_config(tmp_path, **{**SETTINGS, "train": train})
+    errors = finetune(config, "two", 2)
+    assert "process 0 of 2" in errors and "step" not in lines_of(1, errors), errors
+    finetune(config, "one", 1, devices=2)
+    runs = tmp_path / "runs"
+    assert_same_results(runs / "two", runs / "one")
+    one, two = ({str(p.relative_to(runs / n)) for p in (runs / n).rglob("*") if p.is_file()} for n in ("one", "two"))
+    assert {name for name in one ^ two if not name.startswith("checkpoints/")} == set()
+    summaries = [json.loads((runs / name / "summary.json").read_text()) for name in ("one", "two")]
+    assert [summary["environment"]["processes"] for summary in summaries] == [1, 2]
+    assert summaries[0]["data"] == summaries[1]["data"]
+    predictions = [read_jsonl(runs / name / "predictions/test.jsonl") for name in ("one", "two")]
+    assert [row["id"] for row in predictions[1]] == list(range(19))
+    assert_same_predictions(*predictions)
+
+
+def assert_same_predictions(one: list[dict], two: list[dict]) -> None:
+    assert [row["prediction"]["label"] for row in one] == [row["prediction"]["label"] for row in two]
+    for first, second in zip(one, two, strict=True):
+        assert first["prediction"]["scores"] == pytest.approx(second["prediction"]["scores"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_evaluate_and_predict_with_other_numbers_of_processes(tmp_path):
+    config = write_config(tmp_path, **SETTINGS)
+    finetune(config, "tiny", 4, "mesh.preset=fsdp", "mesh.fsdp=4")
+    run = tmp_path / "runs/tiny"
+    scores = json.loads((run / "summary.json").read_text())["scores"]["test"]
+    for processes, devices in ((1, 1), (2, 2), (3, 1)):
+        printed, _ = launch(processes, "evaluate", "--run", run, devices=devices)
+        # Gloo, which carries the collectives of CPUs, writes into standard output, too.
+        lines = [line.removeprefix("[0] ") for line in printed.splitlines() if "[Gloo]" not in line]
+        found = json.loads("\n".join(lines))
+        assert found == pytest.approx(scores, rel=1e-4)
+        output = tmp_path / f"predictions-{processes}.jsonl"
+        launch(
+            processes, "predict", "--run", run, "--input", tmp_path / "test.jsonl", "--output", output, devices=devices
+        )
+        assert_same_predictions(read_jsonl(output), read_jsonl(run / "predictions/test.jsonl"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mesh", [{}, {"preset": "fsdp", "fsdp": 2, "data": 2}, {"preset": "fsdp_tp", "fsdp": 1, "tensor": 4}]
+)
+def test_pretraining_on_four_processes_equals_one(tmp_path, mesh):
+    """Tokenizer and token cache included; with tensor=4, all processes hold parts of the same rows."""
+    settings = {"samples": {"prompts": ["the film ", "a story "], "tokens": 12, "temperature": 0.0}}
+    config = write_pretraining(tmp_path, "causal_lm", mesh=mesh, task=settings, data={"clean": {"deduplicate": True}})
+    launch(4, "pretrain", "--config", config, "name=four")
+    launch(1, "pretrain", "--config", config, "name=one", devices=4)
+    runs = tmp_path / "runs"
+    assert_same_results(runs / "four", runs / "one")
+    assert read_jsonl(runs / "four/samples.jsonl") == read_jsonl(runs / "one/samples.jsonl")
+    assert len(read_jsonl(runs / "four/samples.jsonl")) > 0
+
+
+@pytest.mark.slow
+def test_streams_on_two_processes_equal_one(tmp_path):
+    config = write_pretraining(tmp_path, "masked_lm", data={"tokenize": "stream"})
+    launch(2, "pretrain", "--config", config, "name=two")
+    launch(1, "pretrain", "--config", config, "name=one", devices=2)
+    assert_same_results(tmp_path / "runs/two", tmp_path / "runs/one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, processes", [(0, 2), (1, 2), (2, 4)])
+def test_a_killed_process_stops_the_others(tmp_path, number, processes):
+    config = write_config(tmp_path, **{**SETTINGS, "train": {"batch_size": 8, "epochs": 100, "eval_every": 50}})
+    status, errors = disturb(number, signal.SIGKILL, config, "killed", processes, 4)
+    assert status == 128 + signal.SIGKILL, errors
+    for other in set(range(processes)) - {number}:
+        said = lines_of(other, errors)
+        assert "failed: " in said and "has stopped" in said and "Start the same command again" in said, errors
+    assert "resumes from the last checkpoint" in errors
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_stops_the_others(tmp_path):
+    config = write_config(tmp_path, **{**SETTINGS, "train": {"batch_size": 8, "epochs": 100, "eval_every": 50}})
+    process = start(2, "finetune", "--config", config)
+    wait_for_step(tmp_path / "runs/tiny", 4, process)
+    [worker] = Path(f"/proc/{(parent := pids(process)[1])}/task/{parent}/children").read_text().split()
+    os.kill(int(worker), signal.SIGSTOP)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1, errors
+    assert "failed: another process has stopped, or does not answer" in lines_of(0, errors), errors
+
+
+@pytest.mark.slow
+def test_restarts_with_other_numbers_of_processes_end_as_an_undisturbed_run(tmp_path):
+    settings = {**SETTINGS, "train": {"batch_size": 8, "epochs": 12, "eval_every": 16}}
+    config = write_config(tmp_path, **settings, model={**NO_DROPOUT})
+    finetune(config, "undisturbed", 1, devices=2)
+    status, errors = disturb(1, signal.SIGKILL, config, "disturbed", 2, 10)
+    assert status == 128 + signal.SIGKILL, errors
+    status, errors = disturb(0, signal.SIGTERM, config, "disturbed", 1, 30)
+    assert status == 3 and "resumed at" in errors, errors
+    status, errors = disturb(3, signal.SIGKILL, config, "disturbed", 4, 60)
+    assert status == 128 + signal.SIGKILL and "resumed at" in errors, errors
+    assert "resumed at" in finetune(config, "disturbed", 2)
+    assert_same_results(tmp_path / "runs/disturbed", tmp_path / "runs/undisturbed", same_devices=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, name", [(1, signal.SIGTERM), (0, signal.SIGTERM), (1, signal.SIGINT)])
+def test_a_signal_to_one_process_saves_and_ends_all(tmp_path, number, name):
+    settings = {**SETTINGS, "train": {"batch_size": 8, "epochs": 100, "eval_every": 50}, "checkpoint": {"every": 1000}}
+    config = write_config(tmp_path, **settings)
+    status, errors = disturb(number, name, config, "tiny", 2, 4)
+    assert status == 3, errors
+    said = [line for line in errors.splitlines() if "saved at step" in line]
+    assert len(said) == 2 and len({line.split("saved at step")[1] for line in said}) == 1, errors
+    step = int(said[0].split("saved at step ")[1].split()[0])
+    assert f"resumed at {step}" in disturb(0, signal.SIGTERM, config, "tiny", 2, step + 1)[1]
+
+
+def start_apart(folders: list[Path], config: Path) -> list[subprocess.Popen]:
+    """Two processes as two hosts have them: each with files of its own below its working directory."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    started = []
+    for number, folder in enumerate(folders):
+        flags = ["--coordinator", address, "--num-processes", "2", "--process-id", str(number)]
+        command = [sys.executable, "-m", "jaxlm", "finetune", "--config", str(config), *flags]
+        environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(REPOSITORY)}
+        started.append(subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True))
+    return started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"text": None, "label": "pos"}, "train.jsonl"),
+        ({"text": "another film", "label": "pos"}, "the training data.* differ between processes: those of process 1"),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_one_process_alone_finds_wrong_stops_both(tmp_path, row, message, number):
+    folders = [tmp_path / "host0", tmp_path / "host1"]
+    for folder in folders:
+        write_config(folder)
+    write_jsonl(folders[number] / "train.jsonl", [*rows(63), row])
+    splits = {name: {"path": f"{name}.jsonl"} for name in ("train", "validation", "test")}
+    config = write_config(tmp_path, data=splits)
+    processes = start_apart(folders, config)
+    said = [process.communicate(timeout=100)[1] for process in processes]
+    for process, errors in zip(processes, said, strict=True):
+        assert process.returncode == 2, errors
+        assert re.search(message, errors) and "Traceback" not in errors, errors

@@ -1,0 +1,321 @@
+"""Pretraining from the command line: every objective, evaluation, resumption, and what is built on its runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from helpers.finetuning_runs import read_jsonl, rows, run, write_config, write_jsonl
+from helpers.pretraining_runs import MODELS, TINY, write_pretraining
+from safetensors.numpy import load_file
+
+from jaxlm.data.corpus import text_batches
+from jaxlm.data.corpus.documents import Documents
+
+
+def evaluations(folder: Path, name: str = "tiny-lm") -> list[dict]:
+    log = read_jsonl(folder / "runs" / name / "metrics.jsonl")
+    return [row for row in log if row["kind"] == "evaluation" and row["split"] == "validation"]
+
+
+def weights(folder: Path, name: str) -> dict[str, np.ndarray]:
+    return load_file(folder / "runs" / name / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory) -> Path:
+    """A finished run of masked language modelling."""
+    folder = tmp_path_factory.mktemp("masked")
+    assert run("pretrain", "--config", write_pretraining(folder, "masked_lm")) == 0
+    return folder
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "masked_lm"])
+def test_every_objective_learns(tmp_path, kind):
+    settings = {"train": {"batch_size": 8, "steps": 60, "eval_every": 20}}
+    assert run("pretrain", "--config", write_pretraining(tmp_path, kind, **settings)) == 0
+    losses = [row["loss"] for row in evaluations(tmp_path)]
+    assert len(losses) == 3 and losses[1] < losses[0]
+    # A discriminator's task becomes harder as its generator learns.
+    assert losses[2] < losses[0 if kind == "replaced_tokens" else 1]
+    summary = json.loads((tmp_path / "runs/tiny-lm/summary.json").read_text())
+    assert summary["problem"] == kind and summary["status"] == "finished"
+    assert summary["data"]["train"]["documents"] == 60
+    scores = summary["scores"]["validation"]
+    if kind == "replaced_tokens":
+        assert {"generator_loss", "discriminator_loss", "replaced_recall"} <= scores.keys()
+    else:
+        assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
+    assert ("bits_per_byte" in scores) == (kind == "causal_lm")
+
+
+def test_masked_run_directory(masked):
+    made = masked / "runs" / "tiny-lm"
+    config = json.loads((made / "model/config.json").read_text())
+    assert config["architectures"] == ["BertForMaskedLM"]
+    assert {path.name for path in made.iterdir()} - {"run.lock", "tokenizer"} == {
+        "config.yaml", "checkpoints", "metrics.jsonl", "summary.json", "report.html", "model",
+    }  # fmt: skip
+    assert "masked language model" in (made / "report.html").read_text()
+    assert run("convert", "inspect", made) == 0
+
+
+def test_evaluate_equals_the_score_of_the_run(masked, capsys):
+    made = masked / "runs" / "tiny-lm"
+    summary = json.loads((made / "summary.json").read_text())
+    capsys.readouterr()
+    assert run("evaluate", "--run", made, "--split", "validation") == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores == pytest.approx(summary["scores"]["validation"], abs=1e-5)
+    assert run("evaluate", "--run", made, "--data", masked / "validation.txt") == 0
+    assert json.loads(capsys.readouterr().out) == pytest.approx(scores, abs=1e-6)
+
+
+def test_a_generative_model_writes_samples_and_answers(tmp_path, capsys):
+    settings = {"samples": {"prompts": ["the film "], "tokens": 12, "temperature": 0.0}}
+    path = write_pretraining(tmp_path, "causal_lm", task={**settings, "kind": "causal_lm"})
+    assert run("pretrain", "--config", path) == 0
+    made = tmp_path / "runs/tiny-lm"
+    samples = read_jsonl(made / "samples.jsonl")
+    assert [sample["step"] for sample in samples] == [6, 12]
+    assert all(sample["prompt"] == "the film " and len(sample["text"]) == 12 for sample in samples)
+    assert samples[-1]["text"] in (made / "report.html").read_text()
+    capsys.readouterr()
+    (tmp_path / "in.jsonl").write_text('{"text": "the film ", "n": 1}\n{"text": "a", "n": 2}\n')
+    answer = ("predict", "--run", made, "--input", tmp_path / "in.jsonl", "--output", "-")
+    assert run(*answer) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first == {"text": "the film ", "n": 1, "prediction": {"text": samples[-1]["text"]}}
+    assert second["n"] == 2 and len(second["prediction"]["text"]) == 12
+    assert run(*answer, "--tokens", 3) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["prediction"]["text"] == samples[-1]["text"][:3]
+
+
+def test_masked_model_predicts_nothing_by_itself(masked, capsys):
+    (masked / "in.jsonl").write_text('{"text": "a"}\n')
+    made = masked / "runs/tiny-lm"
+    assert run("predict", "--run", made, "--input", masked / "in.jsonl", "--output", "-") == 2
+    assert "a pretraining run of kind masked_lm predicts nothing by itself" in capsys.readouterr().err
+
+
+def finetuning(folder: Path, init: str, **train) -> Path:
+    """A fine-tuning config that starts from a run or a pretraining config."""
+    path = write_config(folder, name="fine", train={"batch_size": 16, "steps": 2, **train})
+    config = yaml.safe_load(path.read_text())
+    config["model"] = {"init": init}
+    config["train"].pop("epochs", None)
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_a_pretraining_run_is_fine_tuned_with_a_new_head(masked, tmp_path):
+    config = finetuning(tmp_path, str(masked / "runs/tiny-lm"))
+    assert run("finetune", "--config", config, "optimizer.learning_rate=1e-12") == 0
+    summary = json.loads((tmp_path / "runs/fine/summary.json").read_text())
+    assert set(summary["model"]["new_parameters"]) == {"head/dense", "head/dense_bias", "head/out", "head/out_bias"}
+    before, after = weights(masked, "tiny-lm"), weights(tmp_path, "fine")
+    shared = [key for key in before if key in after]
+    assert len(shared) > 20
+    for key in shared:
+        np.testing.assert_allclose(after[key], before[key], atol=1e-6, err_msg=key)
+    tokenizer = "model/tokenizer.json"
+    assert (tmp_path / "runs/fine" / tokenizer).read_bytes() == (masked / "runs/tiny-lm" / tokenizer).read_bytes()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "lstm"])
+def test_models_that_look_back_classify_by_the_last_token(tmp_path, family):
+    sizes = {"num_layers": 1, "embed_dim": 32, "hidden_dim": 32} if family == "lstm" else TINY
+    model = {"family": family, "config": sizes, "train_tokenizer": {"type": "char"}}
+    train = {"batch_size": 8, "steps": 4, "eval_every": 4}
+    pretraining = write_pretraining(tmp_path, "causal_lm", model=model, train=train)
+    assert run("pretrain", "--config", pretraining) == 0
+    config = finetuning(tmp_path, str(tmp_path / "runs/tiny-lm"), epochs=None, steps=40, eval_every=40)
+    assert run("finetune", "--config", config, "data.max_length=60", "optimizer.learning_rate=1e-2") == 0
+    summary = json.loads((tmp_path / "runs/fine/summary.json").read_text())
+    assert summary["model"]["new_parameters"][0] == "head/out"
+    exported = json.loads((tmp_path / "runs/fine/model/config.json").read_text())
+    assert exported["pad_token_id"] == exported["eos_token_id"] == 1  # else Transformers could not find the last token
+    log = [row["loss"] for row in read_jsonl(tmp_path / "runs/fine/metrics.jsonl") if row["kind"] == "train"]
+    assert min(log[-3:]) < 0.8 * log[0]
+
+
+def test_model_init_may_name_the_pretraining_config(tmp_path, capsys):
+    pretraining = write_pretraining(tmp_path, "masked_lm", train={"batch_size": 8, "steps": 4, "eval_every": 4})
+    config = finetuning(tmp_path, str(pretraining), scratch_baseline=True)
+    assert run("finetune", "--config", config) == 0
+    runs = tmp_path / "runs"
+    assert {path.name for path in runs.iterdir()} == {"tiny-lm", "fine", "fine-scratch", "tokens"}
+    out = capsys.readouterr().out
+    assert "baseline from scratch" in out
+    summary = json.loads((runs / "fine/summary.json").read_text())
+    scratch = json.loads((runs / "fine-scratch/summary.json").read_text())
+    assert summary["baselines"]["from scratch"] == scratch["scores"]["test"]
+    assert summary["model"]["parameters"] == scratch["model"]["parameters"]
+    assert scratch["model"]["init"] is None and summary["model"]["init"] == str(runs / "tiny-lm")
+    # Again: nothing runs twice, and the same settings are recognised.
+    stamp = (runs / "tiny-lm/summary.json").stat().st_mtime_ns
+    assert run("finetune", "--config", config) == 0
+    assert (runs / "tiny-lm/summary.json").stat().st_mtime_ns == stamp
+
+
+def test_commands_and_kinds_go_together(masked, tmp_path, capsys):
+    assert run("finetune", "--config", masked / "pretrain.yaml") == 2
+    assert "task.kind=masked_lm is for `jaxlm pretrain`" in capsys.readouterr().err
+    assert run("pretrain", "--config", write_config(tmp_path)) == 2
+    assert "task.kind=classification is for `jaxlm finetune`" in capsys.readouterr().err
+
+
+def test_dry_run_shows_a_row_and_what_is_asked(tmp_path, capsys):
+    assert run("pretrain", "--config", write_pretraining(tmp_path, "masked_lm"), "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "documents" in shown and "asked:" in shown and "[MASK]" in shown and "FLOPs per step" in shown
+    assert not (tmp_path / "runs/tiny-lm").exists()
+
+
+def test_layout_of_the_computation_does_not_change_training(tmp_path):
+    """The same rows in the same steps give the same losses, whatever the mesh, the micro-batches and the chunks."""
+    model = {**MODELS["masked_lm"], "dropout": 0.0, "attention_dropout": 0.0}
+    path = write_pretraining(tmp_path, "masked_lm", model=model, train={"batch_size": 16, "steps": 4, "eval_every": 4})
+    variants = {
+        "plain": [],
+        "accumulated": ["train.accumulation=2"],
+        "fsdp": ["mesh.preset=fsdp", "mesh.fsdp=4", "mesh.data=2"],
+        "tensor": ["mesh.preset=fsdp_tp", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2"],
+        "chunked": ["model.logits_chunk=2"],
+    }
+    losses = {}
+    for name, overrides in variants.items():
+        assert run("pretrain", "--config", path, f"name={name}", "logging.every=1", *overrides) == 0
+        log = read_jsonl(tmp_path / "runs" / name / "metrics.jsonl")
+        losses[name] = [row["loss"] for row in log]
+        np.testing.assert_allclose(losses[name], losses["plain"], atol=2e-5, err_msg=name)
+
+
+def test_mixtures_packing_and_cleaning(tmp_path):
+    other = tmp_path / "other.jsonl"
+    write_jsonl(other, [{"body": row["text"]} for row in rows(40)])
+    train = {
+        "mixture": [
+            {"path": str(tmp_path / "train.txt"), "documents": "blank_line", "weight": 3},
+            {"path": str(other), "rename": {"body": "text"}},
+        ]
+    }
+    path = write_pretraining(tmp_path, "causal_lm")
+    config = yaml.safe_load(path.read_text())
+    config["data"] |= {"train": train, "across_documents": True, "clean": {"deduplicate": True}}
+    path.write_text(yaml.safe_dump(config))
+    assert run("pretrain", "--config", path) == 0
+    summary = json.loads((tmp_path / "runs/tiny-lm/summary.json").read_text())
+    assert summary["data"]["train"]["documents"] == 100
+    assert summary["throughput"]["padding_share"] == 0.0
+
+
+def test_streamed_training_needs_no_cache_and_resumes(tmp_path, capsys):
+    path = write_pretraining(tmp_path, "causal_lm", data={"tokenize": "stream"}, checkpoint={"every": 4})
+    config = yaml.safe_load(path.read_text())
+    config["data"] |= {
+        name: {"path": str(tmp_path / f"{name}.txt"), "documents": "blank_line"} for name in ("train", "validation")
+    } | {"max_length": 32}
+    path.write_text(yaml.safe_dump(config))
+    assert run("pretrain", "--config", path, "train.eval_every=epoch") == 2
+    assert "train.eval_every: expected a number of steps with data.tokenize=stream" in capsys.readouterr().err
+    assert run("pretrain", "--config", path) == 0
+    assert run("pretrain", "--config", path, "name=first", "train.steps=12") == 0
+    assert weights(tmp_path, "first").keys() == weights(tmp_path, "tiny-lm").keys()
+    for key, value in weights(tmp_path, "tiny-lm").items():
+        np.testing.assert_array_equal(weights(tmp_path, "first")[key], value, err_msg=key)
+    assert len(list((tmp_path / "runs/tokens").glob("*/index.json"))) == 1  # of the validation text alone
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_tokenising_saves_what_is_done(tmp_path, monkeypatch, capsys, number):
+    monkeypatch.setattr(text_batches, "_BATCH_TEXTS", 2)
+    read = text_batches.text_batches
+
+    def interrupted(documents, *args):
+        for i, batch in enumerate(read(documents, *args)):
+            if i == 5 and documents.name.startswith("data.train"):
+                os.kill(os.getpid(), number)
+            yield batch
+
+    path = write_pretraining(tmp_path, "causal_lm")
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxlm.data.corpus.build.text_batches", interrupted)
+        assert run("pretrain", "--config", path) == 3
+    error = capsys.readouterr().err
+    assert f"interrupted: {number.name}: " in error and "are saved; the same command goes on from there" in error
+    runs = tmp_path / "runs"
+    (building,) = runs.glob("tokens/*.building")
+    assert 0 < (building / "tokens.bin").stat().st_size
+    assert len(list(runs.glob("tokens/*/index.json"))) == 1  # of the validation text, which was whole
+    assert run("pretrain", "--config", path, "train.steps=2") == 0
+    assert "going on after" in capsys.readouterr().err and not list(runs.glob("tokens/*.building"))
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_a_signal_while_a_vocabulary_is_learned_leaves_none(tmp_path, monkeypatch, capsys, kind):
+    path = write_pretraining(tmp_path, "masked_lm", model={"train_tokenizer": {"type": kind, "vocab_size": 200}})
+    read = Documents.read
+
+    def interrupted(documents, start=None):
+        for i, piece in enumerate(read(documents, start)):
+            if i == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield piece
+
+    monkeypatch.setattr(Documents, "read", interrupted)
+    assert run("pretrain", "--config", path) == 3
+    error = capsys.readouterr().err
+    assert "interrupted: SIGINT: the vocabulary is not learned yet; the same command learns it anew" in error
+    assert not (tmp_path / "runs/tiny-lm/tokenizer").exists()
+
+
+def start(config: Path, name: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "jaxlm", "pretrain", "--config", str(config), f"name={name}"]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_killed_pretraining_ends_bit_identical(tmp_path):
+    settings = {"train": {"batch_size": 8, "steps": 60, "eval_every": 10}, "checkpoint": {"every": 4}}
+    config = write_pretraining(tmp_path, "masked_lm", **settings)
+    undisturbed = start(config, "undisturbed")
+    _, errors = undisturbed.communicate(timeout=500)
+    assert undisturbed.returncode == 0, errors
+    rng = random.Random(3)
+    log = tmp_path / "runs/killed/metrics.jsonl"
+    for step in (9, 27, 45):
+        process = start(config, "killed")
+        while process.poll() is None:
+            if log.exists() and any(f'"step": {s}' in log.read_text() for s in range(step, step + 6)):
+                break
+            time.sleep(0.02)
+        time.sleep(rng.random() * 0.2)
+        assert process.poll() is None, "the run ended before it was killed"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    last = start(config, "killed")
+    _, errors = last.communicate(timeout=500)
+    assert last.returncode == 0, errors
+    assert "resumed at" in errors
+    runs = tmp_path / "runs"
+    assert (runs / "killed/model/model.safetensors").read_bytes() == (
+        runs / "undisturbed/model/model.safetensors"
+    ).read_bytes()
+    timed = ("time", "tokens_per_s", "examples_per_s")
+    killed, whole = (
+        [{k: v for k, v in row.items() if k not in timed} for row in read_jsonl(runs / name / "metrics.jsonl")]
+        for name in ("killed", "undisturbed")
+    )
+    assert killed == whole

@@ -1,0 +1,321 @@
+"""Config files and overrides: what loads, what is refused, and that every refusal says where and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.paths import REPOSITORY
+
+from jaxlm.config.loading import dump_config, load_config
+from jaxlm.config.reference import schema_reference, sections_of, walk
+from jaxlm.config.schema import Config
+from jaxlm.errors import UserError
+from jaxlm.optim.config import OptimizerConfig
+
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Loads a config from text; `c.yaml` in messages."""
+
+    def load(text: str | bytes, *overrides: str) -> Config:
+        path = tmp_path / "c.yaml"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return load_config(path, overrides)
+
+    return load
+
+
+@pytest.fixture
+def refused(load: Load, tmp_path: Path) -> Callable[..., list[str]]:
+    """Returns the lines of the message with which a config is refused, the folder left out."""
+
+    def refused(text: str | bytes, *overrides: str) -> list[str]:
+        with pytest.raises(UserError) as error:
+            load(text, *overrides)
+        return str(error.value).replace(f"{tmp_path}/", "").splitlines()
+
+    return refused
+
+
+def test_design_example_loads(load):
+    config = load("""
+        # the example of the design
+        name: sst2-minilm
+        seed: 0
+        model: {init: models/minilm, dtype: float32}
+        task: {kind: classification, text: [premise, hypothesis], label: label}
+        data:
+          train: {path: data/sst2/train.tsv, columns: [sentence, label]}
+          test: {tfds: glue/sst2, split: test}
+          max_length: 128
+          packing: true
+        optimizer: {learning_rate: 5e-5, weight_decay: 0.01, schedule: linear, warmup: 0.1, clip_norm: 1.0}
+        train: {batch_size: 32, epochs: 1, eval_every: 100, metric: accuracy, early_stopping: {patience: 3}}
+        mesh: {preset: fsdp, data: -1, fsdp: 1, tensor: 1}
+        checkpoint: {every: 200, keep: 2}
+        logging: {every: 10}
+        """)
+    assert config.optimizer.learning_rate == 0.00005
+    assert config.task.text == ("premise", "hypothesis")
+    assert config.data.train is not None and config.data.train.columns == ("sentence", "label")
+    assert config.data.validation is None
+    assert config.train.early_stopping is not None and config.train.early_stopping.patience == 3
+
+
+@pytest.mark.parametrize("written, number", [("1e-3", 0.001), ("1E-3", 0.001), ("+.5", 0.5), ("2.", 2.0), ("3", 3.0)])
+def test_number_is_read_as_written(load, written, number):
+    assert load(f"{{name: a, optimizer: {{learning_rate: {written}}}}}").optimizer.learning_rate == number
+
+
+@pytest.mark.parametrize("word", ["no", "yes", "on", "off", "No", "y", "2024-01-01", "12:30:00", "1_000"])
+def test_words_of_old_yaml_stay_text(load, word):
+    config = load(f"{{name: a, task: {{labels: [{word}, other]}}, data: {{train: {{rows: [{{label: {word}}}]}}}}}}")
+    assert config.task.labels == (word, "other")
+    assert config.data.train is not None and config.data.train.rows == ({"label": word},)
+
+
+def test_text_keys_take_scalars_as_written(load):
+    config = load("{name: 2024, task: {labels: [0, 01, 1.50, true]}, model: {revision: 1e5}}")
+    assert config.name == "2024"
+    assert config.task.labels == ("0", "01", "1.50", "true")
+    assert config.model.revision == "1e5"
+
+
+def test_rows_keep_the_types_of_yaml(load):
+    config = load("{name: a, data: {train: {rows: [{i: 010, h: 0x1F, f: 1.5, t: '7', b: true, z: null, 3: x}]}}}")
+    row = {"i": 10, "h": 31, "f": 1.5, "t": "7", "b": True, "z": None, "3": "x"}
+    assert config.data.train is not None and config.data.train.rows == (row,)
+    assert [type(v) for v in config.data.train.rows[0].values()] == [type(v) for v in row.values()]
+
+
+def test_whole_float_counts(load):
+    assert load("{name: a, train: {steps: 1e4}}").train.steps == 10_000
+
+
+BAD = """\
+name: my run
+seed: -1
+model: {init: x, dtype: bf16}
+train:
+  batch_sise: 16
+  steps: 10
+  eval_every: 1.5
+  batch_size: true
+optimizer: {learning_rate: '1e-3',
+            warmup: .inf}
+task:
+  text: [a, b, c]
+learning_rate: 3
+epocs: 4
+data:
+  train: {path: x, tfds: y}
+  validation: {rows: [1]}
+  packing: no
+  clean:
+"""
+
+
+def test_every_mistake_is_reported_at_its_line(refused):
+    assert sorted(refused(BAD)) == sorted(
+        [
+            'c.yaml:1: name: expected text matching ^[A-Za-z0-9][A-Za-z0-9._-]*$, found "my run"',
+            "c.yaml:2: seed: expected integer >= 0 and < 2147483648, found -1",
+            'c.yaml:3: model.dtype: expected one of float32, bfloat16, found "bf16"',
+            "c.yaml:5: unknown key train.batch_sise; did you mean train.batch_size?",
+            "c.yaml:7: train.eval_every: expected integer > 0 or epoch, found 1.5",
+            "c.yaml:8: train.batch_size: expected integer > 0, found true",
+            'c.yaml:9: optimizer.learning_rate: expected number > 0, found "1e-3"',
+            "c.yaml:10: optimizer.warmup: expected number >= 0, found Infinity",
+            'c.yaml:12: task.text: expected text or list of 2 texts, found ["a", "b", "c"]',
+            "c.yaml:13: unknown key learning_rate; did you mean optimizer.learning_rate?",
+            "c.yaml:14: unknown key epocs; known keys: name, seed, model, task, data, optimizer, train, mesh, "
+            "checkpoint, logging",
+            "c.yaml:16: data.train: expected exactly one of path, rows, tfds, builtin, mixture; found path, tfds",
+            "c.yaml:17: data.validation.rows.0: expected data.validation.rows to be list of mappings or null, found 1",
+            'c.yaml:18: data.packing: expected true or false, found "no"',
+            "c.yaml:19: data.clean: expected section, found null",
+        ]
+    )
+
+
+def test_missing_name(refused):
+    assert refused("seed: 1\n") == ["c.yaml:1: name is missing; expected text"]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{name: a, train: {steps: 1, epochs: 1}}", "c.yaml:1: train: expected steps or epochs, not both"),
+        ("{name: a, model: {init: x, preset: s}}", "c.yaml:1: model: preset: only for random weights, without init"),
+        (
+            "name: a\ndata: {max_length: 32, long_text: window}",
+            "c.yaml:2: data: expected stride below max_length (32), found 32",
+        ),
+        (
+            "name: a\ndata: {test: {}}",
+            "c.yaml:2: data.test: expected exactly one of path, rows, tfds, builtin, mixture; found none",
+        ),
+    ],
+)
+def test_contradictions(refused, text, message):
+    assert refused(text) == [message]
+
+
+def test_duplicate_keys(refused):
+    text = "name: a\ntrain:\n  epochs: 1\n  steps: x\n  epochs: 2\n"
+    assert refused(text) == [
+        "c.yaml:5: epochs stands twice, first at c.yaml:3",
+        'c.yaml:4: train.steps: expected integer > 0 or null, found "x"',
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "c.yaml: the file is empty; expected a mapping with at least the key name"),
+        ("# only a comment\n", "c.yaml: the file is empty; expected a mapping with at least the key name"),
+        ("- a\n- b\n", 'c.yaml:1: expected a mapping of keys to values, found ["a", "b"]'),
+        ("name: a\ntrain: [1\n", "c.yaml:3: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        ("name: a\n---\nname: b\n", "c.yaml:2: not valid YAML: but found another document"),
+        ("name: a\nmodel: &m\n  config: *m\n", "c.yaml:3: an alias refers to what it stands in"),
+        ("name: !!python/name:os.system a\n", "c.yaml:1: the tag tag:yaml.org,2002:python/name:os.system is not"),
+        ("name: a\n[x]: 1\n", "c.yaml:2: expected a word as key, found a list or mapping"),
+        ("name: a\n# caf\xe9\n".encode("latin-1"), "c.yaml:2: expected UTF-8, found byte 0xe9 at offset 13"),
+    ],
+)
+def test_unreadable_files(refused, text, message):
+    [line] = refused(text)
+    assert line.startswith(message)
+
+
+def test_no_file_or_a_directory(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml: no such config file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="expected a YAML file, found a directory"):
+        load_config(tmp_path)
+
+
+SMALL = "name: a\ntask: {text: [x, y]}\ndata:\n  train: {rows: [{text: p, label: 1}, {text: q, label: 0}]}\n"
+
+
+def test_overrides_reach_everywhere(load):
+    config = load(
+        SMALL,
+        "optimizer.learning_rate=1e-3",
+        "optimizer.clip_norm=null",
+        "train.early_stopping.patience=7",  # a section that the file does not have
+        "task.text.1=z",
+        "data.train.rows.0.text=a=b",
+        "data.train.rows.1={text: no, label: 2}",
+        "data.test={path: t.tsv}",
+        "data.test.limit=5",
+        "name=b",
+        "name=c",
+    )
+    assert config.name == "c"
+    assert config.optimizer == OptimizerConfig(learning_rate=0.001, clip_norm=None)
+    assert config.train.early_stopping is not None and config.train.early_stopping.patience == 7
+    assert config.task.text == ("x", "z")
+    assert config.data.train is not None
+    assert config.data.train.rows == ({"text": "a=b", "label": 1}, {"text": "no", "label": 2})
+    assert config.data.test is not None and (config.data.test.path, config.data.test.limit) == ("t.tsv", 5)
+
+
+def test_override_reaches_below_null(load):
+    early = load("{name: a, train: {early_stopping: null}}", "train.early_stopping.patience=7").train.early_stopping
+    assert early is not None and early.patience == 7
+
+
+def test_override_replaces_or_conflicts_with_a_source(load, refused):
+    assert load(SMALL, "data.train={path: x}").data.train == load("{name: a, data: {train: {path: x}}}").data.train
+    assert refused(SMALL, "data.train.path=x") == [
+        "c.yaml:4 with override 'data.train.path=x': data.train: expected exactly one of path, rows, tfds, builtin, "
+        "mixture; found path, rows"
+    ]
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("train.epochs=-1", "override 'train.epochs=-1': train.epochs: expected number > 0 or null, found -1"),
+        ("train.epoch=1", "override 'train.epoch=1': unknown key train.epoch; did you mean train.epochs?"),
+        ("name", "override 'name': expected key.path=value"),
+        ("=1", "override '=1': expected key.path=value"),
+        ("train..epochs=1", "override 'train..epochs=1': expected key.path=value"),
+        ("train.epochs=[1", "override 'train.epochs=[1': not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        ("name.x=1", "override 'name.x=1': there is no x in name, which is \"a\""),
+        ("task.text.2=z", "override 'task.text.2=z': there is no 2 in task.text, which is a list of 2"),
+        ("train.fresh=", "override 'train.fresh=': train.fresh: expected true or false, found null"),
+    ],
+)
+def test_refused_override_is_named(refused, override, message):
+    [line] = refused(SMALL, override)
+    assert line.startswith(message)
+
+
+def test_kinds_of_task_have_keys_of_their_own(load, refused):
+    config = load("{name: a, task: {kind: masked_lm, mask_rate: 0.3}}")
+    assert config.task.kind == "masked_lm" and config.task.mask_rate == 0.3
+    assert load(dump_config(config)) == config
+    assert load("{name: a, task: {label: y}}").task.kind == "classification"
+    assert refused("{name: a, task: {kind: masked_lm, mask_rat: 0.3}}") == [
+        "c.yaml:1: unknown key task.mask_rat; did you mean task.mask_rate?"
+    ]
+    assert refused("{name: a, task: {kind: causal_lm, label: y}}")[0].startswith("c.yaml:1: unknown key task.label")
+    assert refused("{name: a, task: {kind: masked_lm, mask_rate: 2}}") == [
+        "c.yaml:1: task.mask_rate: expected number > 0 and < 1, found 2"
+    ]
+    assert refused("{name: a, task: {kind: maskedlm}}") == [
+        "c.yaml:1: task.kind: expected one of classification, causal_lm, prefix_lm, masked_lm, span_corruption, "
+        'replaced_tokens, found "maskedlm"; did you mean masked_lm?'
+    ]
+
+
+def test_mixtures_hold_sources(load, refused):
+    config = load("{name: a, data: {train: {mixture: [{path: a.txt, weight: 2}, {path: ['b*.txt', c.txt]}]}}}")
+    assert config.data.train is not None and config.data.train.mixture is not None
+    assert [part.weight for part in config.data.train.mixture] == [2.0, 1.0]
+    [line] = refused("{name: a, data: {train: {mixture: [{mixture: [{path: a}]}]}}}")
+    assert line.endswith("expected sources in a mixture, found another mixture")
+
+
+def test_dump_loads_back_equal(load):
+    awkward = ["no", "yes", "1e-3", "0x1F", "~", "null", "", " x ", "a: b", "#", "line\nfeed", "07", "é中", "=", ".inf"]
+    config = Config.model_validate(
+        {
+            "name": "1e3",
+            "task": {"labels": awkward, "text": ("a", "b")},
+            "model": {"config": {"num_layers": 2, "deep": {"x": [1, 2.5, None]}}},
+            "data": {"train": {"rows": [{"text": text, "label": 1e-7} for text in awkward]}},
+            "optimizer": {"learning_rate": 1e-5, "clip_norm": None},
+        }
+    )
+    text = dump_config(config)
+    assert load(text) == config
+    assert yaml.safe_load(text)["task"]["labels"] == awkward  # other YAML readers agree on the texts
+
+
+def test_reference_is_up_to_date():
+    page = REPOSITORY / "docs" / "config.md"
+    assert page.read_text(encoding="utf-8") == schema_reference(), (
+        "run python -m jaxlm.config.reference > docs/config.md"
+    )
+
+
+def test_every_key_and_section_is_described():
+    assert [key for key, field in walk() if not field.description] == []
+    sections = {section for _, field in walk() for section in sections_of(field.annotation)}
+    assert [section.__name__ for section in sections if not section.__dict__.get("__doc__")] == []
+
+
+def test_shipped_configs_load():
+    folder = REPOSITORY / "configs"
+    files = sorted(folder.rglob("*.yaml"))
+    assert files
+    for file in files:
+        load_config(file)

@@ -1,0 +1,67 @@
+"""For tests: train states that are a function of their step, saved and compared."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from helpers.paths import REPOSITORY
+
+from jaxlm.training.checkpoint import Checkpointer
+from jaxlm.training.manifest import tree_digest
+
+ROOT = REPOSITORY
+
+
+def make_state(step: int, shape: tuple[int, ...] = (8, 16)) -> dict:
+    """A train state that is a function of its step; every leaf differs from every other."""
+    rng = np.random.default_rng(step)
+    params = {
+        "head": {
+            "kernel": jnp.asarray(rng.standard_normal(shape, np.float32)),
+            "bias": jnp.asarray(rng.standard_normal(shape[-1:]), jnp.bfloat16),
+        }
+    }
+    moments = jax.tree.map(
+        lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype) if x.ndim else jnp.int32(step),
+        optax.adamw(1e-3).init(params),
+    )
+    return {
+        "params": params,
+        "opt_state": moments,
+        "rng": jax.random.key_data(jax.random.key(step)),
+        "step": jnp.int32(step),
+    }
+
+
+def abstract(tree, sharding=None):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), tree)
+
+
+def checkpointer(directory: Path, keep: int = 1, metric: str | None = None, **options) -> Checkpointer:
+    return Checkpointer(directory, keep=keep, metric=metric, **options)
+
+
+def save_steps(directory: Path, *steps: int, keep: int = 5) -> None:
+    with checkpointer(directory, keep) as saver:
+        for step in steps:
+            saver.save(step, make_state(step), {"step": step})
+
+
+def assert_restores(saver: Checkpointer, expected: int, step: int | None = None) -> None:
+    found, state, extra = saver.restore(abstract(make_state(expected)), step)
+    assert found == expected and extra == {"step": expected}
+    assert tree_digest(state) == tree_digest(make_state(expected))
+
+
+def no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())

@@ -1,0 +1,124 @@
+"""What others compute: Transformers beside us (extra `parity`), random configs and weights, batches in their form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from helpers.tiny_models import Example, formula_tensor
+
+from jaxlm.nn.layers import ACTIVATIONS
+
+
+def random_config(family: str, seed: int) -> Any:
+    """A random small Transformers config of an encoder family, for classification."""
+    from transformers import AutoConfig
+
+    rng = np.random.default_rng(seed)
+    pick = lambda *options: options[int(rng.integers(len(options)))]  # noqa: E731
+    heads = pick(1, 2, 4)
+    width = heads * pick(4, 6, 10)
+    act = sorted(ACTIVATIONS)[seed % len(ACTIVATIONS)]
+    layers, mlp, eps = pick(1, 2, 3, 5), pick(8, 20, 33), pick(1e-12, 1e-5, 1e-2)
+    labels = pick(1, 2, 5)
+    problem = "regression" if labels == 1 else pick("single_label_classification", "multi_label_classification")
+    common = {
+        "vocab_size": pick(64, 71, 90),
+        "max_position_embeddings": pick(16, 25, 40),
+        "initializer_range": pick(0.02, 0.5),
+        "num_labels": labels,
+        "problem_type": problem,
+        "pad_token_id": pick(0, 1, 3),
+    }
+    if family == "distilbert":
+        return AutoConfig.for_model(
+            family, **common, n_layers=layers, n_heads=heads, dim=width, hidden_dim=mlp, activation=act,
+            seq_classif_dropout=pick(0, 0.2), sinusoidal_pos_embds=bool(seed % 2),
+        )  # fmt: skip
+    own = {"embedding_size": pick(width, 8, 30)} if family == "electra" else {}
+    return AutoConfig.for_model(
+        family, **common, **own, num_hidden_layers=layers, num_attention_heads=heads, hidden_size=width,
+        intermediate_size=mlp, hidden_act=act, layer_norm_eps=eps, type_vocab_size=pick(1, 2, 3),
+        classifier_dropout=pick(None, 0, 0.3), hidden_dropout_prob=pick(0, 0.1),
+    )  # fmt: skip
+
+
+def randomise(model):
+    """Replaces every weight: Transformers starts biases at zero and norm scales at one."""
+    import torch
+
+    model.load_state_dict({k: torch.from_numpy(formula_tensor(k, v.shape)) for k, v in model.state_dict().items()})
+    return model.eval()
+
+
+def torch_inputs(model, texts: list[Example]) -> dict[str, Any]:
+    """A padded batch as Transformers takes it."""
+    import torch
+
+    length = max(len(text.tokens) for text in texts)
+    padded = lambda rows, fill: torch.tensor([row + [fill] * (length - len(row)) for row in rows])  # noqa: E731
+    arrays = {
+        "input_ids": padded([text.tokens for text in texts], model.config.pad_token_id),
+        "attention_mask": padded([[1] * len(text.tokens) for text in texts], 0),
+    }
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        arrays["token_type_ids"] = padded([text.token_types for text in texts], 0)
+    return arrays
+
+
+def torch_logits(model, texts: list[Example]) -> np.ndarray:
+    """Transformers' logits of a padded batch."""
+    import torch
+
+    with torch.no_grad():
+        return model(**torch_inputs(model, texts)).logits.numpy()
+
+
+def strict_load(directory: Path, auto: str = "AutoModelForSequenceClassification"):
+    """Loads by an Auto class; nothing may be missing, left over or of another shape."""
+    import transformers
+
+    model, info = getattr(transformers, auto).from_pretrained(directory, output_loading_info=True)
+    assert not any(info.values()), info
+    return model.eval()
+
+
+def torch_rnn(config: dict[str, Any]):
+    """`torch.nn.LSTM` or `torch.nn.GRU` of a config.json's sizes."""
+    import torch
+
+    network = getattr(torch.nn, config["model_type"].upper())
+    return network(config["embedding_size"], config["hidden_size"], config["num_hidden_layers"], batch_first=True)
+
+
+def recurrent_tensors(config: dict[str, Any], head: str, num_outputs: int = 3) -> dict[str, np.ndarray]:
+    """The tensors of a recurrent checkpoint, by `formula_tensor`."""
+    vocab, embed, hidden = (config[key] for key in ("vocab_size", "embedding_size", "hidden_size"))
+    shapes = {"embedding.weight": (vocab, embed)}
+    shapes |= {f"rnn.{key}": tuple(value.shape) for key, value in torch_rnn(config).state_dict().items()}
+    width = embed if config["tie_word_embeddings"] else hidden
+    if width != hidden:
+        shapes |= {"projection.weight": (width, hidden), "projection.bias": (width,)}
+    if head == "classification":
+        shapes["score.weight"] = (num_outputs, width)
+    elif not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (vocab, width)
+    return {key: formula_tensor(key, shape) for key, shape in shapes.items()}
+
+
+def recurrent_logits(config: dict[str, Any], tensors: Mapping[str, np.ndarray], tokens: list[int]) -> np.ndarray:
+    """What torch's own LSTM or GRU computes with a checkpoint's tensors: [T, V], or [C] with a classification head."""
+    import torch
+
+    weights = {key: torch.from_numpy(value) for key, value in tensors.items()}
+    rnn = torch_rnn(config)
+    rnn.load_state_dict({key.removeprefix("rnn."): value for key, value in weights.items() if key.startswith("rnn.")})
+    with torch.no_grad():
+        states = rnn(weights["embedding.weight"][torch.tensor(tokens)][None])[0][0]
+        if "projection.weight" in weights:
+            states = states @ weights["projection.weight"].T + weights["projection.bias"]
+        if "score.weight" in weights:
+            return (states[-1] @ weights["score.weight"].T).numpy()
+        return (states @ weights.get("lm_head.weight", weights["embedding.weight"]).T).numpy()

@@ -1,0 +1,226 @@
+"""Generation: greedy and sampled text against a loop written out, distributions of samples, ends, batches, meshes."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.tiny_models import FAST, tiny, token_logits, weights
+
+from jaxlm.errors import UserError
+from jaxlm.inference.generate import Sampling, _continue, generate, sample
+from jaxlm.models import FAMILIES, Model
+from jaxlm.nn.layers import Compute
+from jaxlm.parallel.mesh import make_mesh
+from jaxlm.parallel.sharding import Rules
+
+WRITERS = ("gpt2", "mistral")
+PROMPTS = [[5], [7, 9, 30, 11, 8], [20, 21, 22], [3, 60, 40, 41, 50, 51, 52, 10]]
+
+
+@functools.cache
+def causal(family: str, compute: Compute | None = None) -> Model:
+    model = tiny(family)
+    return Model(model.family, model.config, "causal_lm", 0, compute or Compute())
+
+
+def next_logits(model: Model, params, text: list[int], prefix: int = 0) -> np.ndarray:
+    """Of the whole text at once, without a cache; rows are padded on the right to one shape."""
+    length = len(text)
+    tokens = np.zeros((1, 24), np.int32)
+    tokens[0, :length] = text
+    inside = (np.arange(24)[None] < length).astype(np.int32)
+    batch = {"tokens": tokens, "segment_ids": inside, "positions": np.arange(24, dtype=np.int32)[None] * inside}
+    if prefix:
+        batch["prefix"] = (np.arange(24)[None] < prefix).astype(np.int32)
+    return token_logits(model, params, batch)[0, length - 1]
+
+
+def greedily(model: Model, params, prompt: list[int], num: int, prefix: bool = False) -> list[int]:
+    text = list(prompt)
+    for _ in range(num):
+        text.append(int(next_logits(model, params, text, len(prompt) if prefix else 0).argmax()))
+    return text[len(prompt) :]
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("family", WRITERS)
+def test_greedy_text_is_that_of_a_loop_without_a_cache(family, prefix):
+    model = causal(family)
+    params = weights(model, seed=3)
+    expected = [greedily(model, params, prompt, 10, prefix) for prompt in PROMPTS]
+    assert generate(model, params, PROMPTS, max_new_tokens=10, temperature=0, prefix=prefix) == expected
+    assert len({tuple(text) for text in expected}) == len(PROMPTS)  # the prompts matter
+    assert sum(len(set(text)) > 2 for text in expected) > 1  # and so does what was written
+
+
+def test_a_text_ends_with_its_end_token_and_the_others_go_on():
+    model = causal("gpt2")
+    params = weights(model, seed=3)
+    texts = [greedily(model, params, prompt, 10) for prompt in PROMPTS]
+    end = texts[1][4]
+    assert not any(2 in text for text in texts)
+    cut = [text[: text.index(end) + 1] if end in text else text for text in texts]
+    assert {len(text) for text in cut} > {10}  # some end, some do not
+    settings = {"max_new_tokens": 10, "temperature": 0}
+    assert generate(model, params, PROMPTS, eos_id=end, **settings) == cut
+    assert generate(model, params, PROMPTS, eos_id=[2, end], pad_id=end, **settings) == cut
+    firsts = sorted({text[0] for text in texts})
+    assert generate(model, params, PROMPTS, eos_id=firsts, **settings) == [text[:1] for text in texts]
+    assert generate(model, params, PROMPTS, max_new_tokens=1, temperature=0) == [text[:1] for text in texts]
+    assert generate(model, params, [], max_new_tokens=1) == []
+
+
+def chi_squared(drawn: np.ndarray, probs: np.ndarray) -> float:
+    counts = np.bincount(drawn, minlength=len(probs))
+    assert counts[probs == 0].sum() == 0
+    kept = probs > 0
+    return float(((counts[kept] - len(drawn) * probs[kept]) ** 2 / (len(drawn) * probs[kept])).sum())
+
+
+LOGITS = np.asarray([1.0, 0.2, -0.5, 2.0, 0.0, -1.0, 1.5, 0.7])
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ({"temperature": 0.5}, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ({"top_k": 3}, [0, 3, 6]),
+        ({"top_k": 100, "temperature": 2.0}, [0, 1, 2, 3, 4, 5, 6, 7]),
+        # The likeliest hold .38, .23, .14, .10 ...: the first two fall short of .7, three do not.
+        ({"top_p": 0.7}, [0, 3, 6]),
+        ({"top_p": 0.01}, [3]),
+        ({"top_p": 1.0}, [0, 1, 2, 3, 4, 5, 6, 7]),
+        # Of the three kept by top_k, the first two hold .81 of what they hold together.
+        ({"top_k": 3, "top_p": 0.8}, [3, 6]),
+    ],
+)
+def test_samples_follow_their_distribution(settings, kept):
+    temperature = settings.get("temperature", 1.0)
+    weight = np.exp(LOGITS / temperature) * np.isin(np.arange(8), kept)
+    probs = weight / weight.sum()
+    keys = jax.random.split(jax.random.key(0), 4000)
+    logits = jnp.tile(jnp.asarray(LOGITS, jnp.float32)[None], (4000, 1))
+    drawn = np.asarray(jax.jit(sample, static_argnums=2)(logits, keys, Sampling(**settings)))
+    assert drawn.dtype == np.int32
+    assert chi_squared(drawn, probs) < 29.9  # 7 degrees of freedom at most: p = 1e-4
+    cold = sample(logits[:1], keys[:1], Sampling(0.0, settings.get("top_k"), settings.get("top_p")))
+    assert cold.tolist() == [3]
+
+
+def test_the_first_tokens_of_samples_follow_the_model():
+    """Four thousand rows of one prompt, each with random numbers of its own; the second token given the first, too."""
+    model = causal("gpt2")
+    params = weights(model)
+    drawn = np.asarray(generate(model, params, [[5, 6]] * 4096, max_new_tokens=2, temperature=2.0, batch_size=2048))
+    for place, given, rows in ((0, [], drawn), (1, [int(np.bincount(drawn[:, 0]).argmax())], None)):
+        rows = drawn if rows is not None else drawn[drawn[:, 0] == given[0]]
+        logits = next_logits(model, params, [5, 6, *given]).astype(np.float64) / 2.0
+        probs = np.exp(logits - logits.max())
+        probs /= probs.sum()
+        assert len(rows) > 100
+        # The rarest tokens together, so that every class is expected a few times.
+        order = np.argsort(-probs)
+        classes = np.minimum(np.argsort(order), 11)
+        merged = np.bincount(classes, weights=probs, minlength=12)
+        assert chi_squared(classes[rows[:, place]], merged) < 37.4  # 11 degrees of freedom, p = 1e-4
+
+
+def test_samples_depend_on_index_and_seed_not_on_the_batch():
+    model = causal("mistral")
+    params = weights(model)
+    settings = {"max_new_tokens": 8, "temperature": 1.5, "top_k": 40, "top_p": 0.95}
+    texts = generate(model, params, PROMPTS, seed=1, **settings)
+    assert texts == generate(model, params, PROMPTS, seed=1, **settings)
+    assert texts == generate(model, params, PROMPTS, seed=1, batch_size=1, **settings)
+    assert texts[:2] == generate(model, params, [*PROMPTS[:2], [1] * 15], seed=1, **settings)[:2]
+    assert texts != generate(model, params, PROMPTS, seed=2, **settings)
+    twice = generate(model, params, [PROMPTS[0]] * 2, seed=1, **settings)
+    assert twice[0] == texts[0] != twice[1]
+
+
+def test_lengths_and_rows_are_rounded_so_that_few_shapes_compile():
+    model = causal("gpt2")
+    params = weights(model)
+    generate(model, params, PROMPTS, max_new_tokens=7, temperature=0)
+    before = _continue._cache_size()
+    for prompts, num in ((PROMPTS[:3], 16), (PROMPTS, 1), ([[1] * 9, [2], [3]], 12)):
+        assert [len(text) for text in generate(model, params, prompts, max_new_tokens=num, temperature=0)] == (
+            [num] * len(prompts)
+        )
+    assert _continue._cache_size() == before
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [
+        ("gpt2", {"fsdp": 2, "tensor": 2}),
+        ("qwen3", {"fsdp": 2, "tensor": 2}),
+        ("qwen3", {"context": 4}),  # which splits prompts and leaves single tokens whole
+    ],
+)
+def test_a_mesh_changes_no_text(family, sizes):
+    params = weights(causal(family), seed=3)
+    settings = {"max_new_tokens": 6, "temperature": 0.7, "top_k": 5}
+    expected = generate(causal(family), params, PROMPTS[:3], **settings)
+    rules = Rules(make_mesh("ddp", data=2, **sizes))
+    model = causal(family, Compute(rules=rules))
+    placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
+    assert generate(model, placed, PROMPTS[:3], **settings) == expected
+
+
+def test_a_prompt_may_fill_the_positions_to_the_last():
+    model = causal("gpt2")  # of 24 positions
+    params = weights(model)
+    prompt = list(range(4, 26))
+    assert generate(model, params, [prompt], max_new_tokens=2, temperature=0) == [greedily(model, params, prompt, 2)]
+
+
+def test_text_in_bfloat16_is_text():
+    texts = generate(
+        causal("mistral", Compute(dtype=jnp.bfloat16)), weights(causal("mistral")), PROMPTS, max_new_tokens=9
+    )
+    assert all(len(text) == 9 and 0 <= min(text) <= max(text) < 64 for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "settings", "message"),
+    [
+        ([[4], []], {}, r"prompt 1 is empty; expected at least one token"),
+        ([[4] * 20], {}, r"prompt 0 has 20 tokens: with max_new_tokens=5 more it does not fit"),
+        ([[4, 64]], {}, r"prompt 0 has a token outside the model's vocabulary of 64"),
+        ([[4, -1]], {}, r"prompt 0 has a token outside"),
+        ([[4]], {"max_new_tokens": 0}, r"max_new_tokens=0: expected at least 1"),
+        ([[4]], {"temperature": -0.1}, r"temperature=-0\.1: expected 0 or more"),
+        ([[4]], {"top_k": 0}, r"top_k=0: expected at least 1"),
+        ([[4]], {"top_p": 0.0}, r"top_p=0\.0: expected more than 0 and at most 1"),
+        ([[4]], {"top_p": 1.1}, r"top_p=1\.1: expected more than 0 and at most 1"),
+    ],
+)
+def test_mistakes_are_named(prompts, settings, message):
+    model = causal("gpt2")
+    with pytest.raises(UserError, match=message):
+        generate(model, None, prompts, **{"max_new_tokens": 5, **settings})
+
+
+def test_models_that_cannot_write_say_so():
+    with pytest.raises(UserError, match="a model with a classification head cannot continue texts"):
+        generate(tiny("gpt2"), None, PROMPTS, max_new_tokens=5)
+    with pytest.raises(UserError, match="model family 'bert' cannot generate text"):
+        model = tiny("bert")
+        generate(Model(FAMILIES["bert"], model.config, "causal_lm", 0), None, PROMPTS, max_new_tokens=5)
+
+
+def test_nothing_reads_the_cache_beyond_what_was_written():
+    """Garbage there changes nothing."""
+    model = causal("gpt2")
+    params = weights(model)
+    cache = model.init_cache(1, 24)
+    dirty = cache._replace(keys=cache.keys + 1e3, values=cache.values - 1e3)
+    step = jax.jit(lambda p, t, s, q, c: model.decode(p, t, s, q, c)[0].logits(), compiler_options=FAST)
+    arrays = (jnp.asarray([PROMPTS[1]], jnp.int32), jnp.ones((1, 5), jnp.int32), jnp.arange(5, dtype=jnp.int32)[None])
+    np.testing.assert_array_equal(step(params, *arrays, cache), step(params, *arrays, dirty))

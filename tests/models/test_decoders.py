@@ -1,0 +1,331 @@
+"""GPT-2 and Llama's families as language models: who reads whom, packing, knobs, shards, cached decoding, first draws.
+
+`models/test_models.py` holds them to the contract of every family as classifiers.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.tiny_models import FAST, Example, examples, pack, tiny, token_logits, weights
+
+from jaxlm.models import FAMILIES, Model
+from jaxlm.models.base import flatten
+from jaxlm.models.llama import LlamaConfig, rope_frequencies
+from jaxlm.nn.layers import Compute
+from jaxlm.parallel.mesh import make_mesh
+from jaxlm.parallel.sharding import Rules, batch_shardings
+
+DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+decoders = pytest.mark.parametrize("family", DECODERS)
+ALTERNATING = {"window": 3, "windowed_layers": (False, True, False)}
+LLAMA3 = {"rope_type": "llama3", "rope_factor": 4.0, "rope_original_positions": 16, "rope_theta": 50.0}
+
+
+@functools.cache
+def causal(family: str, compute: Compute | None = None, **changes) -> Model:
+    model = tiny(family, **changes)
+    return Model(model.family, model.config, "causal_lm", 0, compute or Compute())
+
+
+def rows_of(texts: list[list[Example]], length: int = 21) -> dict[str, np.ndarray]:
+    """A packed batch without slots, and every text's first two tokens as its prefix."""
+    batch = pack(texts, length, 3)
+    batch["prefix"] = ((batch["positions"] < 2) & (batch["segment_ids"] > 0)).astype(np.int32)
+    return {name: batch[name] for name in ("tokens", "segment_ids", "positions", "prefix")}
+
+
+def without_prefix(batch):
+    return {name: value for name, value in batch.items() if name != "prefix"}
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("gpt2", {}),
+        ("llama", {}),
+        ("mistral", {"num_layers": 1, "window": 3}),
+        ("mistral", {"num_layers": 2, "window": 3}),
+        ("qwen3", {"num_layers": 2, "window": 3, "windowed_layers": (True, False)}),
+    ],
+)
+def test_states_depend_on_what_the_mask_lets_them_read_alone(family, changes, prefix):
+    """By the gradient of each position's state in each token's embedding; a window of 3 reaches 2 back a layer."""
+    model = causal(family, **changes)
+    params = weights(model)
+    trunk = model.family.trunk(model.config, model.compute)
+    segments = np.asarray([1] * 8 + [2] * 6 + [0] * 2)
+    positions = np.asarray([*range(8), *range(6), 0, 0])
+    inside = (positions < 3) & (segments > 0)
+    arrays = {"segment_ids": segments, "positions": positions} | ({"prefix": inside} if prefix else {})
+    arrays = {name: jnp.asarray(value[None], jnp.int32) for name, value in arrays.items()}
+    tokens = jnp.arange(16, dtype=jnp.int32)[None]  # each column a row of the table of its own
+    mix = jnp.asarray(np.random.default_rng(0).normal(size=16), jnp.float32)
+
+    def probe(table, others):
+        states: Any = trunk.apply({"params": {**others, "tokens": table}}, tokens=tokens, **arrays)
+        return states[0] @ mix
+
+    jacobian = jax.jit(jax.jacrev(probe), compiler_options=FAST)(params["trunk"]["tokens"], params["trunk"])
+    reads = np.abs(jacobian[:, :16]).max(-1) > 1e-6
+
+    back = np.arange(16)[:, None] - np.arange(16)[None]
+    same = segments[:, None] == segments[None]
+    through = np.eye(16, dtype=int)
+    for windowed in changes.get("windowed_layers", (True,) * model.config.num_layers):
+        window = changes["window"] if changes and windowed else 16
+        seen = same & ((back >= 0) & (back < window) | (prefix & inside[None]))
+        through = through @ seen.astype(int)
+    np.testing.assert_array_equal(reads, through > 0)
+
+
+@decoders
+def test_packed_texts_give_the_logits_they_give_alone(family):
+    model = causal(family)
+    params = weights(model)
+    texts = examples(4, seed=2, longest=7)
+    for strip in (without_prefix, dict):
+        packed = token_logits(model, params, strip(rows_of([texts[:3], texts[3:], []])))
+        chex.assert_shape(packed, (3, 21, 64))
+        alone = token_logits(model, params, strip(rows_of([[t] for t in texts[:3]])))
+        start = 0
+        for row, text in zip(alone, texts[:3], strict=True):
+            end = start + len(text.tokens)
+            np.testing.assert_allclose(packed[0, start:end], row[: end - start], atol=2e-5, rtol=0)
+            start = end
+        assert np.ptp(packed[0, :start], axis=0).min() > 0.05  # positions are told apart at all
+
+
+@decoders
+def test_a_prefix_changes_what_its_own_tokens_say(family):
+    model = causal(family)
+    params = weights(model)
+    batch = rows_of([examples(2, seed=3, longest=7)])
+    plain, prefixed = token_logits(model, params, without_prefix(batch)), token_logits(model, params, batch)
+    nothing = {**batch, "prefix": np.zeros_like(batch["prefix"])}
+    np.testing.assert_allclose(token_logits(model, params, nothing), plain, atol=1e-5, rtol=0)
+    moved = np.abs(prefixed - plain).max(-1)[0]
+    first = batch["positions"][0] == 0  # reads the second token now
+    assert moved[first & (batch["segment_ids"][0] > 0)].min() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_slots_give_the_logits_of_their_positions(family):
+    model = causal(family)
+    params = weights(model)
+    batch = rows_of([examples(2, seed=3, longest=7), examples(1, seed=4)])
+    slots = np.asarray([[1, 2, 5], [0, 1, 0]], np.int32)
+    at_slots = token_logits(model, params, {**batch, "slot_positions": slots})
+    everywhere = token_logits(model, params, batch)
+    expected = np.take_along_axis(everywhere, slots[..., None], axis=1)
+    np.testing.assert_allclose(at_slots, expected, atol=1e-5, rtol=0)
+
+
+def loss_and_gradients(model: Model, params, batch, key=None):
+    def loss(params, batch):
+        logits = model.apply(params, batch, key).logits()
+        mix = np.random.default_rng(5).normal(size=logits.shape).astype(np.float32)
+        return jnp.where((batch["segment_ids"] > 0)[..., None], jnp.sin(logits) * mix, 0.0).sum()
+
+    return jax.device_get(jax.jit(jax.value_and_grad(loss), compiler_options=FAST)(params, batch))
+
+
+UNTIED = [("gpt2", {"tied": False}), ("qwen3", {"tied": False, **ALTERNATING})]
+
+
+@pytest.mark.parametrize(("family", "changes"), UNTIED)
+def test_knobs_and_shards_change_neither_loss_nor_gradients(family, changes):
+    texts = examples(8, seed=6, longest=8)
+    batch = rows_of([[text] for text in texts], length=8)
+    model = causal(family, **changes)
+    params = weights(model)
+    expected = loss_and_gradients(model, params, batch)
+    for knobs in ({"unroll": 3}, {"unroll": 2, "remat": "full"}):
+        actual = loss_and_gradients(causal(family, Compute(**knobs), **changes), params, batch)
+        chex.assert_trees_all_close(actual, expected, atol=1e-4, rtol=1e-5)
+
+    rules = Rules(make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
+    model = causal(family, Compute(rules=rules), **changes)
+    placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
+    name = "qkv" if family == "gpt2" else "k"  # a half of the heads on each of two devices
+    heads = placed["trunk"]["layers"][name].addressable_shards[0].data.shape[-2]
+    assert heads == params["trunk"]["layers"][name].shape[-2] // 2
+    arrays = jax.device_put(batch, batch_shardings(batch, rules))
+    chex.assert_trees_all_close(loss_and_gradients(model, placed, arrays), expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("gpt2", {"tied": False}),
+        ("llama", {"qkv_bias": True, "output_bias": True, "mlp_bias": True, "tied": False}),
+        ("qwen2", {}),
+        ("qwen3", ALTERNATING),
+    ],
+)
+def test_gradient_reaches_every_parameter_of_every_layer(family, changes):
+    model = causal(family, **changes)
+    assert ("head/unembed" in flatten(model.shapes)) == (not model.config.tied)
+    _, gradients = loss_and_gradients(model, weights(model), rows_of([examples(3, seed=4, longest=7)]))
+    for name, gradient in flatten(gradients).items():
+        norms = np.abs(np.asarray(gradient)).reshape(3 if "/layers/" in name else 1, -1).max(-1)
+        assert norms.min() > 1e-4, name
+
+
+@decoders
+def test_every_parameter_names_its_axes(family):
+    """Heads of queries, keys and values are split over `tensor`, and so is the vocabulary."""
+    changes = {"qkv_bias": True, "output_bias": True, "mlp_bias": True} if family == "llama" else {}
+    model = causal(family, **changes)
+    axes, shapes = flatten(model.axes), flatten(model.shapes)
+    rules = Rules()
+    for name, names in axes.items():
+        assert len(names) == len(shapes[name].shape), name
+        split = "tensor" in rules.spec(names)
+        heads = any(part in name for part in ("/q", "/k", "/v", "/o", "/gate", "/up", "/down"))
+        assert split == ("vocab" in names or heads) or (
+            name.endswith(("_norm_scale", "/o_bias", "/down_bias")) and not split
+        ), name
+
+
+def left_padded(texts: list[list[int]], length: int) -> dict[str, np.ndarray]:
+    batch = {name: np.zeros((len(texts), length), np.int32) for name in ("tokens", "segment_ids", "positions")}
+    for row, text in enumerate(texts):
+        start = length - len(text)
+        batch["tokens"][row, start:] = text
+        batch["segment_ids"][row, start:] = 1
+        batch["positions"][row, start:] = np.arange(len(text))
+    return batch
+
+
+_decoders: dict[int, Any] = {}
+
+
+def decode(model: Model, params, batch, cache, prefix=None):
+    def step(params, batch, cache, prefix):
+        outputs, cache = model.decode(params, **batch, cache=cache, prefix=prefix)
+        return outputs.logits(), cache
+
+    compiled = _decoders.setdefault(id(model), jax.jit(step, compiler_options=FAST))
+    return compiled(params, batch, cache, prefix)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "compute"),
+    [
+        ("gpt2", {}, None),
+        ("gpt2", {}, Compute(unroll=3, remat="full")),
+        ("llama", LLAMA3, None),
+        ("mistral", {}, None),
+        ("qwen2", {}, None),
+        ("qwen3", ALTERNATING, None),
+    ],
+)
+def test_cached_decoding_equals_the_full_forward_pass(family, changes, compute):
+    """Prompts of different lengths, padded on the left, read in pieces and then token by token."""
+    model = causal(family, compute, **changes)
+    params = weights(model)
+    rng = np.random.default_rng(7)
+    texts = [rng.integers(4, 64, length).tolist() for length in (14, 9, 3)]
+    batch = left_padded(texts, 14)
+    expected = token_logits(model, params, batch)
+    cache = model.init_cache(3, 20)
+    for start, stop in ((0, 5), (5, 10), (10, 11), (11, 12), (12, 13), (13, 14)):
+        piece = {name: value[:, start:stop] for name, value in batch.items()}
+        logits, cache = decode(model, params, piece, cache)
+        chex.assert_shape(logits, (3, 1, 64))
+        real = batch["segment_ids"][:, stop - 1] > 0
+        np.testing.assert_allclose(logits[real, 0], expected[real, stop - 1], atol=2e-5, rtol=0)
+    assert real.all()
+    # And the same texts side by side, as they would be trained on.
+    packed = pack([[Example(text, [0] * len(text)) for text in texts[1:]]], 12, 2)
+    packed = token_logits(model, params, {name: packed[name] for name in batch})
+    np.testing.assert_allclose(logits[1, 0], packed[0, 8], atol=2e-5, rtol=0)
+    np.testing.assert_allclose(logits[2, 0], packed[0, 11], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mistral"])
+def test_cached_decoding_reads_a_prefix_in_both_directions(family):
+    model = causal(family)
+    params = weights(model)
+    rng = np.random.default_rng(8)
+    batch = left_padded([rng.integers(4, 64, length).tolist() for length in (9, 6)], 9)
+    inside = ((np.arange(9)[None] < 7) & (batch["segment_ids"] > 0)).astype(np.int32)
+    expected = token_logits(model, params, {**batch, "prefix": inside})
+    cache = model.init_cache(2, 16)
+    for start, stop in ((0, 7), (7, 8), (8, 9)):
+        piece = {name: value[:, start:stop] for name, value in batch.items()}
+        logits, cache = decode(model, params, piece, cache, inside[:, :7] if start == 0 else None)
+        np.testing.assert_allclose(logits[:, 0], expected[:, stop - 1], atol=2e-5, rtol=0)
+
+
+def test_a_half_precision_cache_is_close():
+    params = weights(causal("llama"))
+    batch = left_padded([list(range(10, 20)), list(range(30, 36))], 10)
+    exact = token_logits(causal("llama"), params, batch)[:, -1]
+    model = causal("llama", Compute(dtype=jnp.bfloat16))
+    cache = model.init_cache(2, 10)
+    assert cache.keys.dtype == jnp.bfloat16
+    for start, stop in ((0, 9), (9, 10)):
+        logits, cache = decode(model, params, {name: value[:, start:stop] for name, value in batch.items()}, cache)
+    assert logits.dtype == jnp.float32
+    assert 0 < np.abs(logits[:, 0] - exact).max() < 0.1 * np.abs(exact).max()
+
+
+@decoders
+def test_an_untrained_model_finds_all_tokens_about_as_likely(family):
+    model = causal(family)
+    params = jax.jit(model.init, compiler_options=FAST)(jax.random.key(0, impl="rbg"))
+    surprise = -jax.nn.log_softmax(token_logits(model, params, without_prefix(rows_of([examples(3, longest=7)]))))
+    assert abs(surprise.mean() - math.log(64)) < 0.1
+
+
+def test_gpt2_starts_what_adds_to_the_residual_smaller():
+    """By 1 / sqrt(2 L): Radford et al., 2019, section 2.3."""
+    model = causal("gpt2", embed_dim=64, mlp_dim=256, num_layers=8)
+    layers = jax.jit(model.init, compiler_options=FAST)(jax.random.key(0, impl="rbg"))["trunk"]["layers"]
+    for name, expected in {"qkv": 0.02, "up": 0.02, "o": 0.005, "down": 0.005}.items():
+        assert abs(layers[name].std() / expected - 1) < 0.05, name
+
+
+def test_embedding_dropout_is_the_residual_one_where_gpt2_names_no_other():
+    batch, key = rows_of([examples(2, seed=1, longest=7)]), jax.random.key(0, impl="rbg")
+    params = weights(causal("gpt2"))
+    rates = {"dropout": 0.3, "attention_dropout": 0.0}
+    absent, same, other = (
+        token_logits(causal("gpt2", **rates, **own), params, batch, key)
+        for own in ({}, {"embed_dropout": 0.3}, {"embed_dropout": 0.0})
+    )
+    np.testing.assert_array_equal(absent, same)
+    assert np.abs(absent - other).max() > 1e-3
+
+
+def test_rotary_frequencies_scale_as_published():
+    """Llama 3.1's: wavelengths up to 8192 / 4 stay, from 8192 on they grow 8 times (its model code, in words)."""
+    base = LlamaConfig(embed_dim=4096, num_heads=32, rope_theta=500000.0)
+    plain = rope_frequencies(base)
+    np.testing.assert_allclose(plain[[0, 1, -1]], [1.0, 500000 ** (-1 / 64), 500000 ** (-63 / 64)], rtol=1e-6)
+    linear = LlamaConfig(embed_dim=4096, num_heads=32, rope_theta=500000.0, rope_type="linear", rope_factor=4.0)
+    np.testing.assert_allclose(rope_frequencies(linear), plain / 4, rtol=1e-6)
+    scaled = rope_frequencies(LlamaConfig(rope_theta=500000.0, rope_type="llama3", rope_factor=8.0))
+    wavelengths = 2 * np.pi / plain
+    short, long = wavelengths < 2048, wavelengths > 8192
+    assert short.sum() > 20 and long.sum() > 20 and (~short & ~long).sum() > 5
+    np.testing.assert_array_equal(scaled[short], plain[short])
+    np.testing.assert_allclose(scaled[long], plain[long] / 8, rtol=1e-6)
+    ratio = (scaled / plain)[~short & ~long]
+    assert (np.diff(ratio) < 0).all() and ratio.max() < 1 and ratio.min() > 1 / 8
+
+
+def test_no_cache_no_text():
+    with pytest.raises(Exception, match="model family 'bert' cannot generate text"):
+        tiny("bert").init_cache(1, 4)
+    assert {name for name, family in FAMILIES.items() if family.init_cache is not None} >= set(DECODERS)

@@ -1,0 +1,164 @@
+"""Masked-LM heads of the encoders: packing, slots, tied table, sharding, and checkpoints without Transformers."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.hf_folders import assert_same_tensors, load_checkpoint, read_golden, write_checkpoint
+from helpers.tiny_models import FAMILY_SIZES, FAST, Example, examples, pack, tiny, token_logits, weights
+
+from jaxlm.hf.checkpoint import export_model
+from jaxlm.models import FAMILIES, Model
+from jaxlm.nn.layers import Compute
+from jaxlm.parallel.mesh import make_mesh
+from jaxlm.parallel.sharding import Rules, batch_shardings
+
+ENCODERS = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
+encoders = pytest.mark.parametrize("family", ENCODERS)
+trunks = pytest.mark.parametrize("family", [family for family in ENCODERS if family in FAMILY_SIZES])
+# Counted on the Hub's pages of bert-base-uncased, roberta-base and distilbert-base-uncased.
+PUBLISHED = {"bert": 109_514_298, "roberta": 124_697_433, "distilbert": 66_985_530}
+
+
+@functools.cache
+def masked(family: str, compute: Compute | None = None) -> Model:
+    model = tiny(family)
+    return Model(model.family, model.config, "masked_lm", 0, compute or Compute())
+
+
+def everywhere(batch):
+    """The batch without its slots: a head then answers at every position."""
+    return {name: value for name, value in batch.items() if name != "slot_positions"}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_published_parameter_counts(family):
+    record = FAMILIES[family]
+    assert Model(record, record.presets["base"], "masked_lm", 0).num_parameters == PUBLISHED[family]
+
+
+@trunks
+def test_packed_texts_give_the_logits_they_give_alone(family):
+    model = masked(family)
+    params = weights(model)
+    texts = examples(4, seed=2, longest=7)
+    batch = pack([texts[:3], texts[3:], []], length=21, slots=3, pad_id=model.config.pad_id)
+    packed = token_logits(model, params, everywhere(batch))
+    chex.assert_shape(packed, (3, 21, 64))
+    alone = token_logits(
+        model, params, everywhere(pack([[t] for t in texts[:3]], length=21, slots=3, pad_id=model.config.pad_id))
+    )
+    start = 0
+    for row, text in zip(alone, texts[:3], strict=True):
+        end = start + len(text.tokens)
+        np.testing.assert_allclose(packed[0, start:end], row[: end - start], atol=1e-5, rtol=0)
+        start = end
+    assert np.ptp(packed[0, :start], axis=0).min() > 0.05  # positions are told apart at all
+
+
+@trunks
+def test_slots_give_the_logits_of_their_positions(family):
+    model = masked(family)
+    params = weights(model)
+    texts = examples(3, seed=3, longest=7)
+    batch = pack([texts[:2], texts[2:], []], length=21, slots=3, pad_id=model.config.pad_id)
+    batch["slot_positions"] = np.asarray([[1, 2, 5], [0, 1, 0], [0, 0, 0]], np.int32)
+    at_slots = token_logits(model, params, batch)
+    chex.assert_shape(at_slots, (3, 3, 64))
+    expected = token_logits(model, params, everywhere(batch))
+    expected = np.take_along_axis(expected, batch["slot_positions"][..., None], axis=1)
+    np.testing.assert_allclose(at_slots, expected, atol=1e-5, rtol=0)
+
+
+def loss_and_gradients(model: Model, params, batch):
+    def loss(params, batch):
+        logits = model.apply(params, batch).logits()
+        return (jnp.sin(logits) * np.random.default_rng(5).normal(size=logits.shape).astype(np.float32)).sum()
+
+    arrays = {name: batch[name] for name in model.family.inputs}
+    return jax.device_get(jax.jit(jax.value_and_grad(loss), compiler_options=FAST)(params, arrays))
+
+
+@trunks
+def test_gradients_reach_the_head_and_through_it_every_row_of_the_token_table(family):
+    model = masked(family)
+    batch = pack([examples(2, seed=4, longest=7)], length=14, slots=2, pad_id=model.config.pad_id)
+    _, gradients = loss_and_gradients(model, weights(model), batch)
+    unread = np.setdiff1d(np.arange(64), batch["tokens"])
+    assert np.abs(gradients["trunk"]["tokens"][unread]).max(-1).min() > 1e-4
+    assert gradients["head"].keys() == {
+        "transform", "transform_bias", "transform_norm_scale", "transform_norm_bias", "vocab_bias"
+    }  # fmt: skip
+    for name, gradient in gradients["head"].items():
+        assert np.abs(gradient).max() > 1e-3, name
+
+
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_sharded_equals_unsharded(family):
+    texts = examples(8, seed=6)
+    batch = pack([[text] for text in texts], length=9, slots=1)
+    params = weights(masked(family))
+    expected = loss_and_gradients(masked(family), params, batch)
+    rules = Rules(make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
+    model = masked(family, Compute(rules=rules))
+    placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
+    arrays = jax.device_put(batch, batch_shardings(batch, rules))
+    chex.assert_trees_all_close(loss_and_gradients(model, placed, arrays), expected, atol=1e-4, rtol=1e-5)
+
+
+@trunks
+def test_an_untrained_model_finds_all_tokens_about_as_likely(family):
+    model = masked(family)
+    params = jax.jit(model.init, compiler_options=FAST)(jax.random.key(0, impl="rbg"))
+    logits = token_logits(model, params, pack([examples(2, seed=7, longest=7)], length=14, slots=2))
+    surprise = -np.asarray(jax.nn.log_softmax(logits))
+    assert abs(surprise.mean() - math.log(64)) < 0.1
+
+
+@encoders
+def test_golden_logits(family, tmp_path):
+    golden = read_golden(f"{family}-masked_lm")
+    write_checkpoint(tmp_path, golden["config"], "masked_lm")
+    model, imported = load_checkpoint(tmp_path, "masked_lm")
+    assert imported.initialised == imported.ignored == ()
+    texts = [Example(**example) for example in golden["examples"]]
+    batch = pack([texts[:2], texts[2:]], length=27, slots=3, pad_id=model.config.pad_id)
+    logits = token_logits(model, imported.params, everywhere(batch))
+    last = [logits[r][batch["segment_ids"][r] == s + 1][-1] for r, s in ((0, 0), (0, 1), (1, 0))]
+    np.testing.assert_allclose(last, golden["logits"], atol=1e-4, rtol=0)
+
+
+# What older files, and those of other frameworks, hold beside a head that is tied to the token table.
+DUPLICATES = {
+    "bert": ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "cls.seq_relationship.weight"),
+    "distilbert": ("vocab_projector.weight",),
+    "electra": ("generator_lm_head.weight",),
+    "roberta": ("lm_head.decoder.weight", "lm_head.decoder.bias"),
+    "xlm-roberta": ("lm_head.decoder.weight", "lm_head.decoder.bias"),
+}
+
+
+@encoders
+def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tmp_path):
+    record = FAMILIES[family]
+    source, exported = tmp_path / "in", tmp_path / "out"
+    config = {"model_type": family, **record.to_hf(tiny(family if family in FAMILY_SIZES else "roberta").config)}
+    write_checkpoint(source, config, "masked_lm", [(key, (64, 16)) for key in DUPLICATES[family]])
+    model, imported = load_checkpoint(source, "masked_lm")
+    assert imported.initialised == ()
+    assert set(imported.ignored) == set(DUPLICATES[family])
+    export_model(exported, model, imported.params)
+    assert_same_tensors(source, exported, without=DUPLICATES[family])
+    written = json.loads((exported / "config.json").read_text(encoding="utf-8"))
+    assert written["architectures"][0].endswith("ForMaskedLM")
+
+    _, classifier = load_checkpoint(exported, "classification", 2)
+    assert all(name.startswith("head/") for name in classifier.initialised)
+    chex.assert_trees_all_equal(classifier.params["trunk"], imported.params["trunk"])

@@ -1,0 +1,186 @@
+"""The TPU's attention kernel, interpreted on CPU devices, against XLA's attention: values and gradients."""
+
+from __future__ import annotations
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm.cost.flops import matmul_flops
+from jaxlm.errors import UserError
+from jaxlm.nn import attention
+from jaxlm.nn.attention import Mask, attend, decoder_mask, empty_cache
+from jaxlm.nn.layers import Compute
+from jaxlm.nn.splash import kernel_flops
+from jaxlm.parallel.mesh import make_mesh
+from jaxlm.parallel.sharding import Rules
+
+ROWS = 4
+
+
+def rules(kind: str) -> Rules:
+    """On eight devices: rows over four and heads over two; or rows, queries and heads each over two."""
+    if kind == "none":
+        return Rules()
+    mesh = make_mesh(fsdp=4, tensor=2, data=1) if kind == "heads" else make_mesh(data=2, context=2, tensor=2)
+    return Rules(mesh)
+
+
+def segments(length: int, seed: int = 0) -> np.ndarray:
+    """Rows of three segments and padding, of one segment and none, of padding alone, and of many short segments."""
+    rng = np.random.default_rng(seed)
+    first, second = np.sort(rng.choice(np.arange(2, length - 2), 2, replace=False))
+    columns = np.arange(length)
+    rows = [
+        np.where(columns < length - 9, 1 + (columns >= first) + (columns >= second), 0),
+        np.ones(length),
+        np.zeros(length),
+        1 + columns // 7,
+    ]
+    return np.stack(rows).astype(np.int32)
+
+
+CASES = {
+    # name: (query length, key length, N, K, H, causal, window)
+    "both directions": (300, 300, 2, 2, 8, False, None),
+    "causal": (384, 384, 4, 2, 24, True, None),
+    "window": (512, 512, 2, 2, 64, True, 40),
+    "wide window": (256, 256, 6, 2, 130, True, 200),
+    "other keys": (260, 200, 2, 2, 16, False, None),
+}
+
+
+@pytest.mark.parametrize("kind", ["none", "heads", "queries"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_kernel_equals_xla(case, kind):
+    length, key_length, num_heads, num_kv, head_dim, causal, window = CASES[case]
+    rng = np.random.default_rng(0)
+    q, out_weights = rng.normal(size=(2, ROWS, length, num_heads, head_dim)).astype(np.float32)
+    k, v = rng.normal(size=(2, ROWS, key_length, num_kv, head_dim)).astype(np.float32)
+    key_ids = segments(key_length)
+    query_ids = key_ids if length == key_length else segments(length, seed=1)
+    some_key = (query_ids[:, :, None] == key_ids[:, None]).any(-1)
+    real = ((query_ids > 0) & some_key)[:, :, None, None]
+    arrays = q, k, v, query_ids, key_ids, out_weights * real
+
+    def make(compute):
+        def outputs(q, k, v, query_ids, key_ids, out_weights):
+            mask = Mask(query_ids, key_ids, causal=causal, window=window)
+            out = attend(q, k, v, mask, compute, scale=0.2)
+            return (out * out_weights).sum(), out
+
+        return jax.jit(jax.value_and_grad(outputs, argnums=(0, 1, 2), has_aux=True))
+
+    layout = rules(kind)
+    (_, expected), expected_grads = make(Compute(attention="xla"))(*arrays)
+    (_, out), grads = make(Compute(attention="splash", rules=layout))(*arrays)
+    assert np.isfinite(out).all()
+    np.testing.assert_allclose(np.where(real, out, 0), np.where(real, expected, 0), atol=1e-5, rtol=0)
+    for name, ours, theirs in zip("qkv", grads, expected_grads, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=3e-5, rtol=0, err_msg=name)
+
+
+def test_layers_that_differ_in_the_window_choose_between_two_kernels():
+    rng = np.random.default_rng(0)
+    q, k, v = jnp.asarray(rng.normal(size=(3, 1, 128, 1, 8)), jnp.float32)
+    ids = jnp.ones((1, 128), jnp.int32)
+
+    @jax.jit
+    def layer(windowed):
+        mask = Mask(ids, ids, windowed=windowed, causal=True, window=3)
+        return [attend(q, k, v, mask, Compute(attention=kernel)) for kernel in ("splash", "xla")]
+
+    narrow, wide = layer(jnp.asarray(True)), layer(jnp.asarray(False))
+    for splash, xla in (narrow, wide):
+        np.testing.assert_allclose(splash, xla, atol=1e-5, rtol=0)
+    assert np.abs(np.asarray(narrow[0]) - np.asarray(wide[0])).max() > 0.1
+
+
+def calls(q, k, mask, compute, **settings) -> bool:
+    """True where attention is the kernel's."""
+    text = str(jax.make_jaxpr(lambda q, k: attend(q, k, k, mask, compute, **settings))(q, k))
+    return "pallas_call" in text
+
+
+@pytest.fixture
+def tpu(monkeypatch):
+    """Computation whose mesh has TPUs, as far as attention can tell."""
+    monkeypatch.setattr(Rules, "platform", "tpu")
+    return Compute(rules=Rules(make_mesh("ddp")))
+
+
+def test_on_a_tpu_it_is_the_kernel_wherever_it_can_be(tpu, caplog):
+    ids = jnp.ones((8, 256), jnp.int32)
+    x = jnp.zeros((8, 256, 2, 16))
+    mask, causal = Mask(ids, ids), Mask(ids, ids, causal=True, window=5)
+    assert calls(x, x, mask, tpu) and calls(x, x, causal, tpu)
+    assert calls(x, x[:, :128], Mask(ids, ids[:, :128]), tpu)
+    # What it has not, what it gains nothing from, and what others are asked for.
+    assert not calls(x, x, Mask(ids, ids, prefix_BS=ids, causal=True), tpu)
+    assert not calls(x, x, mask, tpu, bias=jnp.zeros((1, 2, 256, 256)))
+    assert not calls(x[:, :8], x, mask.at(ids[:, :8]), tpu)
+    assert not calls(x[:, :96], x[:, :96], Mask(ids[:, :96], ids[:, :96]), tpu)
+    assert not calls(x[:5], x[:5], Mask(ids[:5], ids[:5]), tpu)  # rows that eight devices do not divide
+    assert not calls(x, x, mask, Compute(attention="xla", rules=tpu.rules))
+    cache = empty_cache(1, 8, 256, 2, 16, jnp.float32).extend(ids[:, :1])
+    assert not calls(x[:, :1], x, decoder_mask(ids[:, :1], cache), tpu)
+
+    attention._tell_of_dropout.cache_clear()
+    with caplog.at_level(logging.WARNING, "jaxlm"):
+        for _ in range(2):
+            assert not calls(x, x, mask, tpu, dropout_rate=0.1, key=jax.random.key(0))
+        assert calls(x, x, mask, tpu, dropout_rate=0.1)  # without a key nothing is dropped
+    assert [record.message for record in caplog.records if "model.attention_dropout=0" in record.message] == [
+        caplog.records[0].message
+    ]
+
+
+def test_elsewhere_it_is_not():
+    ids = jnp.ones((8, 256), jnp.int32)
+    x = jnp.zeros((8, 256, 2, 16))
+    assert not calls(x, x, Mask(ids, ids), Compute())
+    assert calls(x, x, Mask(ids, ids), Compute(attention="splash"))
+
+
+@pytest.mark.parametrize(
+    "what, settings",
+    [
+        ("drop out attention probabilities: set model.attention_dropout=0 or model.attention=auto", "dropout"),
+        ("add relative positions to the logits: set model.attention=auto", "bias"),
+        ("read a prefix in both directions: set model.attention=auto", "prefix"),
+        ("run on a gpu: set model.attention=auto", "gpu"),
+    ],
+)
+def test_what_the_kernel_cannot_do_is_said(what, settings, monkeypatch):
+    ids = jnp.ones((1, 128), jnp.int32)
+    x = jnp.zeros((1, 128, 1, 8))
+    mask = Mask(ids, ids, prefix_BS=ids if settings == "prefix" else None, causal=True)
+    if settings == "gpu":
+        monkeypatch.setattr(Rules, "platform", "gpu")
+    given = {
+        "dropout": {"dropout_rate": 0.1, "key": jax.random.key(0)},
+        "bias": {"bias": jnp.zeros((1, 1, 128, 128))},
+    }.get(settings, {})
+    with pytest.raises(UserError, match=f"model.attention=splash cannot {what}"):
+        attend(x, x, x, mask, Compute(attention="splash"), **given)
+
+
+def test_operations_of_the_kernel():
+    """As XLA's attention has them, forward: q k^T and p v; backward the scores anew, four gradients, dp twice."""
+    rows, length, heads, head_dim = 2, 256, 4, 128
+    q = jax.ShapeDtypeStruct((rows, length, heads, head_dim), jnp.float32)
+    products = matmul_flops(lambda q, k, v: jax.nn.dot_product_attention(q, k, v), q, q, q)
+    ids = [("s32", (rows, length, 128)), ("s32", (rows, 8, length))]
+    operands = [("s8", (1, 1, 1)), *[("bf16", (rows, heads, length, head_dim))] * 3, *ids]
+    found = [kernel_flops(f"splash_mha_{part}_segmented", operands) for part in ("fwd", "dq", "dkv")]
+    assert found == [products, 1.5 * products, 2 * products]
+    assert kernel_flops("splash_mha_fwd_x", [*operands, ("s32", (length, 128))]) == products // 2
+    narrow = [(dtype, (*shape[:-1], 64)) for dtype, shape in operands]
+    assert kernel_flops("splash_mha_fwd_x", narrow) == products
+    one = [(dtype, shape[1:]) for dtype, shape in operands]
+    assert kernel_flops("splash_mha_fwd_x", one) == products // rows
+    with pytest.raises(ValueError, match="kernel 'other'"):
+        kernel_flops("other", operands)

@@ -1,0 +1,174 @@
+"""Update rules against references that take one matrix of one layer at a time; which matrices there are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+from helpers.finetuning_runs import run, write_config
+from helpers.tiny_models import tiny
+from helpers.update_rules import AXES, CHOICES, DECAY, FACTORED_FROM, RATE, SHAPES, draw, optimizer_of
+
+from jaxlm.models import FAMILIES
+from jaxlm.models.base import flatten
+from jaxlm.optim import decay_mask
+from jaxlm.optim.matrices import Blocks, blocks_of
+
+TABLES, PLAIN = {"tokens"}, {"q_bias", "norm_scale"}
+
+
+def gradients(num: int) -> list[dict[str, np.ndarray]]:
+    """Of sizes that differ from layer to layer, so that a mean over layers would show."""
+    made = [draw(SHAPES, seed) for seed in range(num)]
+    return [{name: g * (1 + 9 * np.arange(len(g)).reshape(-1, *[1] * (g.ndim - 1))).astype(np.float32)
+             for name, g in one.items()} for one in made]  # fmt: skip
+
+
+def trained(axes: Any, num: int = 4, **keys: Any) -> dict[str, np.ndarray]:
+    optimizer, params = optimizer_of(axes, **keys), draw(SHAPES, 100)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for grads in gradients(num):
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return jax.device_get(params)
+
+
+def parts(name: str, value: np.ndarray) -> list[np.ndarray]:
+    """Views of one parameter's matrices and vectors, layer by layer, with heads joined."""
+    if name == "fused":
+        return [value[layer, :, kind].reshape(8, 12) for layer in range(2) for kind in range(3)]
+    if name in ("q", "o"):
+        return [layer.reshape((8, 12) if name == "q" else (12, 8)) for layer in value]
+    return list(value.reshape(2, -1)) if name == "q_bias" else [value]
+
+
+def by_hand(rule: Any, num: int = 4) -> dict[str, list[np.ndarray]]:
+    """Parameters after `num` steps of `rule(name, part, gradients so far) -> direction`, one part at a time."""
+    params = {
+        name: [part.astype(np.float64) for part in parts(name, value)] for name, value in draw(SHAPES, 100).items()
+    }
+    history = gradients(num)
+    for step in range(1, num + 1):
+        for name, values in params.items():
+            for i, value in enumerate(values):
+                seen = [parts(name, grads[name])[i].astype(np.float64) for grads in history[:step]]
+                decay = 0 if name.endswith(("_bias", "_scale")) else DECAY
+                values[i] = value - RATE * (rule(name, value, seen) + decay * value)
+    return params
+
+
+def expect(found: dict[str, np.ndarray], wanted: dict[str, list[np.ndarray]], tolerance: float = 1e-5) -> None:
+    start = draw(SHAPES, 100)
+    for name, values in wanted.items():
+        for before, part, value in zip(parts(name, start[name]), parts(name, found[name]), values, strict=True):
+            moved = np.abs(value - before).max()
+            np.testing.assert_allclose(part, value, rtol=0, atol=tolerance * max(moved, 0.01), err_msg=name)
+
+
+def adam(name: str, value: np.ndarray, seen: list[np.ndarray]) -> np.ndarray:
+    t = len(seen)
+    mu = sum(0.1 * 0.9 ** (t - 1 - i) * g for i, g in enumerate(seen)) / (1 - 0.9**t)
+    nu = sum(0.001 * 0.999 ** (t - 1 - i) * g**2 for i, g in enumerate(seen)) / (1 - 0.999**t)
+    return mu / (np.sqrt(nu) + 1e-8)
+
+
+def adafactor(name: str, value: np.ndarray, seen: list[np.ndarray]) -> np.ndarray:
+    """Shazeer & Stern (2018), algorithms 4 and 5, with the hyper-parameters of section 9."""
+    row = column = whole = 0.0
+    for t, g in enumerate(seen, start=1):
+        beta = 1 - t**-0.8
+        if g.ndim == 2:
+            row = beta * row + (1 - beta) * (g**2 + 1e-30).sum(1)
+            column = beta * column + (1 - beta) * (g**2 + 1e-30).sum(0)
+            second = np.outer(row, column) / np.sum(row)
+        else:
+            second = whole = beta * whole + (1 - beta) * (g**2 + 1e-30)
+    u = seen[-1] / np.sqrt(second)
+    u = u / max(1, np.sqrt(np.mean(u**2)))
+    return u * max(1e-3, np.sqrt(np.mean(value**2)))
+
+
+def muon(name: str, value: np.ndarray, seen: list[np.ndarray]) -> np.ndarray:
+    """Jordan (2024), with optax's bias correction and the scale of Liu et al. (2025)."""
+    if name in TABLES | PLAIN:
+        return adam(name, value, seen)
+    t = len(seen)
+    mu = sum(0.05 * 0.95 ** (t - 1 - i) * g for i, g in enumerate(seen))
+    x = 0.95 * mu / (1 - 0.95 ** (t + 1)) + 0.05 * seen[-1] / (1 - 0.95**t)
+    x = x / (np.linalg.norm(x) + 1e-8)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return 0.2 * np.sqrt(max(x.shape)) * x
+
+
+def test_adamw_is_the_paper_s():
+    expect(trained(AXES), by_hand(adam))
+
+
+def test_adafactor_takes_each_layer_s_matrix_by_itself(monkeypatch):
+    monkeypatch.setattr(FACTORED_FROM, 2)
+    expect(trained(AXES, name="adafactor"), by_hand(adafactor), 1e-4)
+
+
+def test_muon_takes_each_layer_s_matrix_by_itself():
+    expect(trained(AXES, name="muon"), by_hand(muon), 1e-3)
+
+
+def test_momentum_is_muon_s():
+    assert not np.allclose(trained(AXES, name="muon", momentum=0.5)["q"], trained(AXES, name="muon")["q"], atol=1e-4)
+
+
+def test_matrices_are_told_by_their_axes():
+    assert blocks_of(("layers", "embed", "kv_heads", "head_dim")) == Blocks((1, 2, 3), (1,), (2, 3), False)
+    assert blocks_of(("layers", "heads", "head_dim", "embed")) == Blocks((1, 2, 3), (1, 2), (3,), False)
+    assert blocks_of(("layers", "embed", "gates", "hidden")) == Blocks((1, 3), (1,), (3,), False)
+    assert blocks_of(("embed", "classes")) == Blocks((0, 1), (0,), (1,), True)
+    assert blocks_of(("layers", "heads", "head_dim")) == Blocks((1, 2), (), (), False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_kernel_of_a_family_is_a_matrix(family):
+    """All but embeddings, output layers, norms and biases; a new axis name must not make them vectors."""
+    for name, axes in flatten(tiny(family).axes).items():
+        block = blocks_of(axes)
+        vector = name.endswith(("_bias", "_scale")) and not name.endswith("relative_bias")
+        assert bool(block.rows) != vector, name
+        kind = name.split("/")[-1]
+        table = kind in ("tokens", "positions", "types", "unembed", "relative_bias", "out", "detect_out")
+        assert not block.rows or block.table == table, name
+
+
+def test_weight_decay_spares_biases_and_norms():
+    mask = decay_mask(draw(SHAPES, 0))
+    assert {name for name, decays in mask.items() if not decays} == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["optimizer.name=adafactor", "optimizer.b2=0.99"], "b2: adafactor has none; leave it out"),
+        (["optimizer.name=adafactor", "optimizer.moments=bfloat16"], "moments: adafactor has none"),
+        (["optimizer.momentum=0.9"], "momentum: adamw has none"),
+        (["optimizer.name=sgd"], "optimizer.name"),
+        (["optimizer.moments=float16"], "optimizer.moments"),
+    ],
+)
+def test_keys_that_would_be_ignored_are_refused(tmp_path, capsys, keys, message):
+    assert run("finetune", "--config", write_config(tmp_path), *keys) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("choice", [pytest.param("adafactor", marks=pytest.mark.slow), "muon-bfloat16"])
+def test_a_run_by_another_rule_learns(tmp_path, choice):
+    rate = {"adafactor": 0.05, "muon-bfloat16": 5e-3}[choice]
+    config = write_config(
+        tmp_path, optimizer={"learning_rate": rate, "offload": True, **CHOICES[choice]},
+        train={"batch_size": 16, "epochs": 8, "eval_every": 16, "accumulation": 2}, mesh={"preset": "fsdp"},
+    )  # fmt: skip
+    assert run("finetune", "--config", config) == 0
+    assert json.loads((tmp_path / "runs/tiny/summary.json").read_text())["scores"]["validation"]["roc_auc"] > 0.9

@@ -1,0 +1,222 @@
+"""Tracking: the record survives kills and resumes, and a log file holds nothing but lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+
+import pytest
+from rich.console import Console
+
+from jaxlm.console import setup_logging, stderr_console
+from jaxlm.errors import RunFailure, UserError
+from jaxlm.run.tracking import Tracker, read_metrics
+
+
+def console_to(file, *, terminal=False, width=40):
+    return Console(file=file, force_terminal=terminal, width=width)
+
+
+def lines(run_dir):
+    return (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()
+
+
+def without_times(run_dir):
+    return [{k: v for k, v in row.items() if k != "time"} for row in map(json.loads, lines(run_dir))]
+
+
+def tracker(run_dir, resume_step=0, **kwargs):
+    kwargs = {"total_steps": 100, "tensorboard": False, "console": console_to(io.StringIO())} | kwargs
+    return Tracker(run_dir, resume_step=resume_step, **kwargs)
+
+
+def run(run_dir, start, stop):
+    """The steps of a run that logs every 10 steps and evaluates every 20."""
+    with tracker(run_dir, start) as track:
+        for step in range(start + 1, stop + 1):
+            track.advance(step)
+            if step % 10 == 0:
+                track.train(step, {"loss": 1 / step, "learning_rate": 1e-5})
+            if step % 20 == 0:
+                track.evaluation(step, "validation", {"accuracy": step / 100})
+
+
+def test_rows_are_json_with_the_values_given(tmp_path):
+    with tracker(tmp_path) as track:
+        track.train(10, {"loss": 0.5, "padding_share": 0.02})
+        track.evaluation(10, "validation", {"accuracy": 0.75, "f1/na\u2028ïve": 0.5})
+    train, evaluation = read_metrics(tmp_path)
+    assert train.pop("time") <= evaluation.pop("time")
+    assert train == {"kind": "train", "step": 10, "loss": 0.5, "padding_share": 0.02}
+    assert evaluation == {
+        "kind": "evaluation",
+        "step": 10,
+        "split": "validation",
+        "accuracy": 0.75,
+        "f1/na\u2028ïve": 0.5,
+    }
+
+
+def test_a_line_is_on_disk_as_soon_as_it_is_logged(tmp_path):
+    track = tracker(tmp_path)
+    track.train(10, {"loss": 0.5})
+    assert len(lines(tmp_path)) == 1
+    track.close()
+
+
+@pytest.mark.parametrize("torn", ["", '{"kind": "train", "st', '{"kind": "train", "step": 55, "loss": 0.1'])
+def test_resumed_equals_undisturbed(tmp_path, torn):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (whole, resumed):
+        folder.mkdir()
+    run(whole, 0, 100)
+    run(resumed, 0, 57)
+    with (resumed / "metrics.jsonl").open("a") as file:
+        file.write(torn)
+    run(resumed, 40, 100)
+    assert without_times(resumed) == without_times(whole)
+    assert [row["step"] for row in read_metrics(resumed) if row["kind"] == "train"] == list(range(10, 101, 10))
+
+
+def test_resumed_before_the_first_checkpoint_starts_the_file_afresh(tmp_path):
+    with tracker(tmp_path) as track:
+        track.evaluation(0, "validation", {"accuracy": 0.5})
+    with tracker(tmp_path) as track:
+        track.evaluation(0, "validation", {"accuracy": 0.5})
+    assert len(lines(tmp_path)) == 1
+
+
+def test_an_evaluation_logged_again_replaces_the_first(tmp_path):
+    run(tmp_path, 0, 100)
+    with tracker(tmp_path, 100) as track:
+        track.evaluation(40, "test", {"accuracy": 0.1})
+    with tracker(tmp_path, 100) as track:
+        track.evaluation(40, "test", {"accuracy": 0.2})
+        track.evaluation(40, "other", {"accuracy": 0.3})
+    at_40 = {row["split"]: row["accuracy"] for row in read_metrics(tmp_path) if "split" in row and row["step"] == 40}
+    assert at_40 == {"validation": 0.4, "test": 0.2, "other": 0.3}
+    assert len(lines(tmp_path)) == 10 + 5 + 2
+
+
+def test_values_that_are_not_finite_stay_valid_json(tmp_path):
+    with tracker(tmp_path) as track:
+        track.train(10, {"loss": math.nan, "grad_norm": math.inf})
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    row = json.loads(lines(tmp_path)[0], parse_constant=refuse)
+    assert row["loss"] is None and row["grad_norm"] is None
+    assert math.isnan(read_metrics(tmp_path)[0]["loss"])
+
+
+def test_reading(tmp_path):
+    assert read_metrics(tmp_path) == []
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "train", "step": 1}\n{"kind": "tr')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1]
+    path.write_text('{"kind": "train", "step": 1}\noops\n{"kind": "train", "step": 2}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2.*oops"):
+        read_metrics(tmp_path)
+
+
+def test_other_processes_write_nothing(tmp_path):
+    output = io.StringIO()
+    with tracker(tmp_path, enabled=False, tensorboard=True, console=console_to(output)) as track:
+        track.train(1, {"loss": 1.0})
+        track.evaluation(1, "test", {"accuracy": 1.0})
+        track.advance(2)
+        track.log("hello")
+    assert list(tmp_path.iterdir()) == []
+    assert output.getvalue() == ""
+
+
+def test_a_log_file_gets_one_plain_line_per_message(tmp_path):
+    output = io.StringIO()
+    with tracker(tmp_path, console=console_to(output)) as track:
+        track.advance(5)
+        values = {"loss": 0.6931, "learning_rate": 5e-5, "tokens_per_s": 12345.6, "padding_share": 0.021}
+        track.train(50, values)
+        track.evaluation(50, "validation", {"accuracy": 0.75, "precision_macro": 0.7, "f1/[bold]": 0.5})
+        track.log("[red]as it is[/red], however long the line may become when someone logs a path")
+    text = output.getvalue()
+    assert "\x1b" not in text and "\r" not in text
+    train, evaluation, message = text.splitlines()
+    for part in ("step 50/100", "loss 0.6931", "lr 5.00e-05", "12,346 tok/s", "padding 2.1%", "eta 0:0"):
+        assert part in train
+    assert evaluation.endswith("validation: accuracy 0.7500")
+    assert message.endswith("[red]as it is[/red], however long the line may become when someone logs a path")
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path):
+    output = io.StringIO()
+    with tracker(tmp_path, 20, console=console_to(output, terminal=True, width=160)) as track:
+        track.train(50, {"loss": 0.6931, "tokens_per_s": 1000})
+        track.log("a message")
+    text = output.getvalue()
+    assert "50/100" in text and "loss 0.6931" in text and "a message" in text
+    assert "\x1b[?25h" in text  # the cursor is shown again
+
+
+def test_tensorboard_holds_the_scalars_and_purges_on_resume(tmp_path):
+    from tensorboardX.proto import event_pb2
+
+    def events():
+        for path in sorted((tmp_path / "tensorboard").iterdir()):
+            data = path.read_bytes()
+            while data:  # uint64 length, uint32 crc, payload, uint32 crc
+                size = int.from_bytes(data[:8], "little")
+                yield event_pb2.Event.FromString(data[12 : 12 + size])  # pyright: ignore[reportAttributeAccessIssue]
+                data = data[16 + size :]
+
+    def scalars():
+        return {(v.tag, e.step): v.simple_value for e in events() for v in e.summary.value}
+
+    with tracker(tmp_path, tensorboard=True) as track:
+        track.train(10, {"loss": 0.5})
+        track.evaluation(10, "validation", {"accuracy": 0.75, "f1/spam": 0.5})
+    assert scalars() == {("train/loss", 10): 0.5, ("validation/accuracy", 10): 0.75}
+    assert not any(e.HasField("session_log") for e in events())
+    tracker(tmp_path, 10, tensorboard=True).close()
+    assert [e.step for e in events() if e.HasField("session_log")] == [11]
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(RunFailure, match="missing"):
+        tracker(tmp_path / "missing")
+
+
+def test_closing_twice_is_harmless(tmp_path):
+    track = tracker(tmp_path)
+    track.close()
+    track.close()
+    track.train(1, {"loss": 1.0})
+    assert lines(tmp_path) == []
+
+
+@pytest.fixture
+def jaxlm_logger():
+    logger = logging.getLogger("jaxlm")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield logger
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def test_logging_goes_to_stderr_once_as_plain_lines(capsys, jaxlm_logger):
+    stderr_console.cache_clear()
+    setup_logging()
+    setup_logging()
+    logger = logging.getLogger("jaxlm.data")
+    logger.debug("unseen")
+    logger.info("read %d rows of [bold]%s", 3, "x" * 200)
+    logger.warning("careful")
+    captured = capsys.readouterr()
+    info, warning = captured.err.splitlines()
+    assert captured.out == ""
+    assert info[8:] == " read 3 rows of [bold]" + "x" * 200
+    assert warning[8:] == " warning: careful"
+    setup_logging(verbose=True)
+    logger.debug("seen")
+    assert "seen" in capsys.readouterr().err

@@ -1,0 +1,254 @@
+"""Damaged, half-written and killed checkpoints: none passes unnoticed, and an earlier one goes on."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+import pytest
+from helpers.saved_states import (
+    ROOT,
+    abstract,
+    assert_restores,
+    checkpointer,
+    make_state,
+    names,
+    no_space,
+    save_steps,
+)
+
+from jaxlm.errors import RunFailure
+from jaxlm.training import manifest
+
+
+def test_a_flipped_bit_in_any_file_is_found(tmp_path, caplog):
+    save_steps(tmp_path / "good", 1, 2)
+    files = [
+        path.relative_to(tmp_path / "good")
+        for path in sorted((tmp_path / "good" / "2").rglob("*"))
+        if path.is_file() and path.stat().st_size
+    ]
+    assert len(files) > 8
+    rng = random.Random(0)
+    for file in files:
+        shutil.copytree(tmp_path / "good", tmp_path / "bad")
+        content = bytearray((tmp_path / "bad" / file).read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(7)
+        (tmp_path / "bad" / file).write_bytes(content)
+        caplog.clear()
+        with checkpointer(tmp_path / "bad", 5) as saver:
+            if len(file.parts) == 2 and file.name != manifest.FILE:  # Orbax's notes, which hold no data
+                assert_restores(saver, 2)
+                assert not caplog.records
+            else:
+                assert_restores(saver, 1)
+                [record] = caplog.records
+                assert record.levelname == "WARNING" and file.name in record.getMessage()
+                assert f"{tmp_path}/bad/2: damaged" in record.getMessage()
+        shutil.rmtree(tmp_path / "bad")
+
+
+def damage(directory: Path, step: int, how: str) -> str:
+    """Damages the largest data file of a step, and returns its name."""
+    file = max((directory / str(step)).glob("*/**/d/*"), key=lambda path: path.stat().st_size)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2] if how == "truncate" else b"\0" * len(content))
+    return file.name
+
+
+def test_an_edited_manifest_is_found(tmp_path, caplog):
+    save_steps(tmp_path, 1, 2)
+    file = tmp_path / "2" / manifest.FILE
+    file.write_bytes(file.read_bytes().replace(b"float32", b"float64"))  # still JSON
+    with checkpointer(tmp_path, 5) as saver:
+        assert_restores(saver, 1)
+    assert "manifest.json is not what was written" in caplog.text
+
+
+@pytest.mark.parametrize(("how", "words"), [("truncate", "bytes instead of"), ("zero", "SHA-256 differs")])
+def test_training_goes_on_from_the_step_before_the_damage(tmp_path, caplog, how, words):
+    save_steps(tmp_path, 1, 2, 3, 4)
+    damaged = [damage(tmp_path, step, how) for step in (3, 4)]
+    with checkpointer(tmp_path, 5) as saver:
+        assert_restores(saver, 2)
+        assert all(name in caplog.text for name in damaged) and caplog.text.count(words) == 2
+        assert saver.all_steps() == [1, 2] and names(tmp_path) == ["1", "2", "3", "4"]
+        saver.save(3, make_state(3), {"step": 3})
+        assert_restores(saver, 3)
+        assert names(tmp_path) == ["1", "2", "3"]
+
+
+def test_damage_without_an_older_checkpoint_stops_the_run_and_deletes_nothing(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    for step in (1, 2):
+        damage(tmp_path, step, "truncate")
+    with checkpointer(tmp_path, 5) as saver:
+        with pytest.raises(RunFailure, match="no sound checkpoint: damaged: step 2, step 1"):
+            saver.restore(abstract(make_state(2)))
+        with pytest.raises(RunFailure, match="damaged: step 1"):
+            saver.restore(abstract(make_state(1)), 1)
+    assert names(tmp_path) == ["1", "2"]
+
+
+@pytest.mark.parametrize("lost", ["manifest", "data", "everything"])
+def test_half_deleted_steps_are_removed_on_start(tmp_path, lost, caplog):
+    save_steps(tmp_path, 1, 2)
+    if lost == "everything":
+        shutil.rmtree(tmp_path / "2")
+        (tmp_path / "2").mkdir()
+    else:
+        next((tmp_path / "2").glob(manifest.FILE if lost == "manifest" else "*/**/d/*")).unlink()
+    with checkpointer(tmp_path) as saver:
+        assert names(tmp_path) == ["1"] and "2: incomplete checkpoint removed" in caplog.text
+        assert_restores(saver, 1)
+        saver.save(2, make_state(2), {"step": 2})
+        assert_restores(saver, 2)
+
+
+def test_the_only_checkpoint_is_never_deleted_on_start(tmp_path):
+    save_steps(tmp_path, 1)
+    (tmp_path / "1" / manifest.FILE).unlink()
+    data = {path.name: path.read_bytes() for path in tmp_path.rglob("d/*")}
+    with checkpointer(tmp_path) as saver:
+        assert saver.latest_step() is None
+        assert {path.name: path.read_bytes() for path in (tmp_path / "incomplete-1").rglob("d/*")} == data
+        saver.save(1, make_state(1), {"step": 1})
+        assert_restores(saver, 1)
+
+
+def test_what_a_killed_save_left_is_removed_on_start(tmp_path):
+    save_steps(tmp_path, 1)
+    shutil.copytree(tmp_path / "1", tmp_path / f"2{ocp.utils.TMP_DIR_SUFFIX}")
+    with checkpointer(tmp_path) as saver:
+        assert names(tmp_path) == ["1"]
+        saver.save(2, make_state(2), {"step": 2})
+        assert_restores(saver, 2)
+
+
+@pytest.mark.parametrize(
+    "surface",
+    [
+        lambda s: s.wait(),
+        lambda s: s.save(3, make_state(3), {}),
+        lambda s: s.close(),
+        lambda s: s.restore(abstract(make_state(1))),
+    ],
+    ids=["wait", "save", "close", "restore"],
+)
+def test_a_failed_background_save_surfaces_and_the_earlier_checkpoint_stays(tmp_path, monkeypatch, capfd, surface):
+    saver = checkpointer(tmp_path, metric="f1", keep=1)
+    saver.save(1, make_state(1), {"step": 1}, {"f1": 0.1}, wait=True)
+    monkeypatch.setattr(manifest, "write", no_space)
+    saver.save(2, make_state(2), {"step": 2}, {"f1": 0.9})  # once committed, it would replace step 1
+    message = rf"^{tmp_path}: saving step 2 failed: .*No space left.*[\d,]+ were free there; .* of step 1 is intact"
+    with pytest.raises(RunFailure, match=message):
+        surface(saver)
+    monkeypatch.undo()
+    assert names(tmp_path) == ["1"] and "Traceback" not in capfd.readouterr().err  # Orbax would print two
+    with checkpointer(tmp_path) as saver:
+        assert_restores(saver, 1)
+
+
+def test_a_failed_save_can_be_repeated_when_there_is_room(tmp_path, monkeypatch):
+    with checkpointer(tmp_path) as saver:
+        for target, name in ((ocp.CheckpointManager, "save"), (manifest, "write")):  # at once, and in the background
+            with monkeypatch.context() as patch:
+                patch.setattr(target, name, no_space)
+                with pytest.raises(RunFailure, match="there is no earlier checkpoint"):
+                    saver.save(1, make_state(1), {}, wait=True)
+            assert saver.latest_step() is None
+        saver.save(1, make_state(1), {"step": 1})
+        assert_restores(saver, 1)
+
+
+def test_a_repeated_save_replaces_what_the_failed_one_would_have(tmp_path, monkeypatch):
+    with checkpointer(tmp_path, metric="f1") as saver:
+        saver.save(1, make_state(1), {}, {"f1": 0.1}, wait=True)
+        with monkeypatch.context() as patch, pytest.raises(RunFailure, match="the checkpoint of step 1 is intact"):
+            patch.setattr(manifest, "write", no_space)
+            saver.save(2, make_state(2), {}, {"f1": 0.9}, wait=True)
+        saver.save(2, make_state(2), {"step": 2}, {"f1": 0.9}, wait=True)
+        assert names(tmp_path) == ["2"]
+        assert_restores(saver, 2)
+
+
+def test_the_users_error_is_not_hidden_by_a_failed_save(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(manifest, "write", no_space)
+    with pytest.raises(KeyError, match="first"), checkpointer(tmp_path) as saver:
+        saver.save(1, make_state(1), {})
+        raise KeyError("first")
+    assert "saving step 1 failed" in caplog.text
+
+
+FILLER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from helpers.saved_states import make_state
+from jaxlm.training.checkpoint import Checkpointer
+with Checkpointer(Path(sys.argv[1]), keep=1, metric=None) as saver:
+    saver.save(1, make_state(1), {"step": 1}, wait=True)
+    saver.save(2, make_state(2, (1000, 1000)), {"step": 2})
+"""
+
+
+def test_a_full_disk(tmp_path):
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        # In a process of its own: after the first error, Orbax leaves TensorStore's other writes to run into theirs.
+        command = [sys.executable, "-c", FILLER, str(tmp_path / "run")]
+        child = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+        assert child.returncode == 1
+        assert "RunFailure: " in child.stderr and "saving step 2 failed" in child.stderr
+        assert "No space left on device" in child.stderr and "the checkpoint of step 1 is intact" in child.stderr
+        with checkpointer(tmp_path / "run") as saver:
+            assert names(tmp_path / "run") == ["1"]
+            assert_restores(saver, 1)
+            saver.save(2, make_state(2), {"step": 2})
+            assert_restores(saver, 2)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+WRITER = """
+import itertools, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from helpers.saved_states import make_state
+from jaxlm.training.checkpoint import Checkpointer
+with Checkpointer(Path(sys.argv[1]), keep=1, metric="f1") as saver:
+    print("open", flush=True)
+    for step in itertools.count((saver.latest_step() or 0) + 1):
+        saver.save(step, make_state(step), {"step": step}, {"f1": step % 7 / 7})
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_sound_checkpoint(tmp_path):
+    rng = random.Random(0)
+    reached = 0
+    for _ in range(5):
+        command = [sys.executable, "-c", WRITER, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdout is not None and process.stdout.readline() == "open\n"
+            deadline = time.monotonic() + 60
+            while not (tmp_path / str(reached + 1)).exists() and not any(
+                path.name.isdecimal() and int(path.name) > reached for path in tmp_path.iterdir()
+            ):
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.5))
+            process.kill()
+        with checkpointer(tmp_path, metric="f1") as saver:
+            newest, best = saver.latest_step(), saver.best_step()
+            assert newest is not None and best is not None and newest > reached
+            assert_restores(saver, newest)
+            assert saver.latest_step() == newest  # not a fallback
+            assert_restores(saver, best, best)
+            reached = newest
