@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxlm.console import setup_logging
 from jaxlm.errors import Interrupted, RunFailure, UserError
-from jaxlm.parallel.cluster import Cluster, find
+from jaxlm.parallel.cluster import Cluster, detect_cluster
 from jaxlm.parallel.cpu_env import restart_with_settings
 from jaxlm.parallel.launch import supervise
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         setup_logging(options.verbose)
         return _run(options, options.run_command)
     try:
-        cluster = find(options.coordinator, options.num_processes, options.process_id)
+        cluster = detect_cluster(options.coordinator, options.num_processes, options.process_id)
     except UserError as error:
         return _fail("error", error, 2)
     if cluster is None:
@@ -49,13 +49,13 @@ def _run_one_of_several(options: argparse.Namespace, cluster: Cluster) -> int:
     from jaxlm.parallel import processes
 
     def run_command(options: argparse.Namespace) -> None:
-        processes.start(cluster, stop_steps=trains)
+        processes.initialize(cluster, stop_steps=trains)
         setup_logging(options.verbose, process=processes.process_index())
-        with processes.together(advice):
+        with processes.error_boundary(advice):
             options.run_command(options)
 
     setup_logging(options.verbose)
-    return processes.leave(_run(options, run_command))
+    return processes.shutdown(_run(options, run_command))
 
 
 def _run(options: argparse.Namespace, run_command: Callable[[argparse.Namespace], None]) -> int:
@@ -155,7 +155,7 @@ def _predict(options: argparse.Namespace) -> None:
     from jaxlm.parallel import processes
     from jaxlm.training.manifest import file_digest
 
-    if options.input == "-" and processes.active():
+    if options.input == "-" and processes.is_multiprocess():
         raise UserError(
             "--input -: of several processes, only one has a standard input; expected a file that all can read"
         )
@@ -168,8 +168,8 @@ def _predict(options: argparse.Namespace) -> None:
     path = Path(options.input)
     if not path.is_file():
         raise UserError(f"--input: no file {path}; expected jsonl, or - for standard input")
-    processes.same(f"the contents of {path}", lambda: file_digest(path))
-    with path.open("rb") as handle, processes.in_step():
+    processes.assert_same(f"the contents of {path}", lambda: file_digest(path))
+    with path.open("rb") as handle, processes.collective_section():
         rows = load_jsonl_stream(handle, str(path))
         _write_lines(options.output, lambda: predict_stream(predictor, rows, str(path)))
 
@@ -353,6 +353,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--worker", action="store_true", help="one measurement in this process, as JSON")
     sub.add_argument("--no-packing", action="store_true", help="with --worker: pad instead of packing")
     sub.add_argument("--preset", default="ddp", help="scaling, with --worker: mesh preset over this process's devices")
-    sub.add_argument("--order", choices=("random", "balanced"), default="random", help="with --worker: data.order")
+    sub.add_argument(
+        "--order", choices=("random", "balanced"), default="random", help="with --worker: data.batch_order"
+    )
     sub.add_argument("--seed", type=int, default=0)
     return parser

@@ -97,7 +97,9 @@ def test_no_circle():
     graph: dict[str, set[str]] = {}
     for module, tree in trees.items():
         targets = (target.removeprefix("jaxlm.") for target, _ in imports_of(module, tree) if under(target, "jaxlm"))
-        graph[module] = {name for t in targets for name in (t, t.rpartition(".")[0]) if name in trees and name != module}
+        graph[module] = {
+            name for t in targets for name in (t, t.rpartition(".")[0]) if name in trees and name != module
+        }
     list(TopologicalSorter(graph).static_order())
 
 

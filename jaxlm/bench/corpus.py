@@ -24,7 +24,7 @@ from jaxlm.data.corpus.cache import open_corpora
 from jaxlm.data.corpus.loader import CorpusLoader
 from jaxlm.data.corpus.row_plan import plan_corpus
 from jaxlm.errors import RunFailure
-from jaxlm.tasks.language_model import next_tokens
+from jaxlm.tasks.language_model import next_token_row
 from jaxlm.tokenizer.files import TokenizerFiles
 from jaxlm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -39,7 +39,7 @@ def bench_corpus(
     batches: int = 1000,
     rows: int = 64,
     length: int = 1024,
-    across_documents: bool = True,
+    concat_documents: bool = True,
     directory: Path | None = None,
 ) -> str:
     """Measures a corpus; returns a Markdown table.
@@ -58,7 +58,7 @@ def bench_corpus(
         size = write_corpus(Path(folder) / "corpus.txt", int(gigabytes * 1e9))
         job = {
             "folder": folder, "tokenizer": None if tokenizer is None else str(tokenizer), "batches": batches,
-            "rows": rows, "length": length, "across_documents": across_documents,
+            "rows": rows, "length": length, "concat_documents": concat_documents,
         }  # fmt: skip
         command = [sys.executable, "-m", "jaxlm.bench.corpus", json.dumps(job)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -111,7 +111,7 @@ def word_tokenizer() -> Tokenizer:
 
 
 def measure(
-    folder: str, tokenizer: str | None, batches: int, rows: int, length: int, across_documents: bool
+    folder: str, tokenizer: str | None, batches: int, rows: int, length: int, concat_documents: bool
 ) -> dict[str, Any]:
     """Tokenises folder/corpus.txt and reads batches of it in this process; returns what came of it."""
     source = {"path": str(Path(folder) / "corpus.txt"), "documents": "line"}
@@ -128,8 +128,10 @@ def measure(
     )["train"]
     found |= {"tokenise_seconds": time.perf_counter() - start, "resident_tokenised": _peak()}
     start = time.perf_counter()
-    plan = plan_corpus(corpus, room=length, overlap=1, across_documents=across_documents, seed=0)
-    loader = CorpusLoader([(plan, 1.0)], build=lambda segments, _: next_tokens(segments, length, 0), rows=rows, seed=0)
+    plan = plan_corpus(corpus, row_length=length, lookahead=1, concat_documents=concat_documents, seed=0)
+    loader = CorpusLoader(
+        [(plan, 1.0)], build=lambda segments, _: next_token_row(segments, length, 0), rows=rows, seed=0
+    )
     next(loader)
     found["plan_seconds"] = time.perf_counter() - start
     start = time.perf_counter()

@@ -21,7 +21,7 @@ import jax
 from jaxlm.config.schema import Config
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.parallel.cpu_env import settings
-from jaxlm.setup.setup import prepare
+from jaxlm.setup.setup import make_setup
 from jaxlm.training.plan import make_plan
 
 PEER = Path(__file__).resolve().parents[1] / "scripts" / "peers" / "transformers_trainer.py"
@@ -60,7 +60,7 @@ def measure(
             "train": {"batch_size": 32, "steps": steps + warmup},
         }
     )
-    plan = make_plan(prepare(config))
+    plan = make_plan(make_setup(config))
     state, _ = plan.init_state()
     batches = [next(plan.loader) for _ in range(steps + warmup)]
     plan.loader.close()

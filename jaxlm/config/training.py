@@ -25,7 +25,7 @@ class TrainConfig(Section):
     """Examples per optimizer step, exactly, packed or not; in pretraining, rows of `data.max_length` tokens."""
     batch_tokens: int | None = Field(default=None, gt=0)
     """Instead of `batch_size`: packed rows of about this many tokens per step, however many examples they hold."""
-    accumulation: int = Field(default=1, gt=0)
+    grad_accum_steps: int = Field(default=1, gt=0)
     """Micro-batches one step is computed in; does not change the result."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training rows; absent: 3, unless `steps` is given."""
@@ -41,7 +41,7 @@ class TrainConfig(Section):
     """Share of the target that is spread evenly over the classes."""
     scratch_baseline: bool = False
     """Also train the same network from random parameters, as run NAME-scratch, and print its scores beside."""
-    fresh: bool = False
+    restart: bool = False
     """Start over: the run directory of the same name is moved aside."""
 
     @model_validator(mode="after")

@@ -15,18 +15,18 @@ from jaxlm.config.schema import Config
 from jaxlm.cost.flops import matmul_flops
 from jaxlm.cost.hlo import Collective, collectives, cycles, kernels
 from jaxlm.cost.stand_in import prepare_shapes
-from jaxlm.cost.topology import Absent, Topology, has_cudnn, quiet
+from jaxlm.cost.topology import CompileTarget, Topology, has_cudnn, quiet
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.nn.splash import kernel_flops
 from jaxlm.parallel.chips import GIB, Chip
 from jaxlm.parallel.sharding import Rules
-from jaxlm.setup.setup import Prepared, prepare
+from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.training.plan import make_plan
 from jaxlm.training.state import bytes_on_device
 
 
 @dataclass(frozen=True)
-class Cost:
+class CompiledStep:
     """What one step of a run costs on one of the devices it is compiled for."""
 
     plan: Any
@@ -51,7 +51,7 @@ class Cost:
     """Of the attention kernel, on one device."""
 
 
-def dry_run_for(config: Config, absent: Absent) -> str:
+def dry_run_for(config: Config, absent: CompileTarget) -> str:
     """Compiles one step for absent devices; returns the report. No parameter is made and nothing is written.
 
     Raises:
@@ -62,7 +62,7 @@ def dry_run_for(config: Config, absent: Absent) -> str:
     return "\n".join(report(cost, absent.topology, absent.number))
 
 
-def compile_step(config: Config, devices: list[Any]) -> Cost:
+def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
     """Compiles a run's train step for `devices`; arguments and errors as in `dry_run_for`."""
     if config.model.init is not None and Path(config.model.init).suffix in (".yaml", ".yml"):
         raise UserError(f"model.init={config.model.init}: expected the directory of that run; finish it first")
@@ -74,22 +74,22 @@ def compile_step(config: Config, devices: list[Any]) -> Cost:
     config = config.model_copy(update={"model": config.model.model_copy(update=changes)})
     tokenizer = ""
     if config.task.kind == "classification":
-        prepared = prepare(config, splits=("train",), devices=devices)
-        plan = make_plan(prepared)
+        setup = make_setup(config, splits=("train",), devices=devices)
+        plan = make_plan(setup)
     else:
-        prepared, loader, tokenizer = prepare_shapes(config, devices)
-        plan = make_plan(prepared, loader)
+        setup, loader, tokenizer = prepare_shapes(config, devices)
+        plan = make_plan(setup, loader)
     batch = plan.abstract_batch(next(plan.loader))
     plan.loader.close()
     state = plan.abstract_state()
-    cost = Cost(
+    cost = CompiledStep(
         plan, tokenizer, batch, bytes_on_device(state.params), bytes_on_device(state.opt_state), None, None, "", (),
-        3 * _forward_flops(prepared, batch), None,
+        3 * _forward_flops(setup, batch), None,
     )  # fmt: skip
     try:
         with quiet():
             # Triton's tile sizes are tried out on a GPU; without one some products have none (cuBLAS needs none).
-            options = {"xla_gpu_enable_triton_gemm": False} if prepared.rules.platform == "gpu" else None
+            options = {"xla_gpu_enable_triton_gemm": False} if setup.rules.platform == "gpu" else None
             compiled = plan.step.lower(state, batch).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -107,12 +107,12 @@ def compile_step(config: Config, devices: list[Any]) -> Cost:
     )
 
 
-def _forward_flops(prepared: Prepared, batch: dict[str, jax.ShapeDtypeStruct]) -> int:
+def _forward_flops(setup: Setup, batch: dict[str, jax.ShapeDtypeStruct]) -> int:
     """Of the matrix products of a forward pass over one whole batch, attention in full included."""
-    config, whole = prepared.config, prepared.model
+    config, whole = setup.config, setup.model
     model = replace(whole, compute=replace(whole.compute, attention="xla", remat="none", unroll=1, rules=Rules()))
     chunk = None if config.model.logits_chunk == "auto" else config.model.logits_chunk
-    loss = prepared.task.loss(config.train.label_smoothing, chunk)
+    loss = setup.task.loss(config.train.label_smoothing, chunk)
     micro = {key: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for key, value in batch.items()}
     turns = next(iter(batch.values())).shape[0]
     return turns * matmul_flops(lambda params, rows: loss(model.apply(params, rows, None), rows), model.shapes, micro)
@@ -129,7 +129,7 @@ class Step:
     utilisation: float
 
 
-def estimate(cost: Cost, chip: Chip, num_devices: int) -> Step:
+def estimate(cost: CompiledStep, chip: Chip, num_devices: int) -> Step:
     """Step time: the compiler's where it has one, else a roofline; and communication, which the compiler leaves out.
 
     The TPU compiler gives each instruction its cycles: their sum, as often as each runs, at the chip's clock. It gives
@@ -143,7 +143,7 @@ def estimate(cost: Cost, chip: Chip, num_devices: int) -> Step:
     if cost.cycles is not None and chip.clock is not None:
         compute = cost.cycles / chip.clock + cost.kernel_flops / chip.flops
     else:
-        again = 4 / 3 if cost.plan.prepared.config.model.remat == "full" else 1.0
+        again = 4 / 3 if cost.plan.setup.config.model.remat == "full" else 1.0
         state = 2 * (cost.params + cost.optimizer)
         compute = again * cost.model_flops / num_devices / chip.flops + state / chip.memory_bandwidth
     total = max(compute, hidden) + waiting
@@ -158,27 +158,27 @@ def _moved(collective: Collective) -> float:
     return collective.times * whole * share * (2 if collective.kind == "all-reduce" else 1)
 
 
-def report(cost: Cost, topology: Topology | None, number: int) -> list[str]:
+def report(cost: CompiledStep, topology: Topology | None, number: int) -> list[str]:
     """The lines of `--dry-run --topology` and `--dry-run mesh.devices=N`."""
-    plan, prepared = cost.plan, cost.plan.prepared
+    plan, setup = cost.plan, cost.plan.setup
     shapes = plan.loader.shapes
     kind = f"{topology.name}, {number} x {topology.chip.name}" if topology else f"{number} fake CPU devices"
     return [
-        f"model            {prepared.model.family.name}, {prepared.model.num_parameters:,} parameters",
-        f"task             {prepared.task.describe()['problem']}",
+        f"model            {setup.model.family.name}, {setup.model.num_parameters:,} parameters",
+        f"task             {setup.task.describe()['problem']}",
         *([f"tokenizer        {cost.tokenizer}"] if cost.tokenizer else []),
         f"devices          {kind}",
-        f"attention        {prepared.model.compute.attention}",
-        f"mesh             {prepared.rules.why}",
+        f"attention        {setup.model.compute.attention}",
+        f"mesh             {setup.rules.description}",
         f"batch            rows {list(shapes.row_counts)} x length {list(shapes.row_lengths)}, "
-        f"{prepared.config.train.accumulation} micro-batch(es)",
+        f"{setup.config.train.grad_accum_steps} micro-batch(es)",
         *_memory_lines(cost, topology),
         *_collective_lines(cost.collectives),
         *_time_lines(cost, topology, number),
     ]
 
 
-def _memory_lines(cost: Cost, topology: Topology | None) -> list[str]:
+def _memory_lines(cost: CompiledStep, topology: Topology | None) -> list[str]:
     lines = [
         f"parameters       {cost.params / GIB:.3f} GiB per device",
         f"optimizer state  {cost.optimizer / GIB:.3f} GiB per device",
@@ -210,7 +210,7 @@ def _collective_lines(found: tuple[Collective, ...]) -> list[str]:
     return [f"{'' if i else 'collectives':16s} {line}" for i, line in enumerate(lines)]
 
 
-def _time_lines(cost: Cost, topology: Topology | None, number: int) -> list[str]:
+def _time_lines(cost: CompiledStep, topology: Topology | None, number: int) -> list[str]:
     lines = [f"model FLOPs      {cost.model_flops / 1e12:,.3f} T a step (3 x the forward pass's matrix products)"]
     if topology is None or cost.peak is None:
         return lines

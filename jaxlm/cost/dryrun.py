@@ -8,7 +8,7 @@ from typing import Any
 from jaxlm.config.loading import dump_config
 from jaxlm.config.schema import Config
 from jaxlm.parallel.chips import GIB
-from jaxlm.setup.setup import Prepared, prepare
+from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.training.plan import Plan, make_plan
 from jaxlm.training.state import bytes_on_device
 
@@ -19,10 +19,10 @@ def dry_run(config: Config) -> str:
     Raises:
       UserError: as the run itself would.
     """
-    prepared = prepare(config)
-    params, initialised = prepared.init_params()
+    setup = make_setup(config)
+    params, initialised = setup.init_params()
     del params  # read once, so that a damaged checkpoint shows now
-    plan = make_plan(prepared)
+    plan = make_plan(setup)
     batch = next(plan.loader)
     plan.loader.close()
     compiled = plan.step.lower(plan.abstract_state(), plan.to_device(batch)).compile()
@@ -30,24 +30,24 @@ def dry_run(config: Config) -> str:
     lines = [
         dump_config(config).rstrip(),
         "",
-        f"model            {prepared.model.family.name}, {prepared.model.num_parameters:,} parameters"
+        f"model            {setup.model.family.name}, {setup.model.num_parameters:,} parameters"
         + (f", new: {', '.join(initialised)}" if initialised else ""),
-        f"task             {_task(prepared)}",
-        f"mesh             {prepared.rules.why}",
-        *(f"{name:16s} {_counts(split.describe())}" for name, split in prepared.splits.items()),
+        f"task             {_task(setup)}",
+        f"mesh             {setup.rules.description}",
+        *(f"{name:16s} {_counts(split.describe())}" for name, split in setup.splits.items()),
         f"steps            {plan.total_steps} ({plan.loader.steps_per_epoch or 'unknown'} per epoch)",
         f"batch shapes     rows {list(shapes.row_counts)} x length {list(shapes.row_lengths)}, "
         f"{shapes.slots} examples a row at most, padding {plan.loader.padding_share:.1%}",
         *_memory(plan, compiled),
         *_flops(compiled),
         "",
-        *prepared.task.show(batch, prepared.tokenizer),
+        *setup.task.show(batch, setup.tokenizer),
     ]
     return "\n".join(lines)
 
 
-def _task(prepared: Prepared) -> str:
-    described = prepared.task.describe()
+def _task(setup: Setup) -> str:
+    described = setup.task.describe()
     names = described["label_names"]
     listed = f": {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else ""
     return described["problem"] + listed
@@ -61,7 +61,7 @@ def _memory(plan: Plan, compiled: Any) -> list[str]:
     """Bytes on one device: exact for what is kept between steps, the compiler's own figure for the rest."""
     state = plan.abstract_state()
 
-    on_host = ", the rest in host memory" if plan.prepared.config.optimizer.offload else ""
+    on_host = ", the rest in host memory" if plan.setup.config.optimizer.offload else ""
     lines = [
         f"parameters       {bytes_on_device(state.params) / GIB:.3f} GiB per device",
         f"optimizer state  {bytes_on_device(state.opt_state) / GIB:.3f} GiB per device{on_host}",

@@ -10,10 +10,10 @@ from tokenizers import models
 
 from jaxlm.config.schema import Config
 from jaxlm.errors import RunFailure, UserError
-from jaxlm.hf.checkpoint import Checkpoint
+from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.models import get_family
 from jaxlm.setup.model import build_model
-from jaxlm.setup.setup import Prepared
+from jaxlm.setup.setup import Setup
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
 from jaxlm.tasks import PRETRAINING
 from jaxlm.tokenizer.families import FAMILIES, assemble, sentinels
@@ -21,7 +21,7 @@ from jaxlm.tokenizer.tokenizer import Tokenizer
 from jaxlm.training.loaders import EmptyRows
 
 
-def prepare_shapes(config: Config, devices: Sequence[Any]) -> tuple[Prepared, EmptyRows, str]:
+def prepare_shapes(config: Config, devices: Sequence[Any]) -> tuple[Setup, EmptyRows, str]:
     """Returns a pretraining run's parts without data, batches of its shapes, and whose vocabulary that is.
 
     For a tokenizer that cannot be read, or would have to be trained, one of as many entries as the model's vocabulary
@@ -37,11 +37,11 @@ def prepare_shapes(config: Config, devices: Sequence[Any]) -> tuple[Prepared, Em
     tokenizer, source = _tokenizer(config, checkpoint)
     task = PRETRAINING[config.task.kind].from_tokenizer(config.task, tokenizer, config.data.max_length)
     model = build_model(config, task, tokenizer, checkpoint, devices=devices)
-    prepared = Prepared(config, task, tokenizer, {}, {}, model, checkpoint)
-    return prepared, EmptyRows(config, task, prepared.rules), source
+    setup = Setup(config, task, tokenizer, {}, {}, model, checkpoint)
+    return setup, EmptyRows(config, task, setup.rules), source
 
 
-def _tokenizer(config: Config, checkpoint: Checkpoint | None) -> tuple[Tokenizer, str]:
+def _tokenizer(config: Config, checkpoint: HFCheckpoint | None) -> tuple[Tokenizer, str]:
     model = config.model
     if model.train_tokenizer is None:
         try:

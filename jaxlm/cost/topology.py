@@ -63,7 +63,7 @@ def parse_topology(name: str) -> Topology:
     return topology
 
 
-class Absent(NamedTuple):
+class CompileTarget(NamedTuple):
     """Devices to compile for without having them."""
 
     topology: Topology | None
@@ -101,7 +101,7 @@ _DEVICES = "mesh.devices="
 """Not a key of the config: a machine's devices are not a setting. `--dry-run` takes it among the overrides."""
 
 
-def requested(topology: str | None, overrides: Sequence[str], *, dry_run: bool) -> Absent | None:
+def requested(topology: str | None, overrides: Sequence[str], *, dry_run: bool) -> CompileTarget | None:
     """What `--topology` or `mesh.devices=N` ask for; None: the devices that are here.
 
     Raises:
@@ -117,10 +117,10 @@ def requested(topology: str | None, overrides: Sequence[str], *, dry_run: bool) 
         raise UserError(f"{asked}: expected it or {_DEVICES}{numbers[-1]}, not both")
     if topology is not None:
         parsed = parse_topology(topology)
-        return Absent(parsed, parsed.num_chips)
+        return CompileTarget(parsed, parsed.num_chips)
     if not re.fullmatch(r"[1-9]\d*", numbers[-1]) or int(numbers[-1]) > MAX_CHIPS:
         raise UserError(f"{asked}: expected a number of fake CPU devices, 1 to {MAX_CHIPS}")
-    return Absent(None, int(numbers[-1]))
+    return CompileTarget(None, int(numbers[-1]))
 
 
 def other_overrides(overrides: Sequence[str]) -> list[str]:

@@ -81,11 +81,9 @@ class DataConfig(Section):
     """Rows that the best checkpoint is scored on at the end."""
     max_length: int = Field(default=128, gt=0)
     """Longest example in tokens, special tokens included; in pretraining, the length of every row."""
-    across_documents: bool = False
+    concat_documents: bool = False
     """Pretraining: cut rows from the documents laid end to end, attention crossing from one into the next; false:
     documents stay whole where they fit a row, several to a row, kept apart by segment masks."""
-    tokenize: Literal["once", "stream"] = "once"
-    """Pretraining: tokenise the corpus once, into memory-mapped files that are kept; or anew, as rows are drawn."""
     token_cache: str | None = None
     """Folder of the tokenised corpora; absent: `tokens` in `logging.directory`."""
     long_text: Literal["truncate", "window"] = "truncate"
@@ -94,7 +92,7 @@ class DataConfig(Section):
     """Tokens shared by neighbouring windows."""
     packing: bool = True
     """Several examples to a row, kept apart by segment masks; false: one to a row, padded."""
-    order: Literal["random", "balanced"] = "random"
+    batch_order: Literal["random", "balanced"] = "random"
     """Order of the examples of an epoch: drawn at random; or drawn, and then dealt to the batches so that each holds
     nearly the same number of tokens: less padding and fewer batch shapes to compile. Packed batches of
     `train.batch_size` only."""

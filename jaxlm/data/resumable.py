@@ -80,7 +80,7 @@ def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:
         raise UserError(
             "the saved run read its training batches differently, so it cannot be continued exactly: "
             + "; ".join(_differences(state["identity"], identity))
-            + ". Restore what was changed, or start over with train.fresh=true"
+            + ". Restore what was changed, or start over with train.restart=true"
         )
 
 

@@ -20,13 +20,13 @@ from jaxlm.hf.shards import INDEX, WEIGHTS, write_tensors
 from jaxlm.hf.transfer import Index, entries, on_host, place
 from jaxlm.models import Family, Model, get_family
 from jaxlm.models.base import flatten
-from jaxlm.models.weight_map import Plan, Row, plan_import, rows_for
+from jaxlm.models.weight_map import Plan, Rule, plan_import, rules_for
 
 log = logging.getLogger("jaxlm")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class HFCheckpoint:
     """An HF-format directory opened for reading. Tensors are read one by one; nothing is ever unpickled."""
 
     directory: Path
@@ -132,7 +132,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Imported:
+class LoadedParams:
     """The parameters of a model, and what became of the checkpoint's tensors."""
 
     params: Any
@@ -142,7 +142,7 @@ class Imported:
     """Checkpoint tensors of other heads, not used."""
 
 
-def load_params(checkpoint: Checkpoint, model: Model, key: jax.Array, *, new_head: bool = False) -> Imported:
+def load_params(checkpoint: HFCheckpoint, model: Model, key: jax.Array, *, new_head: bool = False) -> LoadedParams:
     """Reads a checkpoint into a model's parameter tree, each array straight to its sharding.
 
     Args:
@@ -170,12 +170,12 @@ def load_params(checkpoint: Checkpoint, model: Model, key: jax.Array, *, new_hea
         log.info("initialised (not in %s): %s", checkpoint.directory, ", ".join(sorted(fresh)))
     if plan.ignored:
         log.info("not used from %s: %s", checkpoint.directory, ", ".join(sorted(plan.ignored)))
-    return Imported(params, tuple(sorted(fresh)), tuple(sorted(plan.ignored)))
+    return LoadedParams(params, tuple(sorted(fresh)), tuple(sorted(plan.ignored)))
 
 
-def _check(checkpoint: Checkpoint, plan: Plan, fresh: set[str]) -> None:
+def _check(checkpoint: HFCheckpoint, plan: Plan, fresh: set[str]) -> None:
     where = checkpoint.directory
-    own = checkpoint.family.table.is_local
+    own = checkpoint.family.table.is_not_exported
     lost = [name for name in plan.missing if not name.startswith("head/") and not own(name)]
     if lost:
         raise UserError(
@@ -209,7 +209,9 @@ def _init_some(model: Model, names: set[str], key: jax.Array) -> dict[str, jax.A
     )(key)
 
 
-def _read_part(checkpoint: Checkpoint, row: Row, keys: list[str], shape: tuple[int, ...], index: Index) -> np.ndarray:
+def _read_part(
+    checkpoint: HFCheckpoint, row: Rule, keys: list[str], shape: tuple[int, ...], index: Index
+) -> np.ndarray:
     """Float32 values of a part of a parameter: of the layers that it spans, what it needs of each one's tensor."""
     part, convert = row.part(shape, index[1:] if row.stacked else index)
     if not row.stacked:
@@ -238,7 +240,7 @@ def export_model(
       shard_bytes: a model of more is written as several files and an index, and never whole in memory.
     """
     flat = flatten(params)
-    rows = rows_for(model.family.table, flat)
+    rows = rules_for(model.family.table, flat)
     tensors = (tensor for row in rows for tensor in _tensors(row, flat[row.param]))
     if jax.process_index():
         for _ in tensors:  # has a part in gathering them
@@ -261,7 +263,7 @@ def export_model(
     (directory / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _tensors(row: Row, value: Any) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(row: Rule, value: Any) -> Iterator[tuple[str, np.ndarray]]:
     """A parameter's HF keys and tensors, layer by layer."""
     layers = entries(value) if row.stacked else [on_host(value)]
     for key, layer in zip(row.keys(value.shape), layers, strict=True):

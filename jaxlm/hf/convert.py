@@ -6,8 +6,8 @@ from pathlib import Path
 from shutil import copytree
 
 from jaxlm.errors import UserError
-from jaxlm.hf.checkpoint import Checkpoint
-from jaxlm.hf.hub import resolve
+from jaxlm.hf.checkpoint import HFCheckpoint
+from jaxlm.hf.hub import find_model_dir
 from jaxlm.models import Model
 from jaxlm.models.base import flatten
 from jaxlm.models.weight_map import plan_import
@@ -19,7 +19,7 @@ def export_run(run: str, target: Path) -> None:
     Raises:
       UserError: the run has no exported model, or the target is a directory with other things in it.
     """
-    source = resolve(run, key="convert export")
+    source = find_model_dir(run, key="convert export")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"convert export: {target} exists and is not empty; name a new directory")
     copytree(source, target, dirs_exist_ok=True)
@@ -27,7 +27,7 @@ def export_run(run: str, target: Path) -> None:
 
 def inspect(name: str) -> str:
     """Describes a checkpoint: family, sizes, labels, and each parameter with the tensors it is read from."""
-    checkpoint = Checkpoint(resolve(name, key="convert inspect"))
+    checkpoint = HFCheckpoint(find_model_dir(name, key="convert inspect"))
     labels = checkpoint.label_names
     head = checkpoint.head or "classification"
     model = Model(checkpoint.family, checkpoint.model_config, head, len(labels) if labels else 2)

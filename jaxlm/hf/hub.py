@@ -15,7 +15,7 @@ FILES = (
 )  # fmt: skip
 
 
-def resolve(name: str, *, key: str, revision: str | None = None) -> Path:
+def find_model_dir(name: str, *, key: str, revision: str | None = None) -> Path:
     """Returns the directory of a model.
 
     Args:

@@ -16,7 +16,7 @@ from jaxlm.data.examples.shapes import round_up
 from jaxlm.errors import RunFailure
 from jaxlm.inference.evaluator import Evaluation, make_eval_step
 from jaxlm.models import Model
-from jaxlm.parallel.placement import share, to_device
+from jaxlm.parallel.placement import local_share, shard_batch
 
 EVAL_TOKENS = 4096
 
@@ -48,11 +48,11 @@ class CorpusEvaluator:
         """
         rules = self.model.compute.rules
         rows = round_up(self.rows or max(1, EVAL_TOKENS // self.length), rules.num_batch_shards)
-        batches = corpus_eval_batches(split.plans, self.task.row, rows, share=share(rules))
+        batches = corpus_eval_batches(split.plans, self.task.row, rows, share=local_share(rules))
         totals: dict[str, float] = {}
         pending: list[dict[str, jax.Array]] = []
         for batch in batches:
-            pending.append(self._step(params, to_device(batch, rules)))
+            pending.append(self._step(params, shard_batch(batch, rules)))
             if len(pending) > 2:  # the device computes ahead of the host, but not without bound
                 _add(totals, pending.pop(0))
         for sums in pending:

@@ -15,7 +15,7 @@ from jaxlm.errors import UserError
 from jaxlm.inference.evaluator import score
 from jaxlm.inference.predict import load_predictor
 from jaxlm.parallel import processes
-from jaxlm.setup.setup import prepare
+from jaxlm.setup.setup import make_setup
 from jaxlm.training.loaders import make_evaluator
 
 _KEPT = {"columns", "rename", "quoting", "encoding", "format", "documents"}
@@ -64,8 +64,8 @@ def _score_rows(run: str, config: Config, split: str, source: SourceConfig, key:
     table = load(source, key=key, split=split, on_bad_row=config.data.on_bad_row)
     cleaned, _ = clean_tables({"test": table}, predictor.task.text_columns, config.data.clean)
     examples = predictor.examples(cleaned["test"], labelled=True)
-    processes.same(f"the rows of {key}", lambda: json.dumps(table.rows, default=str))
-    with processes.in_step():
+    processes.assert_same(f"the rows of {key}", lambda: json.dumps(table.rows, default=str))
+    with processes.collective_section():
         outputs = predictor.evaluator.outputs(predictor.params, examples.examples, len(table.rows))
     return score(predictor.task, outputs, examples)
 
@@ -74,9 +74,9 @@ def _score_corpus(run: str, config: Config, split: str, source: SourceConfig, ke
     trained = {"init": run, "family": None, "preset": None, "config": {}, "tokenizer": None, "train_tokenizer": None}
     model = config.model.model_copy(update=trained)
     data = config.data.model_copy(update={"train": None, "validation": None, "test": None, split: source})
-    prepared = prepare(config.model_copy(update={"model": model, "data": data}), splits=(split,))
-    corpora = [plan.corpus.fingerprint for plan in prepared.splits[split].plans]
-    processes.same(f"the documents of {key}", lambda: json.dumps(corpora))
-    with processes.in_step():
-        params, _ = prepared.init_params()
-        return make_evaluator(prepared).evaluate(params, prepared.splits[split]).scores
+    setup = make_setup(config.model_copy(update={"model": model, "data": data}), splits=(split,))
+    corpora = [plan.corpus.fingerprint for plan in setup.splits[split].plans]
+    processes.assert_same(f"the documents of {key}", lambda: json.dumps(corpora))
+    with processes.collective_section():
+        params, _ = setup.init_params()
+        return make_evaluator(setup).evaluate(params, setup.splits[split]).scores

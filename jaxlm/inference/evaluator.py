@@ -18,7 +18,7 @@ from jaxlm.data.examples.shapes import eval_shapes
 from jaxlm.errors import RunFailure
 from jaxlm.models import Model
 from jaxlm.parallel import processes
-from jaxlm.parallel.placement import of_all_processes, share, to_device
+from jaxlm.parallel.placement import gather_rows, local_share, shard_batch
 from jaxlm.tasks import Classification
 from jaxlm.tasks.classification import Examples
 
@@ -61,7 +61,7 @@ class Evaluator:
         weights = np.zeros((num_rows, 1))
         pending: list[tuple[jax.Array, Batch]] = []
         for batch in self._batches(examples):
-            outputs = self._step(params, to_device(batch, self.model.compute.rules))
+            outputs = self._step(params, shard_batch(batch, self.model.compute.rules))
             pending.append((outputs, batch))
             if len(pending) > 2:  # the device computes ahead of the host, but not without bound
                 self._collect(*pending.pop(0), totals, weights)
@@ -89,14 +89,14 @@ class Evaluator:
             packing=self.data.packing,
             pool=self.model.family.pool,
             row_multiple=multiple,
-            share=share(self.model.compute.rules),
+            share=local_share(self.model.compute.rules),
             max_shapes=self.data.max_shapes,
         )
 
     def _collect(self, outputs: jax.Array, batch: Batch, totals: np.ndarray, weights: np.ndarray) -> None:
         rules = self.model.compute.rules
-        values = processes.fetch(outputs)
-        rows, weight = (of_all_processes(batch[name], rules) for name in ("examples", "weights"))
+        values = processes.to_host(outputs)
+        rows, weight = (gather_rows(batch[name], rules) for name in ("examples", "weights"))
         used = rows >= 0
         if not np.isfinite(values[used]).all():
             raise RunFailure("evaluation: the model's outputs are not finite; the parameters have diverged")

@@ -76,7 +76,7 @@ def generate(
             tokens[row, width - length :] = prompts[number]
             lengths[row], numbers[row] = length, number
         arrays = _place((tokens, lengths, numbers), model)
-        new, counts = _continue(
+        new, counts = _generate_batch(
             params, *arrays, np.int32(max_new_tokens), jax.random.key(seed),
             model=model, sampling=sampling, ends=ends, pad_id=pad_id, prefix=prefix, room=_round_up(max_new_tokens),
         )  # fmt: skip
@@ -86,7 +86,7 @@ def generate(
     return written
 
 
-def sample(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
+def sample_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
     """Draws a token of each row: int32 [R] from float32 [R, V], with one key to a row."""
     if sampling.temperature == 0:
         return logits.argmax(-1).astype(jnp.int32)
@@ -104,7 +104,7 @@ def sample(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=("model", "sampling", "ends", "pad_id", "prefix", "room"))
-def _continue(
+def _generate_batch(
     params: Any,
     tokens: jax.Array,
     lengths: jax.Array,
@@ -135,7 +135,7 @@ def _continue(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
     def draw(outputs: Any, step: Any, done: jax.Array) -> tuple[jax.Array, jax.Array]:
-        new = sample(outputs.logits()[:, 0], jax.vmap(jax.random.fold_in, (0, None))(keys, step), sampling)
+        new = sample_token(outputs.logits()[:, 0], jax.vmap(jax.random.fold_in, (0, None))(keys, step), sampling)
         ended = (new[:, None] == jnp.asarray(ends, jnp.int32)[None]).any(-1)
         return jnp.where(done, pad_id, new), done | ended
 

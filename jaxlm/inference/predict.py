@@ -18,8 +18,8 @@ from jaxlm.data.config import DataConfig
 from jaxlm.data.sources.cleaning import clean_text
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.hf.checkpoint import Checkpoint, load_params
-from jaxlm.hf.hub import resolve
+from jaxlm.hf.checkpoint import HFCheckpoint, load_params
+from jaxlm.hf.hub import find_model_dir
 from jaxlm.inference.evaluator import Evaluator, prediction_rows
 from jaxlm.inference.predict_text import TextPredictor
 from jaxlm.models import Model
@@ -86,7 +86,7 @@ def open_predictor(
     """
     run = Path(name).expanduser() / "config.yaml"
     config = load_config(run, ()) if run.is_file() else None
-    checkpoint = Checkpoint(resolve(name, key="--run"))
+    checkpoint = HFCheckpoint(find_model_dir(name, key="--run"))
     writes = checkpoint.head == "causal_lm" if config is None else config.task.kind in ("causal_lm", "prefix_lm")
     if writes:
         return _open_text(config, checkpoint, text if isinstance(text, str) else "text", samples or {})
@@ -98,7 +98,9 @@ def open_predictor(
     return load_predictor(name, text=text)
 
 
-def _open_text(config: Config | None, checkpoint: Checkpoint, column: str, changes: Mapping[str, Any]) -> TextPredictor:
+def _open_text(
+    config: Config | None, checkpoint: HFCheckpoint, column: str, changes: Mapping[str, Any]
+) -> TextPredictor:
     settings = config.task.samples if config is not None else SamplesConfig()  # type: ignore[union-attr]
     compute = make_compute(config.model if config else ModelConfig(), Rules(make_mesh("ddp")))
     model = Model(checkpoint.family, checkpoint.model_config, "causal_lm", 0, compute)
@@ -118,7 +120,7 @@ def load_predictor(name: str, *, text: str | Sequence[str] | None = None) -> Pre
     """
     run = Path(name).expanduser() / "config.yaml"
     config = load_config(run, ()) if run.is_file() else None
-    checkpoint = Checkpoint(resolve(name, key="--run"))
+    checkpoint = HFCheckpoint(find_model_dir(name, key="--run"))
     sizes = checkpoint.model_config
     if config is not None and config.task.kind == "classification":
         task_config, data, model_config = config.task, config.data, config.model

@@ -12,7 +12,7 @@ from jaxlm.inference.generate import generate
 from jaxlm.models import Model
 from jaxlm.parallel import processes
 from jaxlm.run.run_dir import RunDir
-from jaxlm.setup.setup import Prepared
+from jaxlm.setup.setup import Setup
 from jaxlm.tasks.language_model import SamplesConfig
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
@@ -33,22 +33,22 @@ class Sampler:
     """Prompts are read in both directions."""
 
     @classmethod
-    def of(cls, prepared: Prepared) -> Sampler | None:
+    def of(cls, setup: Setup) -> Sampler | None:
         """The sampler of a run; None for a model that does not write, or a config that asks for no sample."""
-        if not getattr(prepared.task, "generative", False) or prepared.model.family.init_cache is None:
+        if not getattr(setup.task, "generative", False) or setup.model.family.init_cache is None:
             return None
-        config: SamplesConfig = prepared.task.config.samples
+        config: SamplesConfig = setup.task.config.samples
         if config.prompts:
-            prompts = [encode_prompt(prepared.tokenizer, text) for text in config.prompts]
+            prompts = [encode_prompt(setup.tokenizer, text) for text in config.prompts]
         else:
-            prompts = _beginnings(prepared, config.number)
-        room = prepared.model.config.max_positions - config.tokens
+            prompts = _beginnings(setup, config.number)
+        room = setup.model.config.max_positions - config.tokens
         prompts = [prompt[-room:] for prompt in prompts if prompt and room > 0]
         if not prompts:
             return None
-        prefix = prepared.config.task.kind == "prefix_lm"
+        prefix = setup.config.task.kind == "prefix_lm"
         chosen = tuple(map(tuple, prompts))
-        return cls(prepared.model, prepared.tokenizer, config, chosen, prepared.config.seed, prefix)
+        return cls(setup.model, setup.tokenizer, config, chosen, setup.config.seed, prefix)
 
     def write(self, params: Any, step: int) -> list[dict[str, Any]]:
         """Returns {"step", "prompt", "text"} of each prompt, `text` being the continuation alone."""
@@ -74,7 +74,7 @@ class Sampler:
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of a text to continue: with what the tokenizer puts before a text (Llama's <s>), without what ends it."""
     [[encoded]] = tokenizer.encode([text], special_tokens=False)
-    before, _ = tokenizer.surroundings
+    before, _ = tokenizer.special_token_affixes
     return [*map(int, before), *map(int, encoded.ids)]
 
 
@@ -96,9 +96,9 @@ def save_samples(run: RunDir, samples: list[dict[str, Any]]) -> None:
     run.write_text(FILE, "".join(f"{line}\n" for line in [*earlier, *new]))
 
 
-def _beginnings(prepared: Prepared, number: int) -> list[list[int]]:
+def _beginnings(setup: Setup, number: int) -> list[list[int]]:
     """The first tokens of the first held-out (else training) documents."""
-    split = prepared.splits.get("validation") or prepared.splits["train"]
+    split = setup.splits.get("validation") or setup.splits["train"]
     found: list[list[int]] = []
     if not isinstance(split, CorpusSplit):
         return found

@@ -54,7 +54,7 @@ def metric_names(problem: str, labels: Sequence[str] = ()) -> tuple[str, ...]:
     return _NAMES[problem] + per_class
 
 
-def decide(problem: str, scores: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
+def predicted_labels(problem: str, scores: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
     """Turn scores into predictions, by the one rule that metrics and predictions share.
 
     Binary and multi-class, [N, C] -> int64 [N]: the label of the highest probability, the lower id on a tie.
@@ -114,7 +114,7 @@ def classification_metrics(
     if problem == "regression":
         return _regression(labels.astype(np.float64), scores)
 
-    predicted = decide(problem, scores, threshold=threshold)
+    predicted = predicted_labels(problem, scores, threshold=threshold)
     if problem == "multilabel":
         gold_NC, predicted_NC = labels.astype(bool), predicted.astype(bool)
         accuracy = np.mean((gold_NC == predicted_NC).all(axis=1))

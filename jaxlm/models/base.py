@@ -15,8 +15,8 @@ from flax import linen as nn
 from flax.core import meta
 
 from jaxlm.errors import UserError
-from jaxlm.models.weight_map import Table
-from jaxlm.nn.layers import ACTIVATIONS, Compute, Key, split
+from jaxlm.models.weight_map import WeightMap
+from jaxlm.nn.layers import ACTIVATIONS, ComputeConfig, Key, split_key
 from jaxlm.parallel.sharding import boxed_axes, is_axes, param_shardings
 
 BATCH_INPUTS = ("tokens", "segment_ids", "positions", "token_types", "slot_positions")
@@ -40,14 +40,14 @@ class Family:
     published: Mapping[str, int]
     """Preset -> published parameter count: as a language model (causal_lm, seq2seq_lm) where the family has such a
     head, else as a classifier of two labels."""
-    trunk: Callable[[Any, Compute], nn.Module]
+    trunk: Callable[[Any, ComputeConfig], nn.Module]
     """(config, compute) -> module; called by name with those of `inputs` that a batch has, and a key; returns [R, S, D]
     (slots given) or [R, T, D]."""
-    heads: Mapping[str, Callable[[Any, Compute, int], nn.Module]]
+    heads: Mapping[str, Callable[[Any, ComputeConfig, int], nn.Module]]
     """Head kind -> (config, compute, number of outputs) -> module from (states, key, token table) to outputs."""
     architectures: Mapping[str, str]
     """Head kind -> HF class name."""
-    table: Table
+    table: WeightMap
     from_hf: Callable[[Mapping[str, Any]], Any]
     to_hf: Callable[[Any], dict[str, Any]]
     """UserError for a config that no checkpoint of the family can have."""
@@ -55,7 +55,7 @@ class Family:
     """Batch arrays that the trunk reads."""
     pool: str = "first"
     """The token of an example that a classification head reads: "first" ([CLS]) or "last" (models that look back)."""
-    networks: Mapping[str, Callable[[Any, Compute], Any]] = field(default_factory=dict)
+    networks: Mapping[str, Callable[[Any, ComputeConfig], Any]] = field(default_factory=dict)
     """Head kind -> network, where it is more than the trunk under a head."""
     init_cache: Callable[[Any, int, int, Any], Any] | None = None
     """(config, rows, length, dtype) -> the empty state of step-by-step decoding; None: the family cannot generate."""
@@ -69,7 +69,7 @@ class Network(nn.Module):
     inputs: tuple[str, ...]
 
     def __call__(self, batch: Mapping[str, jax.Array], key: Key = None) -> Any:
-        trunk_key, head_key = split(key, 2)
+        trunk_key, head_key = split_key(key, 2)
         states = self.trunk(**{name: batch[name] for name in self.inputs if name in batch}, key=trunk_key)
         return self.head(states, head_key, self._token_table())
 
@@ -90,7 +90,7 @@ class Model:
     config: Any
     head: str
     num_outputs: int
-    compute: Compute = Compute()
+    compute: ComputeConfig = ComputeConfig()
 
     @cached_property
     def _network(self) -> Any:

@@ -20,9 +20,9 @@ from jaxlm.models.encoder import (
     masked_lm_rows,
     stack_rows,
 )
-from jaxlm.models.weight_map import Row, Table
+from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.heads import masked_lm, pooled_classifier
-from jaxlm.nn.layers import Compute, Key, split
+from jaxlm.nn.layers import ComputeConfig, Key, split_key
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class BertConfig:
 
 class BertTrunk(nn.Module):
     config: BertConfig
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -58,7 +58,7 @@ class BertTrunk(nn.Module):
         key: Key = None,
     ) -> Float[Array, "R Q D"]:
         c = self.config
-        embed_key, stack_key = split(key, 2)
+        embed_key, stack_key = split_key(key, 2)
         x = embeddings(
             self, tokens, positions, token_types, embed_key,
             sizes=(c.vocab_size, c.max_positions, c.num_types, c.embed_dim),
@@ -105,14 +105,14 @@ FAMILY = Family(
     trunk=BertTrunk,
     heads={"classification": pooled_classifier("tanh", dropout_before=False), "masked_lm": masked_lm()},
     architectures={"classification": "BertForSequenceClassification", "masked_lm": "BertForMaskedLM"},
-    table=Table(
+    table=WeightMap(
         rows=(
             *embedding_rows("bert.embeddings."),
             *stack_rows("bert.encoder.layer.{i}."),
-            Row("head/dense", "bert.pooler.dense.weight", "e d -> d e"),
-            Row("head/dense_bias", "bert.pooler.dense.bias"),
-            Row("head/out", "classifier.weight", "c d -> d c"),
-            Row("head/out_bias", "classifier.bias"),
+            Rule("head/dense", "bert.pooler.dense.weight", "e d -> d e"),
+            Rule("head/dense_bias", "bert.pooler.dense.bias"),
+            Rule("head/out", "classifier.weight", "c d -> d c"),
+            Rule("head/out_bias", "classifier.bias"),
             *masked_lm_rows(
                 "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
             ),

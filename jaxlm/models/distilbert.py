@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
 from jaxlm.models.encoder import Stack, StackConfig, embeddings, masked_lm_rows, stack_rows
-from jaxlm.models.weight_map import Row, Table
+from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.heads import masked_lm, pooled_classifier
-from jaxlm.nn.layers import Compute, Key, split
+from jaxlm.nn.layers import ComputeConfig, Key, split_key
 
 _NORM_EPS = 1e-12
 
@@ -36,7 +36,7 @@ class DistilBertConfig:
 
 class DistilBertTrunk(nn.Module):
     config: DistilBertConfig
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -49,7 +49,7 @@ class DistilBertTrunk(nn.Module):
         key: Key = None,
     ) -> Float[Array, "R Q D"]:
         c = self.config
-        embed_key, stack_key = split(key, 2)
+        embed_key, stack_key = split_key(key, 2)
         x = embeddings(
             self, tokens, positions, token_types, embed_key,
             sizes=(c.vocab_size, c.max_positions, 0, c.embed_dim),
@@ -113,17 +113,17 @@ FAMILY = Family(
         "masked_lm": masked_lm(norm_eps=_NORM_EPS),
     },
     architectures={"classification": "DistilBertForSequenceClassification", "masked_lm": "DistilBertForMaskedLM"},
-    table=Table(
+    table=WeightMap(
         rows=(
-            Row("trunk/tokens", "distilbert.embeddings.word_embeddings.weight"),
-            Row("trunk/positions", "distilbert.embeddings.position_embeddings.weight"),
-            Row("trunk/embed_norm_scale", "distilbert.embeddings.LayerNorm.weight"),
-            Row("trunk/embed_norm_bias", "distilbert.embeddings.LayerNorm.bias"),
+            Rule("trunk/tokens", "distilbert.embeddings.word_embeddings.weight"),
+            Rule("trunk/positions", "distilbert.embeddings.position_embeddings.weight"),
+            Rule("trunk/embed_norm_scale", "distilbert.embeddings.LayerNorm.weight"),
+            Rule("trunk/embed_norm_bias", "distilbert.embeddings.LayerNorm.bias"),
             *stack_rows("distilbert.transformer.layer.{i}.", _NAMES),
-            Row("head/dense", "pre_classifier.weight", "e d -> d e"),
-            Row("head/dense_bias", "pre_classifier.bias"),
-            Row("head/out", "classifier.weight", "c d -> d c"),
-            Row("head/out_bias", "classifier.bias"),
+            Rule("head/dense", "pre_classifier.weight", "e d -> d e"),
+            Rule("head/dense_bias", "pre_classifier.bias"),
+            Rule("head/out", "classifier.weight", "c d -> d c"),
+            Rule("head/out_bias", "classifier.bias"),
             *masked_lm_rows("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
         ),
         prefix="distilbert.",

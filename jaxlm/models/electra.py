@@ -26,9 +26,9 @@ from jaxlm.models.encoder import (
     masked_lm_rows,
     stack_rows,
 )
-from jaxlm.models.weight_map import Row, Table
-from jaxlm.nn.heads import LogitFactors, masked_lm, pooled_classifier
-from jaxlm.nn.layers import Compute, Key, activation, dense, normal, split
+from jaxlm.models.weight_map import Rule, WeightMap
+from jaxlm.nn.heads import FactoredLogits, masked_lm, pooled_classifier
+from jaxlm.nn.layers import ComputeConfig, Key, activation, dense, normal, split_key
 from jaxlm.parallel.sharding import constrain
 
 
@@ -57,7 +57,7 @@ class ElectraConfig:
 
 class ElectraTrunk(nn.Module):
     config: ElectraConfig
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -70,7 +70,7 @@ class ElectraTrunk(nn.Module):
         key: Key = None,
     ) -> Float[Array, "R Q D"]:
         c = self.config
-        embed_key, stack_key = split(key, 2)
+        embed_key, stack_key = split_key(key, 2)
         x = embeddings(
             self, tokens, positions, token_types, embed_key,
             sizes=(c.vocab_size, c.max_positions, c.num_types, c.table_dim),
@@ -93,12 +93,12 @@ class ElectraTrunk(nn.Module):
 _masked_lm = masked_lm(activation="gelu")  # whatever the config's
 _SHARED = ("tokens", "positions", "types", "embed_norm_scale", "embed_norm_bias")
 """Parameters of the trunk that the generator reads too."""
-WHOLE = 2**25
+MAX_LOGITS = 2**25
 """Most generator logits that exist at once: 128 MiB of float32."""
 
 
 class ReplacedTokensOutputs(NamedTuple):
-    generator: LogitFactors
+    generator: FactoredLogits
     """At the slots, states [R, S, D]."""
     discriminator: Float[Array, "R T"]
     """float32 logits of a token having been replaced."""
@@ -110,7 +110,7 @@ class ReplacedTokenHead(nn.Module):
     """Dense, activation and one logit for each state: HF's `discriminator_predictions`."""
 
     config: ElectraConfig
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "R T D"]) -> Float[Array, "R T"]:
@@ -141,7 +141,7 @@ class ReplacedTokens:
     """
 
     config: ElectraConfig
-    compute: Compute
+    compute: ComputeConfig
 
     def init(self, key: jax.Array, batch: Mapping[str, jax.Array]) -> Any:
         """Returns {"params": boxed parameters}, as Linen's `init`."""
@@ -174,7 +174,7 @@ class ReplacedTokens:
         """
         params = variables["params"]
         trunk, head, small_trunk, small_head = self._modules()
-        generator_key, sample_key, trunk_key = split(key, 3)
+        generator_key, sample_key, trunk_key = split_key(key, 3)
         inputs = _inputs(batch)
 
         shared = {name: value for name, value in params["trunk"].items() if name in _SHARED}
@@ -204,7 +204,7 @@ def _inputs(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: batch[name] for name in names if name in batch}
 
 
-def _sample(factors: LogitFactors, key: jax.Array) -> Int[Array, "R S"]:
+def _sample(factors: FactoredLogits, key: jax.Array) -> Int[Array, "R S"]:
     """Draws from softmax(logits) by the Gumbel-max trick, a few slots at a time; no gradient flows through it."""
     factors = jax.lax.stop_gradient(factors)
     rows, slots = factors.states.shape[:2]
@@ -213,7 +213,7 @@ def _sample(factors: LogitFactors, key: jax.Array) -> Int[Array, "R S"]:
         return jax.random.categorical(part[1], replace(factors, states=part[0]).logits())
 
     parts = (jnp.moveaxis(factors.states, 1, 0), jax.random.split(key, slots))
-    together = max(1, WHOLE // (rows * factors.table.shape[0]))
+    together = max(1, MAX_LOGITS // (rows * factors.table.shape[0]))
     drawn = jax.vmap(one)(parts) if together >= slots else jax.lax.map(one, parts, batch_size=together)
     return jnp.moveaxis(drawn, 0, 1)
 
@@ -255,21 +255,21 @@ FAMILY = Family(
         "masked_lm": "ElectraForMaskedLM",
         "replaced_tokens": "ElectraForPreTraining",
     },
-    table=Table(
+    table=WeightMap(
         rows=(
             *embedding_rows("electra.embeddings."),
-            Row("trunk/project", "electra.embeddings_project.weight", "d e -> e d"),
-            Row("trunk/project_bias", "electra.embeddings_project.bias"),
+            Rule("trunk/project", "electra.embeddings_project.weight", "d e -> e d"),
+            Rule("trunk/project_bias", "electra.embeddings_project.bias"),
             *stack_rows("electra.encoder.layer.{i}."),
-            Row("head/dense", "classifier.dense.weight", "e d -> d e"),
-            Row("head/dense_bias", "classifier.dense.bias"),
-            Row("head/out", "classifier.out_proj.weight", "c d -> d c"),
-            Row("head/out_bias", "classifier.out_proj.bias"),
+            Rule("head/dense", "classifier.dense.weight", "e d -> d e"),
+            Rule("head/dense_bias", "classifier.dense.bias"),
+            Rule("head/out", "classifier.out_proj.weight", "c d -> d c"),
+            Rule("head/out_bias", "classifier.out_proj.bias"),
             *masked_lm_rows("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
-            Row("head/detect", "discriminator_predictions.dense.weight", "e d -> d e"),
-            Row("head/detect_bias", "discriminator_predictions.dense.bias"),
-            Row("head/detect_out", "discriminator_predictions.dense_prediction.weight", "c d -> d c"),
-            Row("head/detect_out_bias", "discriminator_predictions.dense_prediction.bias"),
+            Rule("head/detect", "discriminator_predictions.dense.weight", "e d -> d e"),
+            Rule("head/detect_bias", "discriminator_predictions.dense.bias"),
+            Rule("head/detect_out", "discriminator_predictions.dense_prediction.weight", "c d -> d c"),
+            Rule("head/detect_out_bias", "discriminator_predictions.dense_prediction.bias"),
         ),
         prefix="electra.",
         ignore=(
@@ -280,7 +280,7 @@ FAMILY = Family(
             r"^qa_outputs\.",
         ),  # fmt: skip
         aliases=OLD_NORM_NAMES,
-        local=(r"^generator/",),
+        not_exported=(r"^generator/",),
     ),
     from_hf=_from_hf,
     to_hf=lambda config: write_hf(config, _FIELDS),

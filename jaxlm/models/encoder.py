@@ -14,11 +14,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.models.weight_map import Row
+from jaxlm.models.weight_map import Rule
 from jaxlm.nn.attention import Mask, attend
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.layers import (
-    Compute,
+    ComputeConfig,
     Key,
     activation,
     dense,
@@ -27,8 +27,8 @@ from jaxlm.nn.layers import (
     layer_norm,
     normal,
     run_stack,
-    split,
-    spread_heads,
+    shard_heads,
+    split_key,
 )
 from jaxlm.parallel.sharding import constrain
 
@@ -44,7 +44,7 @@ def embeddings(
     norm_eps: float,
     dropout_rate: float,
     init_std: float,
-    compute: Compute,
+    compute: ComputeConfig,
 ) -> Float[Array, "R T D"]:
     """Sum of token, position and token-type embeddings, normalised, with dropout, in the compute dtype.
 
@@ -89,7 +89,7 @@ class Block(nn.Module):
     """x + attention, norm, x + MLP, norm (Vaswani et al., 2017)."""
 
     config: StackConfig
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -105,12 +105,12 @@ class Block(nn.Module):
         heads_axes = ("embed", "heads", "head_dim")
         activations = ("batch", "length", "act_embed")
         init = normal(c.init_std)
-        attention_key, output_key, mlp_key = split(key, 3)
+        attention_key, output_key, mlp_key = split_key(key, 3)
 
         q = dense(self, "q", x_RSD, heads, heads_axes, init=init, dtype=dtype)
         k = dense(self, "k", context_RTD, heads, heads_axes, init=init, dtype=dtype)
         v = dense(self, "v", context_RTD, heads, heads_axes, init=init, dtype=dtype)
-        q, k, v = spread_heads(q, k, v, rules)
+        q, k, v = shard_heads(q, k, v, rules)
         y = attend(q, k, v, mask, self.compute, dropout_rate=c.attention_dropout, key=attention_key)
         y = dense(
             self, "o", y, heads[1:] + heads[:1], heads_axes[1:] + heads_axes[:1], contract=2, init=init, dtype=dtype
@@ -129,7 +129,7 @@ class Stack(nn.Module):
     """All blocks, their parameters stacked along a leading axis."""
 
     config: StackConfig
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -183,7 +183,7 @@ _BERT_NAMES = {
 }
 
 
-def stack_rows(prefix: str, names: Mapping[str, str] = _BERT_NAMES) -> tuple[Row, ...]:
+def stack_rows(prefix: str, names: Mapping[str, str] = _BERT_NAMES) -> tuple[Rule, ...]:
     """HF rows of the stack.
 
     Args:
@@ -194,34 +194,34 @@ def stack_rows(prefix: str, names: Mapping[str, str] = _BERT_NAMES) -> tuple[Row
     for ours, theirs in names.items():
         pattern = _PATTERNS[ours]
         weight = f"trunk/stack/layers/{ours}" + ("" if pattern else "_scale")
-        rows.append(Row(weight, f"{prefix}{theirs}.weight", pattern))
+        rows.append(Rule(weight, f"{prefix}{theirs}.weight", pattern))
         bias_pattern = "(n h) -> n h" if ours in "qkv" else ""
-        rows.append(Row(f"trunk/stack/layers/{ours}_bias", f"{prefix}{theirs}.bias", bias_pattern))
+        rows.append(Rule(f"trunk/stack/layers/{ours}_bias", f"{prefix}{theirs}.bias", bias_pattern))
     return tuple(rows)
 
 
-def embedding_rows(prefix: str) -> tuple[Row, ...]:
+def embedding_rows(prefix: str) -> tuple[Rule, ...]:
     """HF rows of the embeddings in BERT's naming; `prefix` is "bert.embeddings."."""
     return (
-        Row("trunk/tokens", f"{prefix}word_embeddings.weight"),
-        Row("trunk/positions", f"{prefix}position_embeddings.weight"),
-        Row("trunk/types", f"{prefix}token_type_embeddings.weight"),
-        Row("trunk/embed_norm_scale", f"{prefix}LayerNorm.weight"),
-        Row("trunk/embed_norm_bias", f"{prefix}LayerNorm.bias"),
+        Rule("trunk/tokens", f"{prefix}word_embeddings.weight"),
+        Rule("trunk/positions", f"{prefix}position_embeddings.weight"),
+        Rule("trunk/types", f"{prefix}token_type_embeddings.weight"),
+        Rule("trunk/embed_norm_scale", f"{prefix}LayerNorm.weight"),
+        Rule("trunk/embed_norm_bias", f"{prefix}LayerNorm.bias"),
     )
 
 
-def masked_lm_rows(dense: str, norm: str, bias: str) -> tuple[Row, ...]:
+def masked_lm_rows(dense: str, norm: str, bias: str) -> tuple[Rule, ...]:
     """HF rows of `heads.MaskedLanguageModelHead`, from the names of its two modules and of the vocabulary's bias.
 
     HF's fourth tensor, the decoder's weight, is the token table again: `Table.ignore` names it.
     """
     return (
-        Row("head/transform", f"{dense}.weight", "e d -> d e"),
-        Row("head/transform_bias", f"{dense}.bias"),
-        Row("head/transform_norm_scale", f"{norm}.weight"),
-        Row("head/transform_norm_bias", f"{norm}.bias"),
-        Row("head/vocab_bias", bias),
+        Rule("head/transform", f"{dense}.weight", "e d -> d e"),
+        Rule("head/transform_bias", f"{dense}.bias"),
+        Rule("head/transform_norm_scale", f"{norm}.weight"),
+        Rule("head/transform_norm_bias", f"{norm}.bias"),
+        Rule("head/vocab_bias", bias),
     )
 
 

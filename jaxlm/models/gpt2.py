@@ -16,13 +16,13 @@ from jaxtyping import Array, Float, Int
 
 from jaxlm.errors import UserError
 from jaxlm.models.base import CAUSAL_INPUTS, Family, read_hf, write_hf
-from jaxlm.models.weight_map import Row, Table
+from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.attention import KVCache, Mask, attend, decoder_mask, empty_cache
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.heads import causal_lm, linear_classifier
 from jaxlm.nn.layers import (
     ACTIVATIONS,
-    Compute,
+    ComputeConfig,
     Key,
     activation,
     dense,
@@ -30,10 +30,10 @@ from jaxlm.nn.layers import (
     init_stack,
     layer_norm,
     normal,
-    pick,
     run_stack,
-    split,
-    spread_heads,
+    shard_heads,
+    split_key,
+    take_columns,
 )
 from jaxlm.parallel.sharding import constrain
 
@@ -70,7 +70,7 @@ class Block(nn.Module):
     """x + attention of its norm, x + MLP of its norm."""
 
     config: GPT2Config
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -87,18 +87,18 @@ class Block(nn.Module):
         D, N, H = c.embed_dim, c.num_heads, c.embed_dim // c.num_heads
         init = normal(c.init_std)
         init_residual = normal(c.init_std / math.sqrt(2 * c.num_layers))  # as many maps add to the states
-        attention_key, output_key, mlp_key = split(key, 3)
+        attention_key, output_key, mlp_key = split_key(key, 3)
 
         y = layer_norm(self, "attention_norm", x_RTD, c.norm_eps)
         qkv = dense(self, "qkv", y, (D, 3, N, H), ("embed", "qkv", "heads", "head_dim"), init=init, dtype=dtype)
         q, k, v = (qkv[:, :, i] for i in range(3))
         if cache is not None and layer is not None:
             cache, k, v = cache.put(layer, k, v)
-        q, k, v = spread_heads(q, k, v, rules)
-        q, mask = pick(q, slots_RQ), mask.at(slots_RQ)
+        q, k, v = shard_heads(q, k, v, rules)
+        q, mask = take_columns(q, slots_RQ), mask.at(slots_RQ)
         y = attend(q, k, v, mask, self.compute, dropout_rate=c.attention_dropout, key=attention_key)
         y = dense(self, "o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, init=init_residual, dtype=dtype)
-        x = pick(x_RTD, slots_RQ) + dropout(y, c.dropout, output_key)
+        x = take_columns(x_RTD, slots_RQ) + dropout(y, c.dropout, output_key)
         x = constrain(x, ("batch", "length", "act_embed"), rules)
 
         y = layer_norm(self, "mlp_norm", x, c.norm_eps)
@@ -111,7 +111,7 @@ class Block(nn.Module):
 
 class GPT2Trunk(nn.Module):
     config: GPT2Config
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -126,7 +126,7 @@ class GPT2Trunk(nn.Module):
     ) -> Any:
         """Returns the normalised states, and the cache where one is given."""
         c = self.config
-        embed_key, stack_key = split(key, 2)
+        embed_key, stack_key = split_key(key, 2)
         x = embed(self, "tokens", tokens, c.vocab_size, c.embed_dim, "vocab", c.init_std)
         x = x + embed(self, "positions", positions, c.max_positions, c.embed_dim, "positions", c.init_std)
         rate = c.dropout if c.embed_dropout is None else c.embed_dropout
@@ -223,27 +223,27 @@ FAMILY = Family(
     trunk=GPT2Trunk,
     heads={"causal_lm": causal_lm, "classification": linear_classifier},
     architectures={"causal_lm": "GPT2LMHeadModel", "classification": "GPT2ForSequenceClassification"},
-    table=Table(
+    table=WeightMap(
         rows=(
-            Row("trunk/tokens", "transformer.wte.weight"),
-            Row("trunk/positions", "transformer.wpe.weight"),
-            Row("trunk/layers/attention_norm_scale", "transformer.h.{i}.ln_1.weight"),
-            Row("trunk/layers/attention_norm_bias", "transformer.h.{i}.ln_1.bias"),
+            Rule("trunk/tokens", "transformer.wte.weight"),
+            Rule("trunk/positions", "transformer.wpe.weight"),
+            Rule("trunk/layers/attention_norm_scale", "transformer.h.{i}.ln_1.weight"),
+            Rule("trunk/layers/attention_norm_bias", "transformer.h.{i}.ln_1.bias"),
             # HF keeps these maps as [inputs, outputs], and query, key and value in one.
-            Row("trunk/layers/qkv", "transformer.h.{i}.attn.c_attn.weight", "d (three n h) -> d three n h"),
-            Row("trunk/layers/qkv_bias", "transformer.h.{i}.attn.c_attn.bias", "(three n h) -> three n h"),
-            Row("trunk/layers/o", "transformer.h.{i}.attn.c_proj.weight", "(n h) d -> n h d"),
-            Row("trunk/layers/o_bias", "transformer.h.{i}.attn.c_proj.bias"),
-            Row("trunk/layers/mlp_norm_scale", "transformer.h.{i}.ln_2.weight"),
-            Row("trunk/layers/mlp_norm_bias", "transformer.h.{i}.ln_2.bias"),
-            Row("trunk/layers/up", "transformer.h.{i}.mlp.c_fc.weight"),
-            Row("trunk/layers/up_bias", "transformer.h.{i}.mlp.c_fc.bias"),
-            Row("trunk/layers/down", "transformer.h.{i}.mlp.c_proj.weight"),
-            Row("trunk/layers/down_bias", "transformer.h.{i}.mlp.c_proj.bias"),
-            Row("trunk/final_norm_scale", "transformer.ln_f.weight"),
-            Row("trunk/final_norm_bias", "transformer.ln_f.bias"),
-            Row("head/unembed", "lm_head.weight"),
-            Row("head/out", "score.weight", "c d -> d c"),
+            Rule("trunk/layers/qkv", "transformer.h.{i}.attn.c_attn.weight", "d (three n h) -> d three n h"),
+            Rule("trunk/layers/qkv_bias", "transformer.h.{i}.attn.c_attn.bias", "(three n h) -> three n h"),
+            Rule("trunk/layers/o", "transformer.h.{i}.attn.c_proj.weight", "(n h) d -> n h d"),
+            Rule("trunk/layers/o_bias", "transformer.h.{i}.attn.c_proj.bias"),
+            Rule("trunk/layers/mlp_norm_scale", "transformer.h.{i}.ln_2.weight"),
+            Rule("trunk/layers/mlp_norm_bias", "transformer.h.{i}.ln_2.bias"),
+            Rule("trunk/layers/up", "transformer.h.{i}.mlp.c_fc.weight"),
+            Rule("trunk/layers/up_bias", "transformer.h.{i}.mlp.c_fc.bias"),
+            Rule("trunk/layers/down", "transformer.h.{i}.mlp.c_proj.weight"),
+            Rule("trunk/layers/down_bias", "transformer.h.{i}.mlp.c_proj.bias"),
+            Rule("trunk/final_norm_scale", "transformer.ln_f.weight"),
+            Rule("trunk/final_norm_bias", "transformer.ln_f.bias"),
+            Rule("head/unembed", "lm_head.weight"),
+            Rule("head/out", "score.weight", "c d -> d c"),
         ),
         prefix="transformer.",
         ignore=(

@@ -16,19 +16,19 @@ from jaxlm.errors import UserError
 from jaxlm.nn.attention import KVCache, Mask, attend, decoder_mask, empty_cache
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.layers import (
-    Compute,
+    ComputeConfig,
     Key,
     activation,
+    apply_rope,
     dense,
     embed,
     init_stack,
     normal,
-    pick,
     rms_norm,
-    rotate,
     run_stack,
-    split,
-    spread_heads,
+    shard_heads,
+    split_key,
+    take_columns,
 )
 from jaxlm.parallel.sharding import constrain
 
@@ -125,7 +125,7 @@ class Block(nn.Module):
     """x + attention of its norm, x + gated MLP of its norm."""
 
     config: LlamaConfig
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -141,8 +141,8 @@ class Block(nn.Module):
         """Returns the new states, at `slots` alone where given, and the cache with this layer's keys and values."""
         c, dtype, rules = self.config, self.compute.dtype, self.compute.rules
         D, (N, K, H) = c.embed_dim, c.heads
-        at_slots, activations = partial(pick, columns=slots_RQ), ("batch", "length", "act_embed")
-        attention_key, output_key, mlp_key = split(key, 3)
+        at_slots, activations = partial(take_columns, columns=slots_RQ), ("batch", "length", "act_embed")
+        attention_key, output_key, mlp_key = split_key(key, 3)
         linear = partial(dense, self, init=normal(c.init_std), dtype=dtype)
 
         y = rms_norm(self, "attention_norm", x_RTD, c.norm_eps)
@@ -153,10 +153,10 @@ class Block(nn.Module):
         if c.qk_norm:
             q, k = rms_norm(self, "q_norm", q, c.norm_eps), rms_norm(self, "k_norm", k, c.norm_eps)
         frequencies = rope_frequencies(c)
-        q, k = rotate(q, at_slots(positions_RT), frequencies), rotate(k, positions_RT, frequencies)
+        q, k = apply_rope(q, at_slots(positions_RT), frequencies), apply_rope(k, positions_RT, frequencies)
         if cache is not None and layer is not None:
             cache, k, v = cache.put(layer, k, v)
-        q, k, v = spread_heads(q, k, v, rules)
+        q, k, v = shard_heads(q, k, v, rules)
         y = attend(q, k, v, mask.at(slots_RQ), self.compute, dropout_rate=c.attention_dropout, key=attention_key)
         y = linear("o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, bias=c.output_bias)
         x = at_slots(x_RTD) + dropout(y, c.dropout, output_key)
@@ -173,7 +173,7 @@ class Block(nn.Module):
 
 class LlamaTrunk(nn.Module):
     config: LlamaConfig
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -188,7 +188,7 @@ class LlamaTrunk(nn.Module):
     ) -> Any:
         """Returns the normalised states, and the cache where one is given."""
         c = self.config
-        embed_key, stack_key = split(key, 2)
+        embed_key, stack_key = split_key(key, 2)
         x = embed(self, "tokens", tokens, c.vocab_size, c.embed_dim, "vocab", c.init_std)
         x = dropout(x.astype(self.compute.dtype), c.dropout, embed_key)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)

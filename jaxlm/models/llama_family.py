@@ -10,7 +10,7 @@ from typing import Any
 from jaxlm.errors import UserError
 from jaxlm.models.base import CAUSAL_INPUTS, Family, read_hf, write_hf
 from jaxlm.models.llama import LlamaConfig, LlamaTrunk, init_cache
-from jaxlm.models.weight_map import Row, Table
+from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.heads import causal_lm, linear_classifier
 from jaxlm.nn.layers import ACTIVATIONS
 
@@ -168,30 +168,30 @@ def _write_windows(config: LlamaConfig) -> dict[str, Any]:
     }
 
 
-_TABLE = Table(
+_TABLE = WeightMap(
     rows=(
-        Row("trunk/tokens", "model.embed_tokens.weight"),
-        Row("trunk/layers/attention_norm_scale", "model.layers.{i}.input_layernorm.weight"),
-        Row("trunk/layers/q", "model.layers.{i}.self_attn.q_proj.weight", "(n h) d -> d n h"),
-        Row("trunk/layers/q_bias", "model.layers.{i}.self_attn.q_proj.bias", "(n h) -> n h"),
-        Row("trunk/layers/q_norm_scale", "model.layers.{i}.self_attn.q_norm.weight"),
-        Row("trunk/layers/k", "model.layers.{i}.self_attn.k_proj.weight", "(k h) d -> d k h"),
-        Row("trunk/layers/k_bias", "model.layers.{i}.self_attn.k_proj.bias", "(k h) -> k h"),
-        Row("trunk/layers/k_norm_scale", "model.layers.{i}.self_attn.k_norm.weight"),
-        Row("trunk/layers/v", "model.layers.{i}.self_attn.v_proj.weight", "(k h) d -> d k h"),
-        Row("trunk/layers/v_bias", "model.layers.{i}.self_attn.v_proj.bias", "(k h) -> k h"),
-        Row("trunk/layers/o", "model.layers.{i}.self_attn.o_proj.weight", "d (n h) -> n h d"),
-        Row("trunk/layers/o_bias", "model.layers.{i}.self_attn.o_proj.bias"),
-        Row("trunk/layers/mlp_norm_scale", "model.layers.{i}.post_attention_layernorm.weight"),
-        Row("trunk/layers/gate", "model.layers.{i}.mlp.gate_proj.weight", "f d -> d f"),
-        Row("trunk/layers/gate_bias", "model.layers.{i}.mlp.gate_proj.bias"),
-        Row("trunk/layers/up", "model.layers.{i}.mlp.up_proj.weight", "f d -> d f"),
-        Row("trunk/layers/up_bias", "model.layers.{i}.mlp.up_proj.bias"),
-        Row("trunk/layers/down", "model.layers.{i}.mlp.down_proj.weight", "d f -> f d"),
-        Row("trunk/layers/down_bias", "model.layers.{i}.mlp.down_proj.bias"),
-        Row("trunk/final_norm_scale", "model.norm.weight"),
-        Row("head/unembed", "lm_head.weight"),
-        Row("head/out", "score.weight", "c d -> d c"),
+        Rule("trunk/tokens", "model.embed_tokens.weight"),
+        Rule("trunk/layers/attention_norm_scale", "model.layers.{i}.input_layernorm.weight"),
+        Rule("trunk/layers/q", "model.layers.{i}.self_attn.q_proj.weight", "(n h) d -> d n h"),
+        Rule("trunk/layers/q_bias", "model.layers.{i}.self_attn.q_proj.bias", "(n h) -> n h"),
+        Rule("trunk/layers/q_norm_scale", "model.layers.{i}.self_attn.q_norm.weight"),
+        Rule("trunk/layers/k", "model.layers.{i}.self_attn.k_proj.weight", "(k h) d -> d k h"),
+        Rule("trunk/layers/k_bias", "model.layers.{i}.self_attn.k_proj.bias", "(k h) -> k h"),
+        Rule("trunk/layers/k_norm_scale", "model.layers.{i}.self_attn.k_norm.weight"),
+        Rule("trunk/layers/v", "model.layers.{i}.self_attn.v_proj.weight", "(k h) d -> d k h"),
+        Rule("trunk/layers/v_bias", "model.layers.{i}.self_attn.v_proj.bias", "(k h) -> k h"),
+        Rule("trunk/layers/o", "model.layers.{i}.self_attn.o_proj.weight", "d (n h) -> n h d"),
+        Rule("trunk/layers/o_bias", "model.layers.{i}.self_attn.o_proj.bias"),
+        Rule("trunk/layers/mlp_norm_scale", "model.layers.{i}.post_attention_layernorm.weight"),
+        Rule("trunk/layers/gate", "model.layers.{i}.mlp.gate_proj.weight", "f d -> d f"),
+        Rule("trunk/layers/gate_bias", "model.layers.{i}.mlp.gate_proj.bias"),
+        Rule("trunk/layers/up", "model.layers.{i}.mlp.up_proj.weight", "f d -> d f"),
+        Rule("trunk/layers/up_bias", "model.layers.{i}.mlp.up_proj.bias"),
+        Rule("trunk/layers/down", "model.layers.{i}.mlp.down_proj.weight", "d f -> f d"),
+        Rule("trunk/layers/down_bias", "model.layers.{i}.mlp.down_proj.bias"),
+        Rule("trunk/final_norm_scale", "model.norm.weight"),
+        Rule("head/unembed", "lm_head.weight"),
+        Rule("head/out", "score.weight", "c d -> d c"),
     ),
     prefix="model.",
     ignore=(r"\.rotary_emb\.inv_freq$", r"^lm_head\.weight$", r"^score\.", r"^qa_outputs\."),

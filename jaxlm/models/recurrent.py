@@ -22,10 +22,21 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.errors import UserError
 from jaxlm.models.base import Family, read_hf, write_hf
-from jaxlm.models.weight_map import Row, Table
+from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.heads import causal_lm, linear_classifier
-from jaxlm.nn.layers import Compute, Key, dense, embed, expand, init_stack, param, pick, run_stack, split
+from jaxlm.nn.layers import (
+    ComputeConfig,
+    Key,
+    add_leading_axes,
+    dense,
+    embed,
+    init_stack,
+    param,
+    run_stack,
+    split_key,
+    take_columns,
+)
 from jaxlm.parallel.sharding import constrain
 
 State = tuple[jax.Array, ...]
@@ -157,7 +168,7 @@ class Layer(nn.Module):
 
     cell: Cell
     hidden_dim: int
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -167,7 +178,7 @@ class Layer(nn.Module):
         axes = ("embed", "gates", "hidden")
         init = _uniform(H)
         x = dense(self, "input", x_RTE, (x_RTE.shape[-1], G, H), axes, init=init, dtype=dtype, bias=False)
-        x = x + expand(param(self, "input_bias", self.cell.init_bias, (G, H), axes[1:]).astype(dtype), 4)
+        x = x + add_leading_axes(param(self, "input_bias", self.cell.init_bias, (G, H), axes[1:]).astype(dtype), 4)
         x = constrain(x, ("batch", "length", None, None), rules)
         weight = param(self, "recur", init, (H, G, H), axes).astype(dtype)
         # Gathered once, not in every step.
@@ -185,7 +196,7 @@ def _uniform(hidden_dim: int) -> Callable[..., jax.Array]:
 class RecurrentTrunk(nn.Module):
     cell: Cell
     config: RecurrentConfig
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -205,7 +216,7 @@ class RecurrentTrunk(nn.Module):
         c = self.config
         if (ways := self.compute.rules.size("context")) > 1:
             raise UserError(f"mesh.context={ways}: a recurrent network reads its rows in order; expected 1")
-        first_key, stack_key, output_key = split(key, 3)
+        first_key, stack_key, output_key = split_key(key, 3)
         x = embed(self, "tokens", tokens, c.vocab_size, c.embed_dim, "vocab", c.init_std).astype(self.compute.dtype)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
         restart = positions == 0
@@ -229,7 +240,7 @@ class RecurrentTrunk(nn.Module):
             rest = self.param("layers", init_stack(layer, c.num_layers - 1, x, restart, begin))
             rest = {"params": rest, "index": jnp.arange(1, c.num_layers, dtype=jnp.int32)}
             x, cache = run_stack(apply, rest, (x, cache), stack_key, self.compute)
-        x = pick(dropout(x, c.dropout, output_key), slot_positions)
+        x = take_columns(dropout(x, c.dropout, output_key), slot_positions)
         if c.tied and c.embed_dim != c.hidden_dim:
             x = dense(
                 self, "project", x, (c.hidden_dim, c.embed_dim), ("embed_in", "embed"),
@@ -267,24 +278,24 @@ def _from_hf(config: Mapping[str, Any]) -> RecurrentConfig:
 _WEIGHT, _BIAS = "(g h) d -> d g h", "(g h) -> g h"
 
 
-def _layer_rows(param: str, first: int) -> tuple[Row, ...]:
+def _layer_rows(param: str, first: int) -> tuple[Rule, ...]:
     return (
-        Row(f"trunk/{param}/input", "rnn.weight_ih_l{i}", _WEIGHT, first),
-        Row(f"trunk/{param}/input_bias", "rnn.bias_ih_l{i}", _BIAS, first),
-        Row(f"trunk/{param}/recur", "rnn.weight_hh_l{i}", _WEIGHT, first),
-        Row(f"trunk/{param}/recur_bias", "rnn.bias_hh_l{i}", _BIAS, first),
+        Rule(f"trunk/{param}/input", "rnn.weight_ih_l{i}", _WEIGHT, first),
+        Rule(f"trunk/{param}/input_bias", "rnn.bias_ih_l{i}", _BIAS, first),
+        Rule(f"trunk/{param}/recur", "rnn.weight_hh_l{i}", _WEIGHT, first),
+        Rule(f"trunk/{param}/recur_bias", "rnn.bias_hh_l{i}", _BIAS, first),
     )
 
 
-_TABLE = Table(
+_TABLE = WeightMap(
     rows=(
-        Row("trunk/tokens", "embedding.weight"),
+        Rule("trunk/tokens", "embedding.weight"),
         *_layer_rows("first", 0),
         *_layer_rows("layers", 1),
-        Row("trunk/project", "projection.weight", "e h -> h e"),
-        Row("trunk/project_bias", "projection.bias"),
-        Row("head/unembed", "lm_head.weight"),
-        Row("head/out", "score.weight", "c d -> d c"),
+        Rule("trunk/project", "projection.weight", "e h -> h e"),
+        Rule("trunk/project_bias", "projection.bias"),
+        Rule("head/unembed", "lm_head.weight"),
+        Rule("head/out", "score.weight", "c d -> d c"),
     ),
     prefix="",
     ignore=(r"^lm_head\.weight$", r"^score\."),

@@ -22,9 +22,9 @@ from jaxlm.models.encoder import (
     masked_lm_rows,
     stack_rows,
 )
-from jaxlm.models.weight_map import Row, Table
+from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.heads import masked_lm, pooled_classifier
-from jaxlm.nn.layers import Compute, Key, split
+from jaxlm.nn.layers import ComputeConfig, Key, split_key
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class RobertaConfig:
 
 class RobertaTrunk(nn.Module):
     config: RobertaConfig
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -61,7 +61,7 @@ class RobertaTrunk(nn.Module):
         key: Key = None,
     ) -> Float[Array, "R Q D"]:
         c = self.config
-        embed_key, stack_key = split(key, 2)
+        embed_key, stack_key = split_key(key, 2)
         offset = c.pad_id + 1
         x = embeddings(
             self, tokens, positions + offset, token_types, embed_key,
@@ -116,14 +116,14 @@ FAMILY = Family(
         "masked_lm": masked_lm(activation="gelu"),  # whatever the config's
     },
     architectures={"classification": "RobertaForSequenceClassification", "masked_lm": "RobertaForMaskedLM"},
-    table=Table(
+    table=WeightMap(
         rows=(
             *embedding_rows("roberta.embeddings."),
             *stack_rows("roberta.encoder.layer.{i}."),
-            Row("head/dense", "classifier.dense.weight", "e d -> d e"),
-            Row("head/dense_bias", "classifier.dense.bias"),
-            Row("head/out", "classifier.out_proj.weight", "c d -> d c"),
-            Row("head/out_bias", "classifier.out_proj.bias"),
+            Rule("head/dense", "classifier.dense.weight", "e d -> d e"),
+            Rule("head/dense_bias", "classifier.dense.bias"),
+            Rule("head/out", "classifier.out_proj.weight", "c d -> d c"),
+            Rule("head/out_bias", "classifier.out_proj.bias"),
             *masked_lm_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
         ),
         prefix="roberta.",

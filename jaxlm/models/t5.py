@@ -17,25 +17,25 @@ from jaxtyping import Array, Float, Int
 
 from jaxlm.errors import UserError
 from jaxlm.models.base import Family, read_hf, write_hf
-from jaxlm.models.weight_map import Row, Table
+from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.attention import Mask, attend
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.heads import LanguageModelHead, LogitFactors
+from jaxlm.nn.heads import FactoredLogits, LanguageModelHead
 from jaxlm.nn.layers import (
     ACTIVATIONS,
-    Compute,
+    ComputeConfig,
     Key,
     activation,
     dense,
+    embedding_lookup,
     init_stack,
-    look_up,
     normal,
     param,
     relative_bias,
     rms_norm,
     run_stack,
-    split,
-    spread_heads,
+    shard_heads,
+    split_key,
 )
 from jaxlm.parallel.sharding import constrain
 
@@ -96,14 +96,14 @@ def _attention(
     c, dtype, rules = block.config, block.compute.dtype, block.compute.rules
     D, N, H, f = c.embed_dim, c.num_heads, c.head_dim, c.init_factor
     axes = ("embed", "heads", "head_dim")
-    probs_key, output_key = split(key, 2)
+    probs_key, output_key = split_key(key, 2)
     y = rms_norm(block, f"{name}norm", x_RTD, c.norm_eps)
     source = y if context_RSD is None else context_RSD
     # The logits are not scaled: the query's initialisation is, instead.
     q = dense(block, f"{name}q", y, (D, N, H), axes, init=normal(f * (D * H) ** -0.5), dtype=dtype, bias=False)
     k = dense(block, f"{name}k", source, (D, N, H), axes, init=normal(f * D**-0.5), dtype=dtype, bias=False)
     v = dense(block, f"{name}v", source, (D, N, H), axes, init=normal(f * D**-0.5), dtype=dtype, bias=False)
-    q, k, v = spread_heads(q, k, v, rules)
+    q, k, v = shard_heads(q, k, v, rules)
     rate = c.dropout if c.attention_dropout is None else c.attention_dropout
     y = attend(q, k, v, mask, block.compute, bias=bias, scale=1.0, dropout_rate=rate, key=probs_key)
     y = dense(
@@ -117,7 +117,7 @@ class Block(nn.Module):
     """Attention to the stack itself, in a decoder then to the encoder, then the MLP, each added to the states."""
 
     config: T5Config
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -131,7 +131,7 @@ class Block(nn.Module):
     ) -> Float[Array, "R T D"]:
         c, dtype, rules = self.config, self.compute.dtype, self.compute.rules
         D, F, f = c.embed_dim, c.mlp_dim, c.init_factor
-        self_key, cross_key, inner_key, output_key = split(key, 4)
+        self_key, cross_key, inner_key, output_key = split_key(key, 4)
         x = _attention(self, "", x_RTD, mask, self_key, bias=bias_1NTT)
         if context_RSD is not None and context_mask is not None:
             x = _attention(self, "cross_", x, context_mask, cross_key, context_RSD=context_RSD)
@@ -154,7 +154,7 @@ class Stack(nn.Module):
 
     config: T5Config
     num_layers: int
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -167,7 +167,7 @@ class Stack(nn.Module):
     ) -> Float[Array, "R T D"]:
         """Reads itself in both directions; where there is a `context`, from left to right, and the context besides."""
         c, rules = self.config, self.compute.rules
-        embed_key, stack_key, output_key = split(key, 3)
+        embed_key, stack_key, output_key = split_key(key, 3)
         x = dropout(x_RTD.astype(self.compute.dtype), c.dropout, embed_key)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
         encodes = context_ids_RS is None
@@ -191,7 +191,7 @@ class Stack(nn.Module):
 
 class T5Trunk(nn.Module):
     config: T5Config
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -204,27 +204,27 @@ class T5Trunk(nn.Module):
     ) -> Float[Array, "R U D"]:
         """Returns the decoder's states. A segment of the decoder reads the encoder's segment of the same number."""
         c = self.config
-        encoder_key, decoder_key = split(key, 2)
+        encoder_key, decoder_key = split_key(key, 2)
         table = param(self, "tokens", normal(c.init_factor), (c.vocab_size, c.embed_dim), ("vocab", "embed"))
         encoder = Stack(c, c.num_layers, self.compute, name="encoder")
         decoder = Stack(c, c.num_decoder_layers or c.num_layers, self.compute, name="decoder")
-        context = encoder(look_up(table, tokens, self.compute.rules), segment_ids, key=encoder_key)
-        x = look_up(table, decoder_tokens, self.compute.rules)
+        context = encoder(embedding_lookup(table, tokens, self.compute.rules), segment_ids, key=encoder_key)
+        x = embedding_lookup(table, decoder_tokens, self.compute.rules)
         return decoder(x, decoder_segment_ids, context, segment_ids, key=decoder_key)
 
 
 class ScaledHead(nn.Module):
     """Logits by the token table, whose rows are of unit size in each component, from states scaled down to it."""
 
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "R U D"], key: Key, table: Array) -> LogitFactors:
+    def __call__(self, x: Float[Array, "R U D"], key: Key, table: Array) -> FactoredLogits:
         del key
-        return LogitFactors(x * jnp.asarray(table.shape[1] ** -0.5, x.dtype), table, rules=self.compute.rules)
+        return FactoredLogits(x * jnp.asarray(table.shape[1] ** -0.5, x.dtype), table, rules=self.compute.rules)
 
 
-def _seq2seq_lm(config: T5Config, compute: Compute, num_outputs: int) -> nn.Module:
+def _seq2seq_lm(config: T5Config, compute: ComputeConfig, num_outputs: int) -> nn.Module:
     del num_outputs
     if config.tied:
         return ScaledHead(compute)
@@ -288,7 +288,7 @@ def _mt5_from_hf(config: Mapping[str, Any]) -> T5Config:
     return replace(_from_hf({**silent, **given}), tied=False)
 
 
-def _stack_rows(ours: str, mlp: int) -> tuple[Row, ...]:
+def _stack_rows(ours: str, mlp: int) -> tuple[Rule, ...]:
     """HF rows of a stack; `mlp` is the number of HF's sub-layer that holds the MLP."""
     layer = f"{ours}.block.{{i}}.layer."
     parts = [("", f"{layer}0.", "SelfAttention")]
@@ -296,19 +296,21 @@ def _stack_rows(ours: str, mlp: int) -> tuple[Row, ...]:
         parts.append(("cross_", f"{layer}1.", "EncDecAttention"))
     rows = []
     for name, prefix, module in parts:
-        rows.append(Row(f"trunk/{ours}/layers/{name}norm_scale", f"{prefix}layer_norm.weight"))
+        rows.append(Rule(f"trunk/{ours}/layers/{name}norm_scale", f"{prefix}layer_norm.weight"))
         for part in "qkv":
-            rows.append(Row(f"trunk/{ours}/layers/{name}{part}", f"{prefix}{module}.{part}.weight", "(n h) d -> d n h"))
-        rows.append(Row(f"trunk/{ours}/layers/{name}o", f"{prefix}{module}.o.weight", "d (n h) -> n h d"))
+            rows.append(
+                Rule(f"trunk/{ours}/layers/{name}{part}", f"{prefix}{module}.{part}.weight", "(n h) d -> d n h")
+            )
+        rows.append(Rule(f"trunk/{ours}/layers/{name}o", f"{prefix}{module}.o.weight", "d (n h) -> n h d"))
     return (
         *rows,
-        Row(f"trunk/{ours}/layers/mlp_norm_scale", f"{layer}{mlp}.layer_norm.weight"),
-        Row(f"trunk/{ours}/layers/up", f"{layer}{mlp}.DenseReluDense.wi.weight", "f d -> d f"),
-        Row(f"trunk/{ours}/layers/gate", f"{layer}{mlp}.DenseReluDense.wi_0.weight", "f d -> d f"),
-        Row(f"trunk/{ours}/layers/linear", f"{layer}{mlp}.DenseReluDense.wi_1.weight", "f d -> d f"),
-        Row(f"trunk/{ours}/layers/down", f"{layer}{mlp}.DenseReluDense.wo.weight", "d f -> f d"),
-        Row(f"trunk/{ours}/relative_bias", f"{ours}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
-        Row(f"trunk/{ours}/final_norm_scale", f"{ours}.final_layer_norm.weight"),
+        Rule(f"trunk/{ours}/layers/mlp_norm_scale", f"{layer}{mlp}.layer_norm.weight"),
+        Rule(f"trunk/{ours}/layers/up", f"{layer}{mlp}.DenseReluDense.wi.weight", "f d -> d f"),
+        Rule(f"trunk/{ours}/layers/gate", f"{layer}{mlp}.DenseReluDense.wi_0.weight", "f d -> d f"),
+        Rule(f"trunk/{ours}/layers/linear", f"{layer}{mlp}.DenseReluDense.wi_1.weight", "f d -> d f"),
+        Rule(f"trunk/{ours}/layers/down", f"{layer}{mlp}.DenseReluDense.wo.weight", "d f -> f d"),
+        Rule(f"trunk/{ours}/relative_bias", f"{ours}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+        Rule(f"trunk/{ours}/final_norm_scale", f"{ours}.final_layer_norm.weight"),
     )
 
 
@@ -346,13 +348,13 @@ FAMILY = Family(
     trunk=T5Trunk,
     heads={"seq2seq_lm": _seq2seq_lm},
     architectures={"seq2seq_lm": "T5ForConditionalGeneration"},
-    table=Table(
+    table=WeightMap(
         rows=(
-            Row("trunk/tokens", "shared.weight"),
+            Rule("trunk/tokens", "shared.weight"),
             *_stack_rows("encoder", 1),
             *_stack_rows("decoder", 2),
             # Transformers 5 leaves a head out that it has tied, whatever the version.
-            Row("head/unembed", "lm_head.weight", otherwise="shared.weight"),
+            Rule("head/unembed", "lm_head.weight", fallback_key="shared.weight"),
         ),
         prefix="",
         ignore=(

@@ -1,6 +1,6 @@
 """The two-way row engine: one declarative table per family maps parameter paths to HF checkpoint keys.
 
-A `Row` names a parameter, the HF key and the einops pattern that turns the HF tensor into the parameter; swapping the
+A `Rule` names a parameter, the HF key and the einops pattern that turns the HF tensor into the parameter; swapping the
 pattern's sides gives the export. `{i}` in the key stacks layers along the parameter's first axis.
 """
 
@@ -16,16 +16,16 @@ from einops import rearrange
 
 
 @dataclass(frozen=True)
-class Row:
+class Rule:
     param: str
     """Parameter path, "trunk/layers/q"."""
     key: str
     """HF key, "bert.encoder.layer.{i}.attention.self.query.weight"; `{i}` is the layer."""
     pattern: str = ""
     """einops pattern HF -> parameter of one layer, "(n h) d -> d n h"; empty: the same shape."""
-    first: int = 0
+    layer_offset: int = 0
     """What `{i}` counts from, where earlier layers are parameters of their own."""
-    otherwise: str = ""
+    fallback_key: str = ""
     """Key that is read where `key` is absent: a tensor that the checkpoint's model had tied this one to."""
 
     @property
@@ -34,7 +34,11 @@ class Row:
 
     def keys(self, shape: Sequence[int]) -> list[str]:
         """HF keys that this row reads or writes for a parameter of this (stacked) shape."""
-        return [self.key.replace("{i}", str(self.first + i)) for i in range(shape[0])] if self.stacked else [self.key]
+        return (
+            [self.key.replace("{i}", str(self.layer_offset + i)) for i in range(shape[0])]
+            if self.stacked
+            else [self.key]
+        )
 
     def hf_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of each HF tensor, from the (stacked) parameter's shape."""
@@ -97,21 +101,21 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class WeightMap:
     """A family's rows and the keys of its checkpoints that no parameter needs."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[Rule, ...]
     prefix: str
     """Key prefix of the trunk ("bert."); checkpoints of the bare trunk lack it."""
     ignore: tuple[str, ...] = ()
     """Regular expressions of keys that belong to other heads or are buffers."""
     aliases: tuple[tuple[str, str], ...] = ()
     """(regular expression, replacement) from older key spellings to today's."""
-    local: tuple[str, ...] = ()
+    not_exported: tuple[str, ...] = ()
     """Regular expressions of parameters that no HF checkpoint holds: never written, initialised when importing."""
 
-    def is_local(self, param: str) -> bool:
-        return any(re.search(pattern, param) for pattern in self.local)
+    def is_not_exported(self, param: str) -> bool:
+        return any(re.search(pattern, param) for pattern in self.not_exported)
 
     def canonical(self, key: str) -> str:
         for old, new in self.aliases:
@@ -123,7 +127,7 @@ class Table:
 class Plan:
     """What an import will do: every parameter is either read or initialised, every key read or ignored."""
 
-    reads: dict[str, tuple[Row, list[str]]]
+    reads: dict[str, tuple[Rule, list[str]]]
     """Parameter path -> its row and the checkpoint's own spelling of each key, in layer order."""
     missing: list[str]
     """Parameters without a tensor in the checkpoint."""
@@ -135,7 +139,7 @@ class Plan:
     """Checkpoint keys that the table does not know."""
 
 
-def plan_import(table: Table, params: Mapping[str, Sequence[int]], tensors: Mapping[str, Sequence[int]]) -> Plan:
+def plan_import(table: WeightMap, params: Mapping[str, Sequence[int]], tensors: Mapping[str, Sequence[int]]) -> Plan:
     """Matches a checkpoint's tensors with a model's parameters.
 
     Args:
@@ -154,13 +158,13 @@ def plan_import(table: Table, params: Mapping[str, Sequence[int]], tensors: Mapp
         spelled = {table.prefix + key: original for key, original in spelled.items()}
 
     reads, mismatched = {}, {}
-    missing = [name for name in params if table.is_local(name)]
+    missing = [name for name in params if table.is_not_exported(name)]
     used: set[str] = set()
-    for row in rows_for(table, params):
+    for row in rules_for(table, params):
         shape = params[row.param]
         keys = row.keys(shape)
-        if row.otherwise in spelled and keys[0] not in spelled:
-            keys = [row.otherwise]
+        if row.fallback_key in spelled and keys[0] not in spelled:
+            keys = [row.fallback_key]
         if not all(key in spelled for key in keys):
             missing.append(row.param)
             continue
@@ -177,14 +181,14 @@ def plan_import(table: Table, params: Mapping[str, Sequence[int]], tensors: Mapp
     )
 
 
-def rows_for(table: Table, params: Iterable[str]) -> list[Row]:
+def rules_for(table: WeightMap, params: Iterable[str]) -> list[Rule]:
     """The rows of a model's parameters, but for those that HF checkpoints do not hold.
 
     Raises:
       ValueError: a parameter without a row, or with two (a mistake in the family's table).
     """
-    names = [name for name in params if not table.is_local(name)]
-    by_param: dict[str, Row] = {}
+    names = [name for name in params if not table.is_not_exported(name)]
+    by_param: dict[str, Rule] = {}
     for row in table.rows:
         if row.param in by_param:
             raise ValueError(f"table: parameter {row.param!r} has two rows")

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxlm.errors import UserError
 from jaxlm.nn import splash
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.layers import Compute, Key, pick
+from jaxlm.nn.layers import ComputeConfig, Key, take_columns
 from jaxlm.parallel.sharding import Rules, constrain
 
 log = logging.getLogger("jaxlm")
@@ -53,8 +53,8 @@ class Mask:
         """Returns the mask of the queries in these columns alone; of all where None."""
         if columns_BQ is None:
             return self
-        own = columns_BQ if self.columns_BT is None else pick(self.columns_BT, columns_BQ)
-        return replace(self, query_BT=pick(self.query_BT, columns_BQ), columns_BT=own)
+        own = columns_BQ if self.columns_BT is None else take_columns(self.columns_BT, columns_BQ)
+        return replace(self, query_BT=take_columns(self.query_BT, columns_BQ), columns_BT=own)
 
     def dense(self, rules: Rules = NO_MESH) -> Bool[Array, "B 1 T S"]:
         """True where a query reads a key; laid out as the queries are."""
@@ -138,7 +138,7 @@ def attend(
     k_BSKH: Float[Array, "B S K H"],
     v_BSKH: Float[Array, "B S K H"],
     mask: Mask,
-    compute: Compute,
+    compute: ComputeConfig,
     *,
     bias: Float[Array, "1 N T S"] | None = None,
     scale: float | None = None,
@@ -193,7 +193,7 @@ def attend(
 
 
 def _kernel(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, mask: Mask, compute: Compute, *, biased: bool, drops: bool
+    q_BTNH: jax.Array, k_BSKH: jax.Array, mask: Mask, compute: ComputeConfig, *, biased: bool, drops: bool
 ) -> Literal["splash", "cudnn", "xla"]:
     """The kernel for one call of `attend`, by the devices of the mesh: where it is compiled says nothing of them."""
     asked, platform = compute.attention, compute.rules.platform

@@ -13,13 +13,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.layers import Compute, Key, activation, dense, layer_norm, normal, param, split
+from jaxlm.nn.layers import ComputeConfig, Key, activation, dense, layer_norm, normal, param, split_key
 from jaxlm.parallel.sharding import Rules, constrain
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("states", "table", "bias"), meta_fields=("rules",))
 @dataclass(frozen=True)
-class LogitFactors:
+class FactoredLogits:
     """The logits of a language model, not yet multiplied out: states [..., D], table [V, D] and bias [V].
 
     A loss needs them a few tokens at a time only (`objectives.cross_entropy`): whole, they are the largest array. The
@@ -58,13 +58,13 @@ class PooledClassifier(nn.Module):
     dropout: float
     dropout_before: bool
     init_std: float
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None) -> Float[Array, "R S C"]:
         del table
         embed_dim = x_RSD.shape[-1]
-        before, after = split(key, 2)
+        before, after = split_key(key, 2)
         init = normal(self.init_std)
         x = dropout(x_RSD, self.dropout, before) if self.dropout_before else x_RSD
         x = constrain(x, ("batch", "slots", "act_embed"), self.compute.rules)
@@ -77,10 +77,10 @@ class PooledClassifier(nn.Module):
         return constrain(outputs.astype(jnp.float32), ("batch", "slots", None), self.compute.rules)
 
 
-def pooled_classifier(activation: str, *, dropout_before: bool) -> Callable[[Any, Compute, int], nn.Module]:
+def pooled_classifier(activation: str, *, dropout_before: bool) -> Callable[[Any, ComputeConfig, int], nn.Module]:
     """Returns a `Family.heads` entry; dropout at the config's `classifier_dropout`, else at its `dropout`."""
 
-    def build(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+    def build(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
         rate = config.dropout if config.classifier_dropout is None else config.classifier_dropout
         return PooledClassifier(num_outputs, activation, rate, dropout_before, config.init_std, compute)
 
@@ -94,7 +94,7 @@ class LinearClassifier(nn.Module):
     dropout: float
     bias: bool
     init_std: float
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None) -> Float[Array, "R S C"]:
@@ -113,24 +113,24 @@ class LanguageModelHead(nn.Module):
     vocab_size: int
     tied: bool
     init_std: float
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "R S D"], key: Key, table: Array) -> LogitFactors:
+    def __call__(self, x: Float[Array, "R S D"], key: Key, table: Array) -> FactoredLogits:
         del key
         if not self.tied:
             shape, axes = (self.vocab_size, x.shape[-1]), ("vocab", "embed")
             table = param(self, "unembed", normal(self.init_std), shape, axes)
-        return LogitFactors(x, table, rules=self.compute.rules)
+        return FactoredLogits(x, table, rules=self.compute.rules)
 
 
-def causal_lm(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+def causal_lm(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
     """A `Family.heads` entry: the next token, by the token table where the config says `tied`."""
     del num_outputs
     return LanguageModelHead(config.vocab_size, config.tied, config.init_std, compute)
 
 
-def linear_classifier(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+def linear_classifier(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
     """A `Family.heads` entry, without bias: HF's `score`."""
     return LinearClassifier(num_outputs, config.classifier_dropout, False, config.init_std, compute)
 
@@ -141,25 +141,25 @@ class MaskedLanguageModelHead(nn.Module):
     activation: str
     norm_eps: float
     init_std: float
-    compute: Compute
+    compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "R S D"], key: Key, table: Array) -> LogitFactors:
+    def __call__(self, x: Float[Array, "R S D"], key: Key, table: Array) -> FactoredLogits:
         del key
         sizes, axes = (x.shape[-1], table.shape[1]), ("embed", "embed_in")
         x = dense(self, "transform", x, sizes, axes, init=normal(self.init_std), dtype=self.compute.dtype)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
         x = layer_norm(self, "transform_norm", activation(self.activation)(x), self.norm_eps)
         bias = param(self, "vocab_bias", nn.initializers.zeros, table.shape[:1], ("vocab",))
-        return LogitFactors(x, table, bias, self.compute.rules)
+        return FactoredLogits(x, table, bias, self.compute.rules)
 
 
 def masked_lm(
     *, activation: str | None = None, norm_eps: float | None = None
-) -> Callable[[Any, Compute, int], nn.Module]:
+) -> Callable[[Any, ComputeConfig, int], nn.Module]:
     """Returns a `Family.heads` entry; what is not given is the config's `activation` and `norm_eps`."""
 
-    def build(config: Any, compute: Compute, num_outputs: int) -> nn.Module:
+    def build(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
         del num_outputs
         act = config.activation if activation is None else activation
         eps = config.norm_eps if norm_eps is None else norm_eps

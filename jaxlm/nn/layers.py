@@ -27,7 +27,7 @@ Key = jax.Array | None
 
 
 @dataclass(frozen=True)
-class Compute:
+class ComputeConfig:
     """How a model is computed; never changes its parameter tree."""
 
     dtype: Any = jnp.float32
@@ -51,7 +51,7 @@ def normal(std: float) -> Callable[..., jax.Array]:
     return nn.initializers.normal(std)
 
 
-def expand(x: jax.Array, rank: int) -> jax.Array:
+def add_leading_axes(x: jax.Array, rank: int) -> jax.Array:
     """Adds leading axes of size one up to `rank`: biases meet activations without implicit rank promotion."""
     return x.reshape((1,) * (rank - x.ndim) + x.shape)
 
@@ -86,7 +86,7 @@ def dense(
     y = _product(x.astype(dtype), kernel, contract, module.compute.rules)
     if bias:
         b = param(module, f"{name}_bias", nn.initializers.zeros, sizes[contract:], axes[contract:])
-        y = y + expand(b.astype(dtype), y.ndim)
+        y = y + add_leading_axes(b.astype(dtype), y.ndim)
     return y
 
 
@@ -106,10 +106,10 @@ def embed(
 ) -> jax.Array:
     """Rows of a float32 embedding table [num, embed_dim], whose first logical axis is `axis`."""
     table = param(module, name, normal(init_std), (num, embed_dim), (axis, "embed"))
-    return look_up(table, ids, module.compute.rules, axis)
+    return embedding_lookup(table, ids, module.compute.rules, axis)
 
 
-def look_up(table: jax.Array, ids: jax.Array, rules: Rules, axis: str = "vocab") -> jax.Array:
+def embedding_lookup(table: jax.Array, ids: jax.Array, rules: Rules, axis: str = "vocab") -> jax.Array:
     """Rows of a table [num, D], whose first logical axis is `axis`, for ids [R, T]: [R, T, D].
 
     What is split along D is gathered first, as a layer's weights are; of rows that are split, each device takes those
@@ -119,7 +119,7 @@ def look_up(table: jax.Array, ids: jax.Array, rules: Rules, axis: str = "vocab")
     return constrain(rows, ("batch", "length", "act_embed"), rules)
 
 
-def spread_heads(q: jax.Array, k: jax.Array, v: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array, jax.Array]:
+def shard_heads(q: jax.Array, k: jax.Array, v: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries, keys and values [R, T, N, H] as attention wants them: heads over `tensor`; over `context` the queries
     only, for each of which the keys and values of the whole row are gathered."""
     q, k, v = (constrain(x, ("batch", "length", "act_heads", "head_dim"), rules) for x in (q, k, v))
@@ -128,7 +128,7 @@ def spread_heads(q: jax.Array, k: jax.Array, v: jax.Array, rules: Rules) -> tupl
     return q, k, v
 
 
-def pick(x: jax.Array, columns: jax.Array | None, axis: int = 1) -> jax.Array:
+def take_columns(x: jax.Array, columns: jax.Array | None, axis: int = 1) -> jax.Array:
     """Each row's entries of x along `axis` at its `columns` [R, S]; all of them where None."""
     if columns is None:
         return x
@@ -145,7 +145,7 @@ def layer_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Ar
     mean = x32.mean(-1, keepdims=True)
     centred = x32 - mean
     inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
-    return (centred * inverse * expand(scale, x.ndim) + expand(bias, x.ndim)).astype(x.dtype)
+    return (centred * inverse * add_leading_axes(scale, x.ndim) + add_leading_axes(bias, x.ndim)).astype(x.dtype)
 
 
 def rms_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Array:
@@ -153,10 +153,10 @@ def rms_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Arra
     scale = param(module, f"{name}_scale", nn.initializers.ones, x.shape[-1:], ("norm",))
     x32 = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + eps)
-    return (x32 * inverse * expand(scale, x.ndim)).astype(x.dtype)
+    return (x32 * inverse * add_leading_axes(scale, x.ndim)).astype(x.dtype)
 
 
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray) -> jax.Array:
+def apply_rope(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray) -> jax.Array:
     """Rotary position embedding (Su et al., 2021): turns the pair (h, h + H/2) by position x frequency h.
 
     Args:
@@ -164,7 +164,9 @@ def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray) 
     Returns:
       As x, in its dtype; the angles are computed in float32.
     """
-    angles = positions_BT.astype(jnp.float32)[:, :, None, None] * expand(jnp.asarray(frequencies, jnp.float32), 4)
+    angles = positions_BT.astype(jnp.float32)[:, :, None, None] * add_leading_axes(
+        jnp.asarray(frequencies, jnp.float32), 4
+    )
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -209,7 +211,7 @@ def relative_bias(
     return shifted[None, :, :, length - 1 :]
 
 
-def split(key: Key, num: int) -> Sequence[Key]:
+def split_key(key: Key, num: int) -> Sequence[Key]:
     """Splits a key; None stays None."""
     return (None,) * num if key is None else tuple(jax.random.split(key, num))
 
@@ -267,7 +269,7 @@ def run_stack(
     params: Any,
     x: Any,
     key: Key,
-    compute: Compute,
+    compute: ComputeConfig,
     last: Callable[[Any, Any, Key], Any] | None = None,
 ) -> Any:
     """Runs stacked layers in order.
@@ -284,7 +286,7 @@ def run_stack(
     final = _remat(last, compute, scanned=False) if last else step
     if unrolled:
         layers = _unstack(params, num_layers)
-        for layer, k in zip(layers, split(key, num_layers), strict=True):
+        for layer, k in zip(layers, split_key(key, num_layers), strict=True):
             x = (final if layer is layers[-1] else step)(layer, x, k)
         return x
 
@@ -308,7 +310,7 @@ def _unstack(params: Any, num_layers: int) -> list[Any]:
     return [jax.tree.unflatten(tree, layer) for layer in zip(*parts, strict=True)]
 
 
-def _remat(fn: Callable[..., Any], compute: Compute, *, scanned: bool) -> Callable[..., Any]:
+def _remat(fn: Callable[..., Any], compute: ComputeConfig, *, scanned: bool) -> Callable[..., Any]:
     policies = jax.checkpoint_policies
     split = max(compute.rules.size("fsdp"), compute.rules.size("context")) > 1
     if compute.remat == "none" and not split:

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlm.nn.heads import LogitFactors
+from jaxlm.nn.heads import FactoredLogits
 from jaxlm.parallel.sharding import Rules, constrain
 
-WHOLE = 2**25
+MAX_LOGITS = 2**25
 """Most logits that are computed at once where the chunk is chosen here: 128 MiB of float32."""
 
 
-class Terms(NamedTuple):
+class LossTerms(NamedTuple):
     """What is subtracted from and added to the log-likelihood."""
 
     label_smoothing: float = 0.0
@@ -26,15 +26,15 @@ class Terms(NamedTuple):
     """Weight of log(Z)^2, which keeps the logits from drifting (Chowdhery et al., 2022, section 5)."""
 
 
-PLAIN = Terms()
+NO_TERMS = LossTerms()
 
 
 def cross_entropy(
-    factors: LogitFactors,
+    factors: FactoredLogits,
     labels: jax.Array,
     weights: jax.Array,
     *,
-    terms: Terms = PLAIN,
+    terms: LossTerms = NO_TERMS,
     chunk: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of log Z - (1 - a) l_y - a mean(l) + z log(Z)^2 over tokens, and the sum of weights.
@@ -46,22 +46,24 @@ def cross_entropy(
       factors: states [R, T, D], table [V, D], bias [V] or None.
       labels: int32 [R, T].
       weights: float32 [R, T]; no gradient flows to them.
-      chunk: columns of T whose logits exist at once; None: all of them if they are at most `WHOLE` numbers.
+      chunk: columns of T whose logits exist at once; None: all of them if they are at most `MAX_LOGITS` numbers.
     """
-    cut = Cut.of(factors, labels.shape, chunk)
+    cut = Chunking.of(factors, labels.shape, chunk)
     if cut.whole:
         losses = _losses(factors.logits(), labels, terms)
         return (losses * weights).sum(), weights.sum()
     return _chunked_sum(factors, labels, weights, terms, cut), weights.sum()
 
 
-def token_scores(factors: LogitFactors, labels: jax.Array, *, chunk: int | None = None) -> tuple[jax.Array, jax.Array]:
+def token_scores(
+    factors: FactoredLogits, labels: jax.Array, *, chunk: int | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Negative log-likelihood of each label, and whether it has the highest logit: float32 and bool [R, T]."""
-    cut = Cut.of(factors, labels.shape, chunk)
+    cut = Chunking.of(factors, labels.shape, chunk)
     rules = factors.rules
 
     def one(labels: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _losses(logits, labels, PLAIN), logits.argmax(-1).astype(labels.dtype) == labels
+        return _losses(logits, labels, NO_TERMS), logits.argmax(-1).astype(labels.dtype) == labels
 
     if cut.whole:
         return one(labels, factors.logits())
@@ -71,7 +73,7 @@ def token_scores(factors: LogitFactors, labels: jax.Array, *, chunk: int | None 
     return cut.join(scores[0]), cut.join(scores[1])
 
 
-class Cut(NamedTuple):
+class Chunking(NamedTuple):
     """How rows are taken a few columns at a time: by each device from its own part of the rows and columns."""
 
     length: int
@@ -82,8 +84,8 @@ class Cut(NamedTuple):
     """Columns that each device takes at a time."""
 
     @classmethod
-    def of(cls, factors: LogitFactors, shape: Sequence[int], chunk: int | None) -> Cut:
-        """`chunk`: columns of a whole row taken at once; None: as many as give a device at most `WHOLE` logits."""
+    def of(cls, factors: FactoredLogits, shape: Sequence[int], chunk: int | None) -> Chunking:
+        """`chunk`: columns of a whole row taken at once; None: as many as give a device at most `MAX_LOGITS` logits."""
         (rows, length), rules = shape, factors.rules
         row_shards, column_shards = rules.num_batch_shards, max(1, rules.size("context"))
         row_shards = row_shards if rows % row_shards == 0 else 1
@@ -116,8 +118,8 @@ class Cut(NamedTuple):
 
 
 def chunk_size(rows: int, length: int, vocab_size: int) -> int:
-    """Columns whose logits are at most `WHOLE` numbers, at least one."""
-    return max(1, min(length, WHOLE // (rows * vocab_size)))
+    """Columns whose logits are at most `MAX_LOGITS` numbers, at least one."""
+    return max(1, min(length, MAX_LOGITS // (rows * vocab_size)))
 
 
 def _logits(states: jax.Array, table: jax.Array, bias: jax.Array | None, rules: Rules) -> jax.Array:
@@ -128,7 +130,7 @@ def _logits(states: jax.Array, table: jax.Array, bias: jax.Array | None, rules: 
     return constrain(product, ("batch", None, "length", None, "act_vocab"), rules)
 
 
-def _losses(logits: jax.Array, labels: jax.Array, terms: Terms) -> jax.Array:
+def _losses(logits: jax.Array, labels: jax.Array, terms: LossTerms) -> jax.Array:
     """float32, as labels."""
     log_z = jax.nn.logsumexp(logits, axis=-1)
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
@@ -139,7 +141,9 @@ def _losses(logits: jax.Array, labels: jax.Array, terms: Terms) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _chunked_sum(factors: LogitFactors, labels: jax.Array, weights: jax.Array, terms: Terms, cut: Cut) -> jax.Array:
+def _chunked_sum(
+    factors: FactoredLogits, labels: jax.Array, weights: jax.Array, terms: LossTerms, cut: Chunking
+) -> jax.Array:
     """The weighted sum, without its gradient."""
     rules, table = factors.rules, factors.gathered()
 
@@ -153,7 +157,7 @@ def _chunked_sum(factors: LogitFactors, labels: jax.Array, weights: jax.Array, t
     return jax.lax.scan(add, start, parts)[0].sum()
 
 
-def _forward(factors: LogitFactors, labels: jax.Array, weights: jax.Array, terms: Terms, cut: Cut) -> Any:
+def _forward(factors: FactoredLogits, labels: jax.Array, weights: jax.Array, terms: LossTerms, cut: Chunking) -> Any:
     """The sum, and the gradient of the factors for a cotangent of one.
 
     Each device adds up its own rows' and columns' part of the gradients over the turns; the parts meet once, after.
@@ -187,7 +191,7 @@ def _forward(factors: LogitFactors, labels: jax.Array, weights: jax.Array, terms
     return total.sum(), replace(factors, states=cut.join(d_states), table=d_table, bias=d_bias)
 
 
-def _backward(terms: Terms, cut: Cut, gradient: LogitFactors, cotangent: jax.Array) -> Any:
+def _backward(terms: LossTerms, cut: Chunking, gradient: FactoredLogits, cotangent: jax.Array) -> Any:
     del terms, cut
     return jax.tree.map(lambda g: g * cotangent.astype(g.dtype), gradient), None, None
 

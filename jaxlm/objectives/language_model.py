@@ -12,21 +12,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlm.nn.heads import LogitFactors
+from jaxlm.nn.heads import FactoredLogits
 from jaxlm.objectives import Batch, Loss
-from jaxlm.objectives.cross_entropy import PLAIN, Terms, cross_entropy, token_scores
+from jaxlm.objectives.cross_entropy import NO_TERMS, LossTerms, cross_entropy, token_scores
 
 
-def language_model_loss(*, terms: Terms = PLAIN, chunk: int | None = None) -> Loss:
+def language_model_loss(*, terms: LossTerms = NO_TERMS, chunk: int | None = None) -> Loss:
     """-log p(label) of each weighted token (maximum likelihood); `terms` and `chunk` as in `cross_entropy`."""
 
-    def loss(outputs: LogitFactors, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def loss(outputs: FactoredLogits, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return cross_entropy(outputs, batch["labels"], batch["weights"], terms=terms, chunk=chunk)
 
     return loss
 
 
-def measure_language_model(outputs: LogitFactors, batch: Batch, *, chunk: int | None = None) -> dict[str, jax.Array]:
+def measure_language_model(outputs: FactoredLogits, batch: Batch, *, chunk: int | None = None) -> dict[str, jax.Array]:
     """Sums over a batch, float32 []: `nll` in nats, `tokens` and `correct` of the tokens that are predicted."""
     losses, correct = token_scores(outputs, batch["labels"], chunk=chunk)
     weights = batch["weights"]
@@ -38,7 +38,7 @@ def measure_language_model(outputs: LogitFactors, batch: Batch, *, chunk: int | 
 
 
 def replaced_tokens_loss(
-    *, discriminator_weight: float, mask_rate: float, terms: Terms = PLAIN, chunk: int | None = None
+    *, discriminator_weight: float, mask_rate: float, terms: LossTerms = NO_TERMS, chunk: int | None = None
 ) -> Loss:
     """The generator's cross-entropy and w times the discriminator's (Clark et al., 2020, equation 3).
 

@@ -22,8 +22,8 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     warmup = min(warmup, total_steps)
     peak, decay_steps = config.learning_rate, max(total_steps - warmup, 1)
     after = {
-        "linear": lambda: optax.linear_schedule(peak, peak * config.final, decay_steps),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final),
+        "linear": lambda: optax.linear_schedule(peak, peak * config.end_factor, decay_steps),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps, alpha=config.end_factor),
         "constant": lambda: optax.constant_schedule(peak),
     }[config.schedule]()
     if not warmup:
@@ -42,7 +42,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int, axes: Any) -> opta
     Args:
       axes: tree of the parameters' logical axes (`Model.axes`), by which matrices are told apart.
     """
-    store = bfloat16_moments if config.moments == "bfloat16" else lambda rule: rule
+    store = bfloat16_moments if config.moment_dtype == "bfloat16" else lambda rule: rule
     adam = store(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
     rule = {
         "adamw": lambda: adam,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlm.optim.matrices import Blocks, blocks_of
+from jaxlm.optim.matrices import MatrixDims, matrix_dims
 from jaxlm.parallel.sharding import is_axes
 
 _FACTORED_FROM = 128
@@ -47,7 +47,7 @@ def scale_by_adafactor(axes: Any, *, decay: float = 0.8) -> optax.GradientTransf
     Args:
       axes: tree of the parameters' logical axes.
     """
-    blocks = [blocks_of(names) for names in jax.tree.leaves(axes, is_leaf=is_axes)]
+    blocks = [matrix_dims(names) for names in jax.tree.leaves(axes, is_leaf=is_axes)]
 
     def init(params: Any) -> AdafactorState:
         leaves, structure = jax.tree.flatten(params)
@@ -74,7 +74,7 @@ def scale_by_adafactor(axes: Any, *, decay: float = 0.8) -> optax.GradientTransf
     return optax.GradientTransformation(init, update)
 
 
-def _factored(shape: tuple[int, ...], block: Blocks) -> bool:
+def _factored(shape: tuple[int, ...], block: MatrixDims) -> bool:
     sizes = [math.prod(shape[dim] for dim in dims) for dims in (block.rows, block.columns)]
     return min(sizes) >= _FACTORED_FROM
 
@@ -83,12 +83,12 @@ def _averaged(shape: tuple[int, ...], dims: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(1 if dim in dims else size for dim, size in enumerate(shape))
 
 
-def _rms(x: jax.Array, block: Blocks) -> jax.Array:
-    return jnp.sqrt(jnp.square(x).mean(block.each, keepdims=True))
+def _rms(x: jax.Array, block: MatrixDims) -> jax.Array:
+    return jnp.sqrt(jnp.square(x).mean(block.dims, keepdims=True))
 
 
 def _step(
-    grad: Any, param: Any, rows: Any, columns: Any, whole: Any, block: Blocks, *, beta: jax.Array
+    grad: Any, param: Any, rows: Any, columns: Any, whole: Any, block: MatrixDims, *, beta: jax.Array
 ) -> tuple[Any, Any, Any, Any]:
     """Returns the update of one parameter, and its moments."""
     square = jnp.square(grad) + _EPS

@@ -26,7 +26,7 @@ class OptimizerConfig(Section):
     """Added to Adam's denominator."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
     """Decay of Muon's mean of gradients."""
-    moments: Literal["float32", "bfloat16"] = "float32"
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
     """How means of gradients and of their squares are stored: bfloat16 takes half the memory; `adafactor`: float32."""
     offload: bool = False
     """Keep the optimizer's state in the host's memory, where the devices can reach it; does not change the result."""
@@ -34,14 +34,14 @@ class OptimizerConfig(Section):
     """Course of the learning rate after the warm-up, to the last step."""
     warmup: float = Field(default=0.0, ge=0)
     """Below 1: a fraction of all steps; from 1 on: steps."""
-    final: float = Field(default=0.0, ge=0, le=1)
+    end_factor: float = Field(default=0.0, ge=0, le=1)
     """Where linear and cosine end, as a fraction of `learning_rate`."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Global gradient norm bound; null: none."""
 
     @model_validator(mode="after")
     def _used(self) -> OptimizerConfig:
-        unused = {"adamw": ("momentum",), "adafactor": ("b1", "b2", "eps", "momentum", "moments"), "muon": ()}[
+        unused = {"adamw": ("momentum",), "adafactor": ("b1", "b2", "eps", "momentum", "moment_dtype"), "muon": ()}[
             self.name
         ]
         fields = type(self).model_fields

@@ -12,23 +12,23 @@ TABLES = ("vocab", "positions", "types", "buckets", "classes")
 """Axes whose entries are looked up or chosen between: an embedding, or an output layer."""
 
 
-class Blocks(NamedTuple):
+class MatrixDims(NamedTuple):
     """The dimensions of a parameter, by what they are to a matrix-wise update rule.
 
     Attributes:
-      each: those of one matrix or vector; the others count independent ones.
+      dims: those of one matrix or vector; the others count independent ones.
       rows, columns: of a matrix, the dimensions that are contracted with the input, and those of the output: several
         where heads are split. Empty for anything else.
       table: whether it is an embedding or an output layer.
     """
 
-    each: tuple[int, ...]
+    dims: tuple[int, ...]
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     table: bool
 
 
-def blocks_of(axes: Sequence[str]) -> Blocks:
+def matrix_dims(axes: Sequence[str]) -> MatrixDims:
     """Reads a parameter's axes: kernels name those of their input before those of their output."""
     units: list[tuple[int, ...]] = []
     for dim, name in enumerate(axes):
@@ -38,6 +38,6 @@ def blocks_of(axes: Sequence[str]) -> Blocks:
             units[-1] += (dim,)
         else:
             units.append((dim,))
-    each = tuple(dim for unit in units for dim in unit)
+    dims = tuple(dim for unit in units for dim in unit)
     rows, columns = units if len(units) == 2 else ((), ())
-    return Blocks(each, rows, columns, any(name in TABLES for name in axes))
+    return MatrixDims(dims, rows, columns, any(name in TABLES for name in axes))

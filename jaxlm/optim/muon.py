@@ -10,7 +10,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from jaxlm.optim.matrices import blocks_of
+from jaxlm.optim.matrices import matrix_dims
 from jaxlm.parallel.sharding import is_axes
 
 _RMS = 0.2
@@ -36,7 +36,7 @@ def scale_by_muon_or(
     """
 
     def dimensions(names: Any) -> Any:
-        block = blocks_of(names)
+        block = matrix_dims(names)
         return optax.MaskedNode() if block.table or not block.rows else MuonDimensionNumbers(block.rows, block.columns)
 
     numbers = jax.tree.map(dimensions, axes, is_leaf=is_axes)

@@ -25,7 +25,7 @@ class Cluster:
     """Of `jax.distributed.initialize`."""
 
 
-def find(
+def detect_cluster(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,

@@ -37,7 +37,7 @@ _SPLITS = (2, 4, 8)
 
 class MeshChoice(NamedTuple):
     mesh: Mesh
-    why: str
+    description: str
     """For the log: the preset, the sizes above 1, and under `auto` the reason."""
 
 

@@ -17,12 +17,12 @@ from jaxlm.parallel.sharding import Rules, batch_shardings
 from jaxlm.parallel.share import Share
 
 
-def share(rules: Rules, micro_batches: int = 1) -> Share:
+def local_share(rules: Rules, micro_batches: int = 1) -> Share:
     """The rows of a global batch that this process builds: those that its devices hold."""
     return Share(_shards(rules), rules.num_batch_shards, micro_batches)
 
 
-def to_device(batch: Batch, rules: Rules, *, leading: int = 0) -> dict[str, jax.Array]:
+def shard_batch(batch: Batch, rules: Rules, *, leading: int = 0) -> dict[str, jax.Array]:
     """Puts this process's rows of a batch on the mesh, all but what is for the host alone.
 
     Args:
@@ -35,16 +35,16 @@ def to_device(batch: Batch, rules: Rules, *, leading: int = 0) -> dict[str, jax.
     return {key: _place(value, shardings[key], leading, rules) for key, value in local.items()}
 
 
-def of_all_processes(array: Any, rules: Rules) -> np.ndarray:
+def gather_rows(array: Any, rules: Rules) -> np.ndarray:
     """All rows of an array on the host, of which this process has built its own; in the order of the global batch."""
-    if not processes.active() or rules.mesh is None:
+    if not processes.is_multiprocess() or rules.mesh is None:
         return np.asarray(array)
-    return processes.fetch(_place(np.asarray(array), batch_shardings({"": array}, rules)[""], 0, rules))
+    return processes.to_host(_place(np.asarray(array), batch_shardings({"": array}, rules)[""], 0, rules))
 
 
-def total(counts: Mapping[str, int], rules: Rules) -> dict[str, int]:
+def sum_over_processes(counts: Mapping[str, int], rules: Rules) -> dict[str, int]:
     """Sums over all processes of what each counted in its rows; all processes have to call it."""
-    answers = processes.exchange([dict(counts), len(_shards(rules))])
+    answers = processes.all_gather_json([dict(counts), len(_shards(rules))])
     copies = sum(held for _, held in answers) // rules.num_batch_shards  # processes may hold parts of the same rows
     return {name: sum(each[name] for each, _ in answers) // copies for name in counts}
 

@@ -2,11 +2,12 @@
 
 The engine is `jax.distributed`; here is what a program around it owes its user:
 
-- Until the first step, processes fail one by one: a file is missing on one host, a directory cannot be written on
-  another. `exchange` and what is built on it are the points where all hear of it, and stop with the same message.
-- From then on (`in_step`), they wait for each other inside collectives, and can no longer be told anything. A process
-  that fails ends at once; the others notice by a broken connection, or when its heartbeat has been missing for
-  `HEARTBEAT` seconds. `lost_peer` recognises that.
+- Before the first step, processes fail one by one: a file is missing on one host, a directory cannot be written on
+  another. At `all_gather_json` and the functions built on it, all processes learn of the failure and stop with the
+  same message.
+- After that (`collective_section`) they wait for each other inside collectives and cannot exchange messages. A process
+  that fails ends at once; the others notice a broken connection, or that its heartbeat has been missing for
+  `HEARTBEAT` seconds. `lost_peer` recognizes that.
 
 With one process, nothing here does anything.
 """
@@ -50,19 +51,19 @@ _ERRORS = {kind.__name__: kind for kind in (UserError, RunFailure, Interrupted)}
 
 
 @dataclass
-class _Standing:
+class _PeerState:
     """What the others know of this process."""
 
-    in_step: bool = False
+    in_collectives: bool = False
     told: bool = False
     steps: int = 0
     exchanges: int = 0
 
 
-_standing = _Standing()
+_peers = _PeerState()
 
 
-def start(cluster: Cluster, *, stop_steps: bool) -> None:
+def initialize(cluster: Cluster, *, stop_steps: bool) -> None:
     """Connects this process with the others; before JAX is used for anything else.
 
     Args:
@@ -85,7 +86,7 @@ def start(cluster: Cluster, *, stop_steps: bool) -> None:
     log.info("%s: process %d of %d", cluster.name, jax.process_index(), jax.process_count())
 
 
-def active() -> bool:
+def is_multiprocess() -> bool:
     """Whether this process is one of several."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
@@ -100,7 +101,7 @@ def is_first() -> bool:
     return process_index() == 0
 
 
-def exchange(value: Any = None, error: Exception | None = None) -> list[Any]:
+def all_gather_json(value: Any = None, error: Exception | None = None) -> list[Any]:
     """Hands a JSON value to all processes and returns everyone's, in order; all processes have to call it.
 
     Calls of all functions below match each other, whichever a process is at, so that an error is heard at once.
@@ -108,18 +109,18 @@ def exchange(value: Any = None, error: Exception | None = None) -> list[Any]:
     Args:
       error: what this process failed by; it is raised here and, as the first that failed tells it, by the others.
     """
-    if not active():
+    if not is_multiprocess():
         if error is not None:
             raise error
         return [value]
     failed = None if error is None else {"kind": type(error).__name__, "text": str(error) or type(error).__name__}
     message = json.dumps({"value": value, "failed": failed}).encode()
-    _standing.told = error is not None
+    _peers.told = error is not None
     # Others may be hours behind, tokenising a corpus: a barrier waits for them, where a collective would time out.
-    _standing.exchanges += 1
+    _peers.exchanges += 1
     barrier = get_barrier_sync_fn()
     assert barrier is not None
-    barrier(key=f"jaxlm.exchange.{_standing.exchanges}", timeout_ms=_PATIENCE * 1000)
+    barrier(key=f"jaxlm.exchange.{_peers.exchanges}", timeout_ms=_PATIENCE * 1000)
     sizes = multihost_utils.process_allgather(np.asarray([len(message)], np.int32))
     room = 1 << max(8, int(np.max(sizes) - 1).bit_length())  # few shapes are compiled
     padded = np.zeros(room, np.uint8)
@@ -130,82 +131,82 @@ def exchange(value: Any = None, error: Exception | None = None) -> list[Any]:
         raise error
     for number, answer in enumerate(answers):
         if answer["failed"] is not None:
-            _standing.told = True
+            _peers.told = True
             kind = _ERRORS.get(answer["failed"]["kind"], RunFailure)
             raise kind(f"process {number}: {answer['failed']['text']}")
     return [answer["value"] for answer in answers]
 
 
-def first(make: Callable[[], T]) -> T:
+def broadcast_from_first(make: Callable[[], T]) -> T:
     """What the first process makes, a JSON value, on all of them."""
-    if not active():
+    if not is_multiprocess():
         return make()
     value = None
     if is_first():
         try:
             value = make()
         except Exception as error:
-            tell(error)
+            announce_error(error)
             raise
-    return exchange(value)[0]
+    return all_gather_json(value)[0]
 
 
-def first_alone(make: Callable[[], T]) -> T:
+def first_then_others(make: Callable[[], T]) -> T:
     """Calls `make` on the first process and then, when that is done, on the others, which find what it has written."""
-    if not active():
+    if not is_multiprocess():
         return make()
     if not is_first():
-        exchange()
+        all_gather_json()
         return make()
     try:
         made = make()
     except Exception as error:
-        tell(error)
+        announce_error(error)
         raise
-    exchange()
+    all_gather_json()
     return made
 
 
-def same(what: str, text: Callable[[], str]) -> None:
+def assert_same(what: str, text: Callable[[], str]) -> None:
     """Raises UserError, on all processes, where `text()` is not the same on all of them."""
-    if not active():
+    if not is_multiprocess():
         return
-    digests = exchange(hashlib.sha256(text().encode()).hexdigest())
+    digests = all_gather_json(hashlib.sha256(text().encode()).hexdigest())
     different = [number for number, digest in enumerate(digests) if digest != digests[0]]
     if different:
         listed = ", ".join(map(str, different[:8]))
-        _standing.told = True  # as all of them find out here
+        _peers.told = True  # as all of them find out here
         raise UserError(
             f"{what} differ between processes: those of process {listed} are not those of process 0. Start all hosts "
             "with the same command, configuration, code and data"
         )
 
 
-def tell(error: Exception) -> None:
+def announce_error(error: Exception) -> None:
     """Lets the others hear of an error, where they still can and have not yet."""
-    if active() and not _standing.in_step and not _standing.told:
+    if is_multiprocess() and not _peers.in_collectives and not _peers.told:
         with contextlib.suppress(type(error)):
-            exchange(error=error)
+            all_gather_json(error=error)
 
 
 @contextlib.contextmanager
-def in_step() -> Iterator[None]:
+def collective_section() -> Iterator[None]:
     """The time in which all processes compute together. It ends, without an error, when all have reached its end."""
-    exchange()
-    _standing.in_step = True
+    all_gather_json()
+    _peers.in_collectives = True
     yield
-    exchange()
-    _standing.in_step = False
+    all_gather_json()
+    _peers.in_collectives = False
 
 
 def is_stop_step() -> bool:
     """Whether a signal to one of the processes ends the run after this step; all processes ask after every step."""
-    _standing.steps += 1
-    return multihost_utils.reached_preemption_sync_point(_standing.steps)
+    _peers.steps += 1
+    return multihost_utils.reached_preemption_sync_point(_peers.steps)
 
 
 @contextlib.contextmanager
-def together(advice: str) -> Iterator[None]:
+def error_boundary(advice: str) -> Iterator[None]:
     """Around all that a process does with the others: its errors are told to them, and theirs become clear.
 
     Args:
@@ -219,9 +220,9 @@ def together(advice: str) -> Iterator[None]:
     except Exception as error:
         if (lost := lost_peer(error)) is not None:
             raise RunFailure(f"{lost}. {advice}") from error
-        tell(error)
+        announce_error(error)
         if isinstance(error, Interrupted):
-            _standing.told = True  # in the loop, all are interrupted after the same step
+            _peers.told = True  # in the loop, all are interrupted after the same step
         if type(error).__name__ not in _ERRORS:
             traceback.print_exc()
             raise RunFailure(f"process {process_index()}: {type(error).__name__}: {_line(error)}") from error
@@ -230,7 +231,7 @@ def together(advice: str) -> Iterator[None]:
 
 def lost_peer(error: BaseException) -> RunFailure | None:
     """What to tell the user if `error` means that another process is gone; None if it means something else."""
-    if not active() or not isinstance(error, (ValueError, RuntimeError)):
+    if not is_multiprocess() or not isinstance(error, (ValueError, RuntimeError)):
         return None
     if not any(sign in str(error) for sign in _LOST):
         return None
@@ -240,7 +241,7 @@ def lost_peer(error: BaseException) -> RunFailure | None:
     )
 
 
-def leave(status: int) -> int:
+def shutdown(status: int) -> int:
     """Takes leave of the other processes before this one ends; returns the exit status.
 
     After an error that the others were not told of, they will not answer: the process then ends here and now, without
@@ -248,7 +249,7 @@ def leave(status: int) -> int:
     """
     if not jax.distributed.is_initialized():
         return status
-    if status == 0 or _standing.told:
+    if status == 0 or _peers.told:
         try:
             jax.distributed.shutdown()
             return status
@@ -261,7 +262,7 @@ def leave(status: int) -> int:
     os._exit(status)
 
 
-def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
+def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
     """A whole array on every process, wherever its parts lie; all processes have to call it alike."""
     if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))

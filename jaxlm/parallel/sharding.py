@@ -45,7 +45,7 @@ class Rules:
 
     mesh: Mesh | None = None
     table: tuple[tuple[str, tuple[str, ...]], ...] = tuple(TABLE.items())
-    why: str = field(default="", compare=False)
+    description: str = field(default="", compare=False)
     """The mesh in words, and what speaks for it."""
 
     def spec(self, axes: Sequence[str | None], shape: Sequence[int] | None = None) -> PartitionSpec:

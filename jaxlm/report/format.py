@@ -43,15 +43,18 @@ def curves(rows: Sequence[Mapping[str, Any]], metric: str, best_step: int | None
     x_val, y_val = _points(evaluations, "loss")
     if np.isfinite(y).any() or np.isfinite(y_val).any():
         named = (("training", y), ("validation", y_val))
-        alt = ", ".join(f"{name} loss from {score(v[0])} to {score(v[-1])}" for name, v in named if v.size)
+        alt = ", ".join(
+            f"{name} loss from {format_score(v[0])} to {format_score(v[-1])}" for name, v in named if v.size
+        )
         keys = (("raw", "training"), ("line-1", "training, smoothed")) if y.size else ()
         keys += (("line-2", "validation"),) if y_val.size else ()
         series = Series(x, y, "raw"), Series(x, smooth(y), "line-1"), Series(x_val, y_val, "line-2", dots=True)
         figures.append(Figure("Loss", draw(alt, *series), keys))
     x, y = _points(evaluations, metric)
     if np.isfinite(y).any() and metric != "loss":
-        title = f"Validation {plain(metric)}"
-        alt = f"{title} from {score(y[0])} to {score(y[-1])}, between {np.nanmin(y):.4f} and {np.nanmax(y):.4f}"
+        title = f"Validation {format_name(metric)}"
+        first_to_last = f"{format_score(y[0])} to {format_score(y[-1])}"
+        alt = f"{title} from {first_to_last}, between {np.nanmin(y):.4f} and {np.nanmax(y):.4f}"
         figures.append(Figure(title, draw(alt, Series(x, y, "line-2", dots=True))))
     x, y = _points(train, "learning_rate")
     if np.isfinite(y).any():
@@ -101,18 +104,18 @@ def scatter(p: Predictions) -> Figure:
     return Figure("Predicted against gold", svg, note=note)
 
 
-def score(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """A metric's value, with four decimals; a dash for what is missing or not finite."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
-def plain(name: str) -> str:
+def format_name(name: str) -> str:
     """A key as people write it: `tokens_per_s` -> `tokens/s`, `f1_macro` -> `F1 macro`."""
     words = name.replace("_per_s", "/s").split("_")
     return " ".join(_WRITTEN.get(word, word) for word in words)
 
 
-def number(value: Any) -> str:
+def format_number(value: Any) -> str:
     """For people: thousands set apart, four significant digits, a dash for what is missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
@@ -123,7 +126,7 @@ def number(value: Any) -> str:
     return str(value)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`12.3 s`, `2 min 41 s`, `3 h 07 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

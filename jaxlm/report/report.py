@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.metrics.classification import PRIMARY, confusion_matrix, higher_is_better
-from jaxlm.report.format import curves, duration, number, plain, reliability, scatter, score
+from jaxlm.report.format import curves, format_duration, format_name, format_number, format_score, reliability, scatter
 from jaxlm.run.tracking import read_metrics
 from jaxlm.tasks.classification_report import Predictions, per_class, read_predictions, top_confusions, worst_errors
 
@@ -67,7 +67,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "plain": plain, "percent": lambda v: f"{v:.1%}"}
+    environment.filters |= {"number": format_number, "plain": format_name, "percent": lambda v: f"{v:.1%}"}
     return environment.from_string(resources.files("jaxlm.report").joinpath("report.html.in").read_text("utf-8"))
 
 
@@ -171,7 +171,7 @@ def _tiles(
 ) -> list[tuple[str, str]]:
     """The figures at the head of the page, each with what it says."""
     tiles = [
-        (score(scores[s][metric]), f"{s} {plain(metric)}")
+        (format_score(scores[s][metric]), f"{s} {format_name(metric)}")
         for s in ("test", "validation")
         if metric in scores.get(s, {})
     ]
@@ -180,7 +180,7 @@ def _tiles(
     tiles.append((f"{steps:,}", note))
     for name in ("examples_per_s", "tokens_per_s"):
         if name in summary.get("throughput", {}):
-            tiles.append((f"{summary['throughput'][name]:,.0f}", plain(name)))
+            tiles.append((f"{summary['throughput'][name]:,.0f}", format_name(name)))
     return tiles[:4]
 
 
@@ -200,7 +200,9 @@ def _score_table(
     return {
         "columns": [name for name, _ in columns],
         "num_splits": len(splits),
-        "rows": [(name, plain(name), [score(values.get(name)) for _, values in columns]) for name in ordered],
+        "rows": [
+            (name, format_name(name), [format_score(values.get(name)) for _, values in columns]) for name in ordered
+        ],
     }
 
 
@@ -257,17 +259,17 @@ def _describe(p: Predictions) -> dict[str, Any]:
 def _facts(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Names and values of a possibly nested mapping, as people write them."""
     for key, value in values.items():
-        name = prefix + plain(str(key))
+        name = prefix + format_name(str(key))
         if isinstance(value, Mapping):
             yield from _facts(value, f"{name} · ")
         elif isinstance(value, list | tuple):
-            yield name, ", ".join(map(number, value)) or "none"
+            yield name, ", ".join(map(format_number, value)) or "none"
         elif key.endswith("_share") and isinstance(value, int | float):
             yield name, f"{value:.1%}"
         elif key.endswith("seconds") and isinstance(value, int | float):
-            yield name.removesuffix(" seconds").replace("seconds", "time"), duration(value)
+            yield name.removesuffix(" seconds").replace("seconds", "time"), format_duration(value)
         else:
-            yield name, number(value)
+            yield name, format_number(value)
 
 
 def _data_table(data: Mapping[str, Any]) -> dict[str, Any]:

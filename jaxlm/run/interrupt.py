@@ -24,7 +24,7 @@ class Interrupt:
 
     def after_step(self) -> str | None:
         """The signal that ends the run after this step, if any; all processes have to ask, after every step."""
-        if not processes.active():
+        if not processes.is_multiprocess():
             return self.received
         return (self.received or "SIGTERM") if processes.is_stop_step() else None
 
@@ -37,7 +37,7 @@ def watch_signals() -> Iterator[Interrupt]:
         yield flag
         return
 
-    several = processes.active()
+    several = processes.is_multiprocess()
 
     def note(number: int, _frame: object) -> None:
         if flag.received is not None and number == signal.SIGINT:

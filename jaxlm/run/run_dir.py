@@ -71,20 +71,20 @@ class RunDir:
         return isinstance(summary, dict) and summary.get("status") == "finished"
 
     @classmethod
-    def open(cls, root: Path, name: str, *, fresh: bool) -> RunDir:
+    def open(cls, root: Path, name: str, *, restart: bool) -> RunDir:
         """Makes the directory, or takes up the one that is there, and checks that it can be written.
 
         Args:
           root: parent of run directories (`logging.directory`), made if absent.
           name: the run's name.
-          fresh: move an existing directory aside, to the first free `<name>.old-<n>`; nothing is ever deleted.
+          restart: move an existing directory aside, to the first free `<name>.old-<n>`; nothing is ever deleted.
 
         Raises:
-          UserError: it cannot be made or written; or, with `fresh`, another process is writing it.
+          UserError: it cannot be made or written; or, with `restart`, another process is writing it.
         """
         run = cls(Path(root).absolute() / name)
         try:
-            if fresh and run.path.is_dir():
+            if restart and run.path.is_dir():
                 with run.lock():
                     number = 1
                     while (aside := run.path.with_name(f"{name}.old-{number}")).exists():

@@ -59,7 +59,7 @@ def _read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
             if number < len(lines):  # the last one may be torn, or the file empty
                 raise UserError(
                     f"{path}, line {number}: expected a JSON object with an integer step; found {line[:80]!r}. "
-                    "Remove the line, or start over with train.fresh=true"
+                    "Remove the line, or start over with train.restart=true"
                 ) from None
     return rows
 

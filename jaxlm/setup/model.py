@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 from jaxlm.config.model import ModelConfig
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
-from jaxlm.hf.checkpoint import Checkpoint
+from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.models import Model, get_family
 from jaxlm.models.base import override
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import choose_mesh
 from jaxlm.parallel.sharding import Rules, param_shardings
 from jaxlm.tokenizer.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ def build_model(
     config: Config,
     task: Any,
     tokenizer: Tokenizer,
-    checkpoint: Checkpoint | None,
+    checkpoint: HFCheckpoint | None,
     devices: Sequence[Any] | None = None,
 ) -> Model:
     """Returns the model on its mesh; UserError where config, tokenizer and checkpoint do not fit together."""
@@ -66,7 +66,7 @@ def build_model(
         return True
 
     mesh, why = choose_mesh(config.mesh, built.num_parameters, divides, devices)
-    built = replace(built, compute=make_compute(model, Rules(mesh, why=why)))
+    built = replace(built, compute=make_compute(model, Rules(mesh, description=why)))
     built.shapes  # noqa: B018  sizes that do not divide show now
     return built
 
@@ -80,8 +80,8 @@ def _from_tokenizer(sizes: Any, tokenizer: Tokenizer) -> dict[str, Any]:
     return {"vocab_size": tokenizer.vocab_size, **known}
 
 
-def make_compute(model: ModelConfig, rules: Rules) -> Compute:
+def make_compute(model: ModelConfig, rules: Rules) -> ComputeConfig:
     """How to compute, from the config's knobs and the platform."""
     # Unrolled, XLA's CPU compiler saves the copies in and out of the loop; elsewhere compile time weighs more.
     unroll = model.unroll if model.unroll != "auto" else 1_000_000 if rules.platform == "cpu" else 1
-    return Compute(jnp.dtype(model.dtype), model.attention, model.remat, unroll, rules)
+    return ComputeConfig(jnp.dtype(model.dtype), model.attention, model.remat, unroll, rules)

@@ -13,7 +13,7 @@ import jax
 
 from jaxlm.config.schema import Config
 from jaxlm.errors import Stop
-from jaxlm.hf.checkpoint import Checkpoint, load_params
+from jaxlm.hf.checkpoint import HFCheckpoint, load_params
 from jaxlm.models import Model
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.model import build_model
@@ -26,7 +26,7 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Setup:
     """A run's parts, before any parameter exists."""
 
     config: Config
@@ -38,7 +38,7 @@ class Prepared:
     cleaned: dict[str, int]
     """What the cleaning did, counted."""
     model: Model
-    checkpoint: Checkpoint | None
+    checkpoint: HFCheckpoint | None
     """Where the parameters come from; None: drawn at random."""
 
     @property
@@ -55,14 +55,14 @@ class Prepared:
         return jax.jit(self.model.init, out_shardings=shardings)(key), ()
 
 
-def prepare(
+def make_setup(
     config: Config,
     *,
     tokenizer_cache: Path | None = None,
     splits: Sequence[str] = SPLITS,
     stop: Stop = lambda: None,
     devices: Sequence[Any] | None = None,
-) -> Prepared:
+) -> Setup:
     """Loads, checks and tokenizes a config's data and builds its model.
 
     Args:
@@ -82,4 +82,4 @@ def prepare(
     make = prepare_rows if config.task.kind == "classification" else partial(prepare_corpora, stop=stop)
     task, tokenizer, data, cleaned = make(config, checkpoint, tokenizer_cache, splits)
     model = build_model(config, task, tokenizer, checkpoint, devices=devices)
-    return Prepared(config, task, tokenizer, data, cleaned, model, checkpoint)
+    return Setup(config, task, tokenizer, data, cleaned, model, checkpoint)

@@ -8,25 +8,25 @@ from pathlib import Path
 
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
-from jaxlm.hf.checkpoint import Checkpoint
-from jaxlm.hf.hub import resolve
+from jaxlm.hf.checkpoint import HFCheckpoint
+from jaxlm.hf.hub import find_model_dir
 from jaxlm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from jaxlm.tokenizer.training import train_tokenizer
 
 log = logging.getLogger("jaxlm")
 
 
-def open_checkpoint(config: Config) -> Checkpoint | None:
+def open_checkpoint(config: Config) -> HFCheckpoint | None:
     """What `model.init` names, its config.json read and checked before any data; None without it."""
     if config.model.init is None:
         return None
-    checkpoint = Checkpoint(resolve(config.model.init, key="model.init", revision=config.model.revision))
+    checkpoint = HFCheckpoint(find_model_dir(config.model.init, key="model.init", revision=config.model.revision))
     checkpoint.model_config  # noqa: B018  an unsupported checkpoint is refused
     return checkpoint
 
 
 def make_tokenizer(
-    config: Config, checkpoint: Checkpoint | None, cache: Path | None, texts: Callable[[], Iterable[str]] | None
+    config: Config, checkpoint: HFCheckpoint | None, cache: Path | None, texts: Callable[[], Iterable[str]] | None
 ) -> Tokenizer:
     """Loads the tokenizer that a config names, or trains one.
 
@@ -37,7 +37,7 @@ def make_tokenizer(
     model = config.model
     if model.train_tokenizer is None:
         if model.tokenizer is not None:
-            return load_tokenizer(resolve(model.tokenizer, key="model.tokenizer"))
+            return load_tokenizer(find_model_dir(model.tokenizer, key="model.tokenizer"))
         if checkpoint is None:
             raise UserError(
                 "model.tokenizer: expected a tokenizer directory, a hub id, or model.train_tokenizer without model.init"

@@ -9,7 +9,13 @@ from typing import Literal
 import numpy as np
 
 from jaxlm.data.corpus.row_plan import Segment
-from jaxlm.tasks.language_model import LanguageModelConfig, PretrainingTask, SamplesConfig, next_tokens, show_segments
+from jaxlm.tasks.language_model import (
+    LanguageModelConfig,
+    PretrainingTask,
+    SamplesConfig,
+    next_token_row,
+    show_segments,
+)
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 
@@ -32,7 +38,7 @@ class CausalLM(PretrainingTask):
 
     head = "causal_lm"
     wrap = "documents"
-    overlap = 1
+    lookahead = 1
     generative = True
 
     @classmethod
@@ -42,7 +48,7 @@ class CausalLM(PretrainingTask):
     def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """tokens, segment_ids, positions, labels int32 [T]; weights float32 [T]."""
         del rng
-        return next_tokens(segments, self.length, self.pad_id)
+        return next_token_row(segments, self.length, self.pad_id)
 
     def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
         return show_segments(batch, tokenizer, {})

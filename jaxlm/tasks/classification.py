@@ -15,10 +15,10 @@ from jaxlm.data.config import DataConfig
 from jaxlm.data.examples.example import Example
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.metrics.classification import PRIMARY, classification_metrics, decide, metric_names
+from jaxlm.metrics.classification import PRIMARY, classification_metrics, metric_names, predicted_labels
 from jaxlm.objectives.classification import LOSSES, Loss
 from jaxlm.section import Section
-from jaxlm.tasks.labels import LabelEncoder, infer_problem, names_of
+from jaxlm.tasks.labels import LabelEncoder, distinct_labels, infer_problem
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger("jaxlm")
@@ -105,11 +105,11 @@ class Classification:
         if (
             names is None
             and checkpoint_labels
-            and set(names_of(values, problem, config.label_separator)) <= _known(checkpoint_labels)
+            and set(distinct_labels(values, problem, config.label_separator)) <= _known(checkpoint_labels)
         ):
             names = tuple(checkpoint_labels)
         if names is None:
-            names = names_of(values, problem, config.label_separator)
+            names = distinct_labels(values, problem, config.label_separator)
         if problem in ("auto", "binary", "multiclass"):
             if problem == "binary" and len(names) != 2:
                 raise UserError(f"task.problem=binary: expected two labels, found {len(names)}: {', '.join(names[:8])}")
@@ -245,7 +245,7 @@ class Classification:
         scores = self.scores(outputs)
         if self.problem == "regression":
             return [{"score": float(s)} for s in scores]
-        decided = decide(self.problem, scores, threshold=self.config.threshold)
+        decided = predicted_labels(self.problem, scores, threshold=self.config.threshold)
         named = [dict(zip(self.label_names, map(float, row), strict=True)) for row in scores]
         if self.problem == "multilabel":
             chosen = [[n for n, on in zip(self.label_names, row, strict=True) if on] for row in decided]

@@ -22,7 +22,7 @@ def split_labels(value: Any, separator: str | None) -> list[str]:
     return [part.strip() for part in str(value).split(separator)] if separator else [str(value)]
 
 
-def spell(value: Any) -> str:
+def label_name(value: Any) -> str:
     """A label as a name; booleans are 0 and 1."""
     return str(int(value)) if isinstance(value, (bool, np.bool_)) else str(value)
 
@@ -48,12 +48,12 @@ def _fractional(value: Any) -> bool:
     return True
 
 
-def names_of(values: Sequence[Any], problem: str, separator: str | None) -> tuple[str, ...]:
+def distinct_labels(values: Sequence[Any], problem: str, separator: str | None) -> tuple[str, ...]:
     """Distinct labels, numbers by value and words by spelling."""
     if problem == "multilabel":
         names = {label for v in values for label in split_labels(v, separator)}
     else:
-        names = {spell(v) for v in values if v is not None and v != ""}
+        names = {label_name(v) for v in values if v is not None and v != ""}
     return tuple(sorted(names, key=lambda n: (0, int(n), n) if n.lstrip("-").isdigit() else (1, 0, n)))
 
 
@@ -94,7 +94,7 @@ class LabelEncoder:
         return np.asarray(number, np.float32)
 
     def _id(self, value: Any, table: Table, row: int) -> int:
-        name = spell(value)
+        name = label_name(value)
         if name in self._ids:
             return self._ids[name]
         if self._as_ids and name.isdigit() and int(name) < len(self.names):

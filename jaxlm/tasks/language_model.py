@@ -13,7 +13,7 @@ from pydantic import Field
 from jaxlm.data.corpus.corpus import Corpus
 from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.objectives import Batch, Loss
-from jaxlm.objectives.cross_entropy import Terms
+from jaxlm.objectives.cross_entropy import LossTerms
 from jaxlm.objectives.language_model import language_model_loss, measure_language_model
 from jaxlm.section import Section
 from jaxlm.tokenizer.tokenizer import Tokenizer
@@ -57,7 +57,7 @@ class PretrainingTask(ABC):
     """Head kind of the model."""
     wrap: Literal["documents", "none"]
     """Special tokens in the tokenised corpus: "documents" (around each) or "none" (the row adds its own)."""
-    overlap: int
+    lookahead: int
     """Tokens that a segment carries beyond its inputs: 1 where the next token is predicted."""
     overhead: Any = 0
     """Columns that a segment takes up besides its tokens."""
@@ -88,7 +88,7 @@ class PretrainingTask(ABC):
 
     def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss:
         """The cross-entropy of what a row asks; `chunk` columns at a time."""
-        return language_model_loss(terms=Terms(label_smoothing, self.config.z_loss), chunk=chunk)
+        return language_model_loss(terms=LossTerms(label_smoothing, self.config.z_loss), chunk=chunk)
 
     def measure(self, outputs: Any, batch: Batch, chunk: int | None = None) -> dict[str, Any]:
         """Sums over a batch, on the device."""
@@ -111,7 +111,7 @@ class PretrainingTask(ABC):
         return {}
 
 
-def lay_out(
+def concat_segments(
     pieces: Sequence[np.ndarray], length: int, pad_id: int, prefix: str = ""
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Lays pieces of text side by side in a row.
@@ -138,9 +138,9 @@ def lay_out(
     return {f"{prefix}tokens": tokens, f"{prefix}segment_ids": segment_ids, f"{prefix}positions": positions}, starts
 
 
-def next_tokens(segments: Sequence[Segment], length: int, pad_id: int) -> dict[str, np.ndarray]:
-    """A row in which every token asks for the next: `lay_out` of the inputs, `labels` and `weights`."""
-    arrays, _ = lay_out([segment.tokens[:-1] for segment in segments], length, pad_id)
+def next_token_row(segments: Sequence[Segment], length: int, pad_id: int) -> dict[str, np.ndarray]:
+    """A row in which every token asks for the next: `concat_segments` of the inputs, `labels` and `weights`."""
+    arrays, _ = concat_segments([segment.tokens[:-1] for segment in segments], length, pad_id)
     labels = np.zeros(length, np.int32)
     following = [segment.tokens[1:] for segment in segments]
     used = sum(map(len, following))

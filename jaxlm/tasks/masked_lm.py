@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from jaxlm.data.corpus.masking import choose_masked, hide
+from jaxlm.data.corpus.masking import apply_masks, sample_mask_positions
 from jaxlm.data.corpus.row_plan import Segment
-from jaxlm.tasks.language_model import METRICS, LanguageModelConfig, PretrainingTask, lay_out, show_segments
+from jaxlm.tasks.language_model import METRICS, LanguageModelConfig, PretrainingTask, concat_segments, show_segments
 from jaxlm.tokenizer.tokenizer import Tokenizer
 from jaxlm.tokenizer.vocabulary import Vocabulary, masking_vocabulary
 
@@ -50,7 +50,7 @@ class MaskedRows:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, length: int, kind: str, **settings: Any) -> MaskedRows:
-        before, after = tokenizer.surroundings
+        before, after = tokenizer.special_token_affixes
         vocabulary = masking_vocabulary(tokenizer, kind)
         return cls(length, tokenizer.pad_id or 0, before, after, vocabulary, **settings)
 
@@ -67,16 +67,18 @@ class MaskedRows:
         """tokens (hidden), original_tokens, segment_ids, positions int32 [T]; of the tokens asked for, slot_positions
         (columns) and labels int32 [S], weights float32 [S]."""
         pieces = [np.concatenate([self.before, segment.tokens, self.after]) for segment in segments]
-        arrays, _ = lay_out(pieces, self.length, self.pad_id)
+        arrays, _ = concat_segments(pieces, self.length, self.pad_id)
         original = arrays["tokens"]
         inside = arrays["segment_ids"] > 0
         columns = np.zeros(0, np.int64)
         if inside.any():
             # Padding may be an ordinary token in a vocabulary without one for it.
-            columns = choose_masked(
+            columns = sample_mask_positions(
                 original[: inside.sum()], rng, self.vocabulary, rate=self.rate, whole_word=self.whole_word
             )
-            arrays["tokens"] = hide(original, columns, rng, self.vocabulary, masked=self.masked, random=self.random)
+            arrays["tokens"] = apply_masks(
+                original, columns, rng, self.vocabulary, masked=self.masked, random=self.random
+            )
         asked = {
             "slot_positions": np.zeros(self.slots, np.int32),
             "labels": np.zeros(self.slots, np.int32),
@@ -103,7 +105,7 @@ class MaskedLM(PretrainingTask):
 
     head = "masked_lm"
     wrap = "none"
-    overlap = 0
+    lookahead = 0
 
     @classmethod
     def from_tokenizer(cls, config: MaskedLMConfig, tokenizer: Tokenizer, length: int) -> MaskedLM:

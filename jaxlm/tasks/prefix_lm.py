@@ -14,7 +14,7 @@ from jaxlm.tasks.language_model import (
     LanguageModelConfig,
     PretrainingTask,
     SamplesConfig,
-    next_tokens,
+    next_token_row,
     show_segments,
 )
 from jaxlm.tokenizer.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ class PrefixLM(PretrainingTask):
 
     head = "causal_lm"
     wrap = "documents"
-    overlap = 1
+    lookahead = 1
     generative = True
 
     @classmethod
@@ -56,7 +56,7 @@ class PrefixLM(PretrainingTask):
         Of a segment of n inputs the first p, 1 <= p <= n, are the prefix; the last of them predicts the first token
         behind it.
         """
-        arrays = next_tokens(segments, self.length, self.pad_id)
+        arrays = next_token_row(segments, self.length, self.pad_id)
         prefix = np.zeros(self.length, np.int32)
         column = 0
         for segment in segments:

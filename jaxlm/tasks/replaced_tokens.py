@@ -12,7 +12,7 @@ from pydantic import Field
 from jaxlm.data.corpus.corpus import Corpus
 from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.objectives import Batch, Loss
-from jaxlm.objectives.cross_entropy import Terms
+from jaxlm.objectives.cross_entropy import LossTerms
 from jaxlm.objectives.language_model import measure_replaced_tokens, replaced_tokens_loss
 from jaxlm.tasks.language_model import LanguageModelConfig, PretrainingTask, token_metrics
 from jaxlm.tasks.masked_lm import MaskedRows
@@ -43,7 +43,7 @@ class ReplacedTokens(PretrainingTask):
 
     head = "replaced_tokens"
     wrap = "none"
-    overlap = 0
+    lookahead = 0
 
     @classmethod
     def from_tokenizer(cls, config: ReplacedTokensConfig, tokenizer: Tokenizer, length: int) -> ReplacedTokens:
@@ -78,7 +78,7 @@ class ReplacedTokens(PretrainingTask):
         return replaced_tokens_loss(
             discriminator_weight=self.config.discriminator_weight,
             mask_rate=self.config.mask_rate,
-            terms=Terms(label_smoothing, self.config.z_loss),
+            terms=LossTerms(label_smoothing, self.config.z_loss),
             chunk=chunk,
         )
 

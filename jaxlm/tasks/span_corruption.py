@@ -14,7 +14,7 @@ from jaxlm.data.corpus.masking import corrupt_spans, corrupted_lengths
 from jaxlm.data.corpus.row_plan import Cost, Segment
 from jaxlm.data.examples.shapes import round_up
 from jaxlm.errors import UserError
-from jaxlm.tasks.language_model import METRICS, LanguageModelConfig, PretrainingTask, lay_out, show_segments
+from jaxlm.tasks.language_model import METRICS, LanguageModelConfig, PretrainingTask, concat_segments, show_segments
 from jaxlm.tokenizer.tokenizer import Tokenizer
 from jaxlm.tokenizer.vocabulary import sentinels
 
@@ -43,7 +43,7 @@ class SpanCorruption(PretrainingTask):
 
     head = "seq2seq_lm"
     wrap = "none"
-    overlap = 0
+    lookahead = 0
 
     @classmethod
     def from_tokenizer(cls, config: SpanCorruptionConfig, tokenizer: Tokenizer, length: int) -> SpanCorruption:
@@ -103,10 +103,10 @@ class SpanCorruption(PretrainingTask):
             )
             for segment in segments
         ]  # fmt: skip
-        encoder, _ = lay_out([inputs for inputs, _ in pairs], self.length, self.pad_id)
+        encoder, _ = concat_segments([inputs for inputs, _ in pairs], self.length, self.pad_id)
         start = np.asarray([self.pad_id], np.int32)
         shifted = [np.concatenate([start, target[:-1]]) for _, target in pairs]
-        decoder, _ = lay_out(shifted, self.target_length, self.pad_id, "decoder_")
+        decoder, _ = concat_segments(shifted, self.target_length, self.pad_id, "decoder_")
         labels = np.zeros(self.target_length, np.int32)
         used = sum(len(target) for _, target in pairs)
         if used:

@@ -27,7 +27,7 @@ _SUPERSEDED = (
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Encoding:
     """One model input: a text, a pair, or one window of it."""
 
     ids: np.ndarray
@@ -67,8 +67,8 @@ class Tokenizer:
         max_length: int | None = None,
         stride: int | None = None,
         special_tokens: bool = True,
-    ) -> list[list[Encoded]]:
-        """Returns one list per text: a single `Encoded` or, with `stride`, its overlapping windows.
+    ) -> list[list[Encoding]]:
+        """Returns one list per text: a single `Encoding` or, with `stride`, its overlapping windows.
 
         Args:
           texts: any strings, empty ones too.
@@ -98,7 +98,7 @@ class Tokenizer:
                 pieces = [_truncate(sequences, room, left)]
             else:
                 pieces = _windows(sequences, room, stride)
-            result.append([Encoded(*layout.fill(piece), truncated) for piece in pieces])
+            result.append([Encoding(*layout.fill(piece), truncated) for piece in pieces])
         return result
 
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = True) -> str:
@@ -117,7 +117,7 @@ class Tokenizer:
         return tuple(sorted({i for i, token in added.items() if token.special} | {i for i in named if i is not None}))
 
     @cached_property
-    def surroundings(self) -> tuple[np.ndarray, np.ndarray]:
+    def special_token_affixes(self) -> tuple[np.ndarray, np.ndarray]:
         """int32 ids of the special tokens that go before and after a single text."""
         parts = _Layout.of(self._backend, 1, True).parts
         place = next(i for i, part in enumerate(parts) if not isinstance(part, np.ndarray))

@@ -84,7 +84,7 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and processes.active() and not isinstance(error, Interrupted):
+        if error is not None and processes.is_multiprocess() and not isinstance(error, Interrupted):
             return  # a save cannot be waited for without the others; this process ends without more ado
         try:
             self.close()
@@ -165,7 +165,7 @@ class Checkpointer:
         if chosen == _NONE:
             raise RunFailure(
                 f"{self._directory}: no sound checkpoint: damaged: {', '.join(f'step {s}' for s in candidates)}. "
-                "Bring the directory back from a copy, or start over with train.fresh=true"
+                "Bring the directory back from a copy, or start over with train.restart=true"
             )
         if step is None:
             self._damaged = sorted(s for s in steps if s > chosen)

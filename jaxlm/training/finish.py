@@ -17,16 +17,16 @@ from jaxlm.parallel import processes
 from jaxlm.report.report import write_report
 from jaxlm.run.run_dir import RunDir
 from jaxlm.run.tracking import Tracker
-from jaxlm.setup.setup import Prepared
+from jaxlm.setup.setup import Setup
 from jaxlm.tasks.baselines import baseline_scores
 from jaxlm.training.progress import Progress
 
 PACKAGES = ("jaxlm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
 
-def conclude(
+def finish_run(
     run: RunDir,
-    prepared: Prepared,
+    setup: Setup,
     params: Any,
     steps: int,
     steps_per_epoch: int | None,
@@ -36,31 +36,31 @@ def conclude(
     initialised: Sequence[str],
     metric: str | None,
     command: str,
-    beside: Mapping[str, dict[str, float]],
+    reference_scores: Mapping[str, dict[str, float]],
 ) -> dict[str, Any]:
     """Scores, exports and reports.
 
     Args:
       params: those of the best checkpoint, or the last without a validation split.
-      beside: scores of other systems on the same data.
+      reference_scores: scores of other systems on the same data.
     Returns:
       The summary, as in summary.json; written last, so that a run that has one is whole.
     """
-    task = prepared.task
+    task = setup.task
     scores: dict[str, dict[str, float]] = {}
     for name in ("validation", "test"):
-        if name not in prepared.splits:
+        if name not in setup.splits:
             continue
-        scores[name], predictions = evaluator.evaluate(params, prepared.splits[name])
+        scores[name], predictions = evaluator.evaluate(params, setup.splits[name])
         tracker.evaluation(steps, name if name == "test" else "validation (best)", scores[name])
         if predictions is not None and processes.is_first():
             run.write_text(f"predictions/{name}.jsonl", to_jsonl(predictions()))
     scored = next((name for name in ("test", "validation") if name in scores), None)
-    baselines: dict[str, Any] = dict(beside)
-    if getattr(prepared.config.task, "baselines", False) and scored is not None and processes.is_first():
-        baselines |= baseline_scores(task, prepared.splits["train"], prepared.splits[scored], prepared.config.seed)
+    baselines: dict[str, Any] = dict(reference_scores)
+    if getattr(setup.config.task, "baselines", False) and scored is not None and processes.is_first():
+        baselines |= baseline_scores(task, setup.splits["train"], setup.splits[scored], setup.config.seed)
     summary = {
-        "name": prepared.config.name,
+        "name": setup.config.name,
         "status": "finished",
         "command": command,
         "steps": steps,
@@ -70,29 +70,29 @@ def conclude(
         "scores": scores,
         "baselines": baselines,
         **task.describe(),
-        "data": {name: split.describe() for name, split in prepared.splits.items()},
-        "cleaned": prepared.cleaned,
-        "throughput": progress.window.throughput(),
+        "data": {name: split.describe() for name, split in setup.splits.items()},
+        "cleaned": setup.cleaned,
+        "throughput": progress.meter.throughput(),
         "model": {
-            "family": prepared.model.family.name,
-            "parameters": prepared.model.num_parameters,
-            "init": prepared.config.model.init,
+            "family": setup.model.family.name,
+            "parameters": setup.model.num_parameters,
+            "init": setup.config.model.init,
             "new_parameters": list(initialised),
         },
-        "environment": environment(prepared),
+        "environment": environment(setup),
     }
-    export_model(run.model, prepared.model, params, task.hf_config())
+    export_model(run.model, setup.model, params, task.hf_config())
     if processes.is_first():
-        prepared.tokenizer.save(run.model)
+        setup.tokenizer.save(run.model)
         run.write_json("summary.json", {**summary, "status": "reporting"})
         write_report(run.path)
         run.write_json("summary.json", summary)
     return summary
 
 
-def environment(prepared: Prepared) -> dict[str, Any]:
+def environment(setup: Setup) -> dict[str, Any]:
     """Versions, devices and mesh of this run."""
-    mesh = prepared.rules.mesh
+    mesh = setup.rules.mesh
     versions = {}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""The training loader and the evaluator of a prepared run, by what it learns from: labelled rows or a corpus."""
+"""The training loader and the evaluator of a setup run, by what it learns from: labelled rows or a corpus."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config.schema import Config
-from jaxlm.data.corpus.dataset import CorpusSplit, StreamSplit
+from jaxlm.data.corpus.dataset import CorpusSplit
 from jaxlm.data.corpus.loader import CorpusLoader
-from jaxlm.data.corpus.stream_loader import StreamLoader
 from jaxlm.data.examples.example import Batch
 from jaxlm.data.examples.loader import TrainLoader
 from jaxlm.data.examples.shapes import Shapes, round_up
 from jaxlm.errors import UserError
 from jaxlm.inference.evaluate_corpus import CorpusEvaluator
 from jaxlm.inference.evaluator import Evaluator
-from jaxlm.parallel.placement import share
+from jaxlm.parallel.placement import local_share
 from jaxlm.parallel.sharding import Rules
-from jaxlm.setup.setup import Prepared
+from jaxlm.setup.setup import Setup
 
 
 class EmptyRows:
@@ -45,34 +44,33 @@ class EmptyRows:
     def close(self) -> None: ...
 
 
-Loader = TrainLoader | CorpusLoader | StreamLoader | EmptyRows
+Loader = TrainLoader | CorpusLoader | EmptyRows
 """Endless training batches, with the state of an exact resume."""
 
 
-def make_loader(prepared: Prepared) -> Loader:
+def make_loader(setup: Setup) -> Loader:
     """Returns the endless training batches of a run.
 
     Raises:
       UserError: no training data, or a batch that does not divide.
     """
-    config = prepared.config
+    config = setup.config
     train, data = config.train, config.data
-    if "train" not in prepared.splits:
+    if "train" not in setup.splits:
         raise UserError("data.train: expected a source of training rows")
-    split = prepared.splits["train"]
-    multiple = train.accumulation * prepared.rules.num_batch_shards
-    held = share(prepared.rules, train.accumulation)
-    if isinstance(split, CorpusSplit | StreamSplit):
-        rows = corpus_rows(config, prepared.rules)
-        shared: dict[str, Any] = {"build": prepared.task.row, "rows": rows, "seed": config.seed}
-        shared |= {"settings": prepared.task.settings, "share": held}
-        if isinstance(split, StreamSplit):
-            return StreamLoader(split.parts, steps=train.steps, **shared)
+    split = setup.splits["train"]
+    multiple = train.grad_accum_steps * setup.rules.num_batch_shards
+    held = local_share(setup.rules, train.grad_accum_steps)
+    if isinstance(split, CorpusSplit):
+        rows = corpus_rows(config, setup.rules)
+        shared: dict[str, Any] = {"build": setup.task.row, "rows": rows, "seed": config.seed}
+        shared |= {"settings": setup.task.settings, "share": held}
         return CorpusLoader(list(zip(split.plans, split.weights, strict=True)), **shared)
-    if data.order == "balanced" and (train.batch_tokens or not data.packing):
+    if data.batch_order == "balanced" and (train.batch_tokens or not data.packing):
         raise UserError(
-            "data.order=balanced: expected train.batch_size and data.packing=true; batches of train.batch_tokens are "
-            "filled as they are, and padding would only grow by long and short examples in one batch"
+            "data.batch_order=balanced: expected train.batch_size and data.packing=true; batches of "
+            "train.batch_tokens are filled as they are, and padding would only grow by long and short examples in "
+            "one batch"
         )
     return TrainLoader(
         split.examples,
@@ -83,10 +81,10 @@ def make_loader(prepared: Prepared) -> Loader:
         max_length=data.max_length,
         max_shapes=data.max_shapes,
         row_multiple=multiple,
-        pad_id=prepared.tokenizer.pad_id or 0,
+        pad_id=setup.tokenizer.pad_id or 0,
         seed=config.seed,
-        order=data.order,
-        pool=prepared.model.family.pool,
+        order=data.batch_order,
+        pool=setup.model.family.pool,
         share=held,
     )
 
@@ -97,22 +95,22 @@ def corpus_rows(config: Config, rules: Rules) -> int:
     Raises:
       UserError: they do not divide over devices and micro-batches.
     """
-    train, multiple = config.train, config.train.accumulation * rules.num_batch_shards
+    train, multiple = config.train, config.train.grad_accum_steps * rules.num_batch_shards
     rows = train.batch_size if train.batch_tokens is None else max(1, train.batch_tokens // config.data.max_length)
     if train.batch_tokens is None and rows % multiple:
         raise UserError(
             f"train.batch_size={rows}: expected a multiple of {multiple}, the data-parallel devices times "
-            "train.accumulation; or give train.batch_tokens, which is rounded"
+            "train.grad_accum_steps; or give train.batch_tokens, which is rounded"
         )
     return round_up(rows, multiple)
 
 
-def make_evaluator(prepared: Prepared) -> Evaluator | CorpusEvaluator:
+def make_evaluator(setup: Setup) -> Evaluator | CorpusEvaluator:
     """Returns what scores the splits of a run: `evaluate(params, split)`."""
-    config = prepared.config
+    config = setup.config
     if config.task.kind == "classification":
-        return Evaluator(prepared.model, prepared.task, config.data, prepared.tokenizer.pad_id or 0)
+        return Evaluator(setup.model, setup.task, config.data, setup.tokenizer.pad_id or 0)
     chunk = config.model.logits_chunk
     return CorpusEvaluator(
-        prepared.model, prepared.task, config.data.max_length, config.data.eval_rows, None if chunk == "auto" else chunk
+        setup.model, setup.task, config.data.max_length, config.data.eval_rows, None if chunk == "auto" else chunk
     )

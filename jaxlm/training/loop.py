@@ -23,16 +23,16 @@ from jaxlm.inference.evaluator import Evaluator
 from jaxlm.inference.samples import Sampler, save_samples
 from jaxlm.metrics.classification import higher_is_better
 from jaxlm.parallel import processes
-from jaxlm.parallel.placement import total
+from jaxlm.parallel.placement import sum_over_processes
 from jaxlm.run.interrupt import Interrupt, watch_signals
 from jaxlm.run.run_dir import RunDir
 from jaxlm.run.tracking import Tracker
-from jaxlm.setup.setup import Prepared, prepare
+from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.training.checkpoint import Checkpointer
-from jaxlm.training.finish import conclude
+from jaxlm.training.finish import finish_run
 from jaxlm.training.loaders import make_evaluator
 from jaxlm.training.plan import Plan, make_plan
-from jaxlm.training.progress import BestSoFar, Progress
+from jaxlm.training.progress import BestCheckpoint, Progress
 from jaxlm.training.state import TrainState
 
 log = logging.getLogger("jaxlm")
@@ -42,13 +42,13 @@ IN_FLIGHT = 2
 
 
 def run_training(
-    config: Config, *, command: str = "", beside: Mapping[str, dict[str, float]] | None = None
+    config: Config, *, command: str = "", reference_scores: Mapping[str, dict[str, float]] | None = None
 ) -> dict[str, Any]:
     """Runs, resumes or reports a run of pretraining or fine-tuning; returns its summary.
 
     Args:
       command: what the user typed, for the summary.
-      beside: scores of other systems on the same data, by name, for the summary and the report.
+      reference_scores: scores of other systems on the same data, by name, for the summary and the report.
 
     Raises:
       UserError, RunFailure: see the message; what was saved stays.
@@ -59,41 +59,41 @@ def run_training(
 
         def take() -> dict[str, Any] | None:
             """Opens the run; returns the summary of a finished one."""
-            opened = RunDir.open(Path(config.logging.directory), config.name, fresh=config.train.fresh)
+            opened = RunDir.open(Path(config.logging.directory), config.name, restart=config.train.restart)
             held.enter_context(opened.lock())
             same_settings(opened, config)
             return opened.read_json("summary.json") if opened.finished else None
 
-        processes.same("the settings", lambda: dump_config(config))
-        if (summary := processes.first(take)) is not None:
-            log.info("%s is finished; start over with train.fresh=true, or choose another name", run.path)
+        processes.assert_same("the settings", lambda: dump_config(config))
+        if (summary := processes.broadcast_from_first(take)) is not None:
+            log.info("%s is finished; start over with train.restart=true, or choose another name", run.path)
             return summary
-        prepared = prepare(config, tokenizer_cache=run.path / "tokenizer", stop=lambda: interrupt.received)
-        plan = make_plan(prepared)
-        metric = _metric(prepared)
-        processes.same("the training data, or the versions of packages,", lambda: plan.loader.fingerprint)
-        processes.first(lambda: run.write_text("config.yaml", dump_config(config)))
-        with processes.in_step(), _checkpointer(run, config, metric) as checkpoints:
+        setup = make_setup(config, tokenizer_cache=run.path / "tokenizer", stop=lambda: interrupt.received)
+        plan = make_plan(setup)
+        metric = _metric(setup)
+        processes.assert_same("the training data, or the versions of packages,", lambda: plan.loader.fingerprint)
+        processes.broadcast_from_first(lambda: run.write_text("config.yaml", dump_config(config)))
+        with processes.collective_section(), _checkpointer(run, config, metric) as checkpoints:
             state, progress, initialised = _start(plan, checkpoints, metric)
             start = int(state.step)
             log.info(
-                "%s: %d parameters, %d steps%s, %s", config.name, prepared.model.num_parameters, plan.total_steps,
+                "%s: %d parameters, %d steps%s, %s", config.name, setup.model.num_parameters, plan.total_steps,
                 f", resumed at {start}" if start else "", _devices(plan),
             )  # fmt: skip
-            evaluator = make_evaluator(prepared)
+            evaluator = make_evaluator(setup)
             with _tracker(run, plan, start) as tracker:
-                sample = _sampling(run, prepared, tracker)
+                sample = _sampling(run, setup, tracker)
                 state = _loop(
                     plan, state, progress, checkpoints, evaluator, tracker, interrupt, initialised, metric, sample
                 )
                 steps, params = int(state.step), state.params
                 checkpoints.wait()
-                best = None if metric is None else processes.first(checkpoints.best_step)
+                best = None if metric is None else processes.broadcast_from_first(checkpoints.best_step)
                 if best not in (None, steps):
                     params = checkpoints.restore(plan.abstract_state(), best)[1].params
-                return conclude(
-                    run, prepared, params, steps, plan.loader.steps_per_epoch, progress, evaluator, tracker,
-                    initialised, metric, command, beside or {},
+                return finish_run(
+                    run, setup, params, steps, plan.loader.steps_per_epoch, progress, evaluator, tracker,
+                    initialised, metric, command, reference_scores or {},
                 )  # fmt: skip
 
 
@@ -111,14 +111,14 @@ def _tracker(run: RunDir, plan: Plan, start: int) -> Tracker:
         run.path,
         resume_step=start,
         total_steps=plan.total_steps,
-        tensorboard=plan.prepared.config.logging.tensorboard,
+        tensorboard=plan.setup.config.logging.tensorboard,
         enabled=processes.is_first(),
     )
 
 
-def _sampling(run: RunDir, prepared: Prepared, tracker: Tracker) -> Callable[[Any, int], None]:
+def _sampling(run: RunDir, setup: Setup, tracker: Tracker) -> Callable[[Any, int], None]:
     """Returns what lets a generative model write, into the log and the run directory."""
-    sampler = Sampler.of(prepared)
+    sampler = Sampler.of(setup)
 
     def sample(params: Any, step: int) -> None:
         if sampler is None:
@@ -132,7 +132,7 @@ def _sampling(run: RunDir, prepared: Prepared, tracker: Tracker) -> Callable[[An
 
 
 def _devices(plan: Plan) -> str:
-    return f"{jax.device_count()} {jax.devices()[0].platform} device(s), {plan.prepared.rules.why}"
+    return f"{jax.device_count()} {jax.devices()[0].platform} device(s), {plan.setup.rules.description}"
 
 
 def same_settings(run: RunDir, config: Config) -> None:
@@ -144,13 +144,13 @@ def same_settings(run: RunDir, config: Config) -> None:
     if not run.config.is_file():
         return
     old, new = (_flat(c.model_dump()) for c in (load_config(run.config), config))
-    free = ("train.fresh", "logging.", "checkpoint.", "mesh.", "optimizer.offload")
+    free = ("train.restart", "logging.", "checkpoint.", "mesh.", "optimizer.offload")
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not key.startswith(free)]
     if changed:
         listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed[:5])
         raise UserError(
             f"{run.path} was started with other settings ({listed}). Use the old ones to resume, another name=NAME, "
-            "or train.fresh=true to start over (the old run is moved aside)"
+            "or train.restart=true to start over (the old run is moved aside)"
         )
 
 
@@ -161,10 +161,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {key: leaf for name, item in value.items() for key, leaf in _flat(item, dotted + name).items()}
 
 
-def _metric(prepared: Prepared) -> str | None:
+def _metric(setup: Setup) -> str | None:
     """What ranks checkpoints; None without a validation split."""
-    train, task = prepared.config.train, prepared.task
-    if "validation" not in prepared.splits:
+    train, task = setup.config.train, setup.task
+    if "validation" not in setup.splits:
         if train.early_stopping or train.metric:
             raise UserError("train.metric, train.early_stopping: expected data.validation to evaluate on")
         return None
@@ -176,9 +176,9 @@ def _metric(prepared: Prepared) -> str | None:
 
 def _start(plan: Plan, checkpoints: Checkpointer, metric: str | None) -> tuple[TrainState, Progress, tuple[str, ...]]:
     """The state to go on from: the newest sound checkpoint, else the first step."""
-    if processes.first(checkpoints.latest_step) is None:
+    if processes.broadcast_from_first(checkpoints.latest_step) is None:
         state, initialised = plan.init_state()
-        return state, Progress(BestSoFar(metric is None or higher_is_better(metric))), initialised
+        return state, Progress(BestCheckpoint(metric is None or higher_is_better(metric))), initialised
     _, state, extra = checkpoints.restore(plan.abstract_state())
     plan.loader.set_state(extra["data"])
     return state, Progress.from_json(extra["progress"]), tuple(extra["initialised"])
@@ -196,23 +196,23 @@ def _loop(
     metric: str | None,
     sample: Callable[[Any, int], None],
 ) -> TrainState:
-    config, prepared = plan.prepared.config, plan.prepared
+    config, setup = plan.setup.config, plan.setup
     step = int(state.step)
     every_epoch = plan.loader.steps_per_epoch or plan.total_steps
     eval_every = every_epoch if config.train.eval_every == "epoch" else int(config.train.eval_every)
-    window, clock, shapes, counts = progress.window, _Clock(), set(), Counter()
+    meter, clock, shapes, counts = progress.meter, _Clock(), set(), Counter()
     pending: deque[dict[str, jax.Array]] = deque()
 
     def collect(limit: int) -> None:
         while len(pending) > limit:
             done = jax.device_get(pending.popleft())
-            window.losses.append(float(done["loss"]))
-            window.norms.append(float(done["grad_norm"]))
+            meter.losses.append(float(done["loss"]))
+            meter.norms.append(float(done["grad_norm"]))
 
     while step < plan.total_steps and not progress.best.stopped:
         batch = next(plan.loader)
         compiled = (shape := batch["tokens"].shape) in shapes
-        with clock.lap(window if compiled else None):
+        with clock.lap(meter if compiled else None):
             state, metrics = plan.step(state, plan.to_device(batch))
             step += 1
             pending.append({"loss": metrics["loss"], "grad_norm": metrics["grad_norm"]})
@@ -226,15 +226,15 @@ def _loop(
         shapes.add(shape)
         counts.update(_count(batch, timed=compiled))
         if log_now or eval_now or save_now or stop:
-            window.add(total(counts, prepared.rules))
+            meter.add(sum_over_processes(counts, setup.rules))
             counts.clear()
         tracker.advance(step)
-        window.check(step)
+        meter.check(step)
         if log_now:
-            tracker.train(step, window.flush(float(np.asarray(plan.schedule(step - 1)))))
+            tracker.train(step, meter.flush(float(np.asarray(plan.schedule(step - 1)))))
         scores, best = None, False
         if eval_now and metric is not None:
-            scores = evaluator.evaluate(state.params, prepared.splits["validation"]).scores
+            scores = evaluator.evaluate(state.params, setup.splits["validation"]).scores
             tracker.evaluation(step, "validation", scores)
             best = progress.best.update(step, scores.get(metric), config.train.early_stopping)
             sample(state.params, step)
@@ -250,11 +250,11 @@ class _Clock:
     """Adds the time of training steps to a window; evaluation, saving and compilation are left out."""
 
     @contextmanager
-    def lap(self, window: Any) -> Iterator[None]:
+    def lap(self, meter: Any) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        if window is not None:
-            window.seconds += time.perf_counter() - start
+        if meter is not None:
+            meter.seconds += time.perf_counter() - start
 
 
 def _count(batch: Batch, *, timed: bool) -> dict[str, int]:

@@ -81,7 +81,7 @@ def compare(folder: Path, stored: dict[str, str], expected: dict[str, str]) -> N
         lines[5:] = [f"and {len(lines) - 5} more"]
     raise UserError(
         "\n  ".join([f"{folder}: the checkpoint does not fit the model and optimizer of this config:", *lines])
-        + "\nRestore the settings it was saved with, or start over with train.fresh=true"
+        + "\nRestore the settings it was saved with, or start over with train.restart=true"
     )
 
 

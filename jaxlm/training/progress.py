@@ -15,13 +15,13 @@ from jaxlm.errors import RunFailure
 
 
 @dataclass
-class BestSoFar:
+class BestCheckpoint:
     """The best evaluation so far, and how many came after it without improvement."""
 
     higher_is_better: bool
     value: float | None = None
     step: int = 0
-    since: int = 0
+    evaluations_since: int = 0
     stopped: bool = False
 
     def update(self, step: int, value: float | None, rule: EarlyStoppingConfig | None) -> bool:
@@ -30,15 +30,15 @@ class BestSoFar:
         margin = rule.min_delta if rule else 0.0
         if value is not None and math.isfinite(value):
             if self.value is None or sign * (value - self.value) > margin:
-                self.value, self.step, self.since = value, step, 0
+                self.value, self.step, self.evaluations_since = value, step, 0
                 return True
-        self.since += 1
-        self.stopped = rule is not None and self.since >= rule.patience
+        self.evaluations_since += 1
+        self.stopped = rule is not None and self.evaluations_since >= rule.patience
         return False
 
 
 @dataclass
-class Window:
+class StepMeter:
     """Sums since the last log line, and since the run began."""
 
     losses: list[float] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Window:
             setattr(self, name, getattr(self, name) + count)
 
     def flush(self, learning_rate: float) -> dict[str, float]:
-        """Averages since the last flush, as a log line; empties the window."""
+        """Averages since the last flush, as a log line; empties the meter."""
         values = {
             "loss": sum(self.losses) / len(self.losses),
             "learning_rate": learning_rate,
@@ -102,12 +102,12 @@ class Window:
 class Progress:
     """All of it, to and from the checkpoint's JSON."""
 
-    best: BestSoFar
-    window: Window = field(default_factory=Window)
+    best: BestCheckpoint
+    meter: StepMeter = field(default_factory=StepMeter)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Progress:
-        return cls(BestSoFar(**value["best"]), Window(**value["window"]))
+        return cls(BestCheckpoint(**value["best"]), StepMeter(**value["meter"]))

@@ -10,8 +10,8 @@ from typing import Any
 from jaxlm.config.loading import load_config
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
-from jaxlm.hf.checkpoint import Checkpoint
-from jaxlm.hf.hub import resolve
+from jaxlm.hf.checkpoint import HFCheckpoint
+from jaxlm.hf.hub import find_model_dir
 from jaxlm.training.loop import run_training
 
 log = logging.getLogger("jaxlm")
@@ -24,12 +24,12 @@ def run_chain(config: Config, *, command: str = "") -> dict[str, Any]:
       UserError, RunFailure, Interrupted: as `train.run_training`, of whichever run it was.
     """
     config = run_pretraining(config)
-    beside = {}
+    reference_scores = {}
     if config.train.scratch_baseline:
         scratch = run_training(scratch_config(config))
         scores = next((scratch["scores"][split] for split in ("test", "validation") if split in scratch["scores"]), {})
-        beside = {"from scratch": scores}
-    return run_training(config, command=command, beside=beside)
+        reference_scores = {"from scratch": scores}
+    return run_training(config, command=command, reference_scores=reference_scores)
 
 
 def run_pretraining(config: Config) -> Config:
@@ -54,7 +54,7 @@ def scratch_config(config: Config) -> Config:
     """
     if config.model.init is None:
         raise UserError("train.scratch_baseline: the run itself starts from scratch; expected model.init")
-    checkpoint = Checkpoint(resolve(config.model.init, key="model.init", revision=config.model.revision))
+    checkpoint = HFCheckpoint(find_model_dir(config.model.init, key="model.init", revision=config.model.revision))
     sizes = dataclasses.asdict(checkpoint.model_config)
     fresh = {"init": None, "revision": None, "family": checkpoint.family.name, "config": sizes}
     model = config.model.model_copy(update={**fresh, "tokenizer": str(checkpoint.directory)})

@@ -107,7 +107,7 @@ def offloaded(optimizer: optax.GradientTransformation, params: Any, rules: Rules
     if HOST_MEMORY not in kinds:
         raise UserError(
             f"optimizer.offload: {device.device_kind} devices have no {HOST_MEMORY} memory (they have "
-            f"{', '.join(kinds)}); set it to false, or use optimizer.moments=bfloat16 or optimizer.name=adafactor"
+            f"{', '.join(kinds)}); set it to false, or use optimizer.moment_dtype=bfloat16 or optimizer.name=adafactor"
         )
     on_device, on_host = (
         cast(TrainState, state_shardings(params, optimizer, rules, offload=offload)).opt_state

@@ -63,7 +63,7 @@ def test_finished_run_says_so_and_changes_nothing(finished, capsys):
 def test_other_settings_are_refused_by_name(finished, capsys):
     assert run("finetune", "--config", finished / "config.yaml", "train.batch_size=8") == 2
     message = capsys.readouterr().err
-    assert "train.batch_size: 16 then, 8 now" in message and "train.fresh=true" in message
+    assert "train.batch_size: 16 then, 8 now" in message and "train.restart=true" in message
 
 
 def test_evaluate_equals_the_score_of_the_run(finished, capsys):
@@ -157,7 +157,7 @@ def test_packing_accumulation_mesh_and_compilation_knobs_do_not_change_training(
     reference, weights = losses_and_weights(tmp_path, "plain", **sections)
     variants = {
         "padded": ["data.packing=false"],
-        "accumulated": ["train.accumulation=3"],
+        "accumulated": ["train.grad_accum_steps=3"],
         "fsdp": ["mesh.preset=fsdp", "mesh.fsdp=4", "mesh.data=2"],
         "tensor": ["mesh.preset=fsdp_tp", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2"],
         "scanned": ["model.unroll=1", "model.remat=full"],
@@ -221,8 +221,8 @@ def test_batch_tokens_and_windows_train(tmp_path):
 
 @pytest.mark.parametrize("override", ["data.packing=false", "train.batch_tokens=256"])
 def test_batches_that_cannot_be_balanced_are_refused(tmp_path, capsys, override):
-    assert run("finetune", "--config", write_config(tmp_path), "data.order=balanced", override, "--dry-run") == 2
-    assert "data.order=balanced: expected train.batch_size and data.packing=true" in capsys.readouterr().err
+    assert run("finetune", "--config", write_config(tmp_path), "data.batch_order=balanced", override, "--dry-run") == 2
+    assert "data.batch_order=balanced: expected train.batch_size and data.packing=true" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("problem", ["pairs", "multiclass", "multilabel", "regression"])

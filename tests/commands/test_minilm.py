@@ -12,7 +12,7 @@ from helpers.finetuning_runs import read_jsonl, run
 
 from jaxlm.config.schema import Config
 from jaxlm.inference.evaluator import Evaluator
-from jaxlm.setup.setup import prepare
+from jaxlm.setup.setup import make_setup
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,12 @@ def test_packed_and_padded_logits_agree_on_every_validation_example(settings):
     for packing in (True, False):
         data = {**settings["data"], "packing": packing}
         config = Config.model_validate({**settings, "data": data}, strict=False)
-        prepared = prepare(config, splits=("train", "validation"))
-        params, _ = prepared.init_params()
+        setup = make_setup(config, splits=("train", "validation"))
+        params, _ = setup.init_params()
         # The head is new and its logits all but equal: weights of a trained one's size show a difference.
         params["head"]["out"] = jax.random.normal(jax.random.key(1), params["head"]["out"].shape) * 0.2
-        evaluator = Evaluator(prepared.model, prepared.task, config.data, prepared.tokenizer.pad_id or 0)
-        split = prepared.splits["validation"]
+        evaluator = Evaluator(setup.model, setup.task, config.data, setup.tokenizer.pad_id or 0)
+        split = setup.splits["validation"]
         outputs[packing] = evaluator.outputs(params, split.examples, len(split.table.rows))
     assert outputs[True].shape == (872, 2)
     assert np.ptp(outputs[True][:, 0]) > 0.3

@@ -107,7 +107,7 @@ def lines_of(number: int, errors: str) -> str:
 
 def test_two_processes_equal_one(tmp_path):
     """Same number of devices, dropout and accumulation included; every file is written once."""
-    train = {**SETTINGS["train"], "accumulation": 2}
+    train = {**SETTINGS["train"], "grad_accum_steps": 2}
     config = write_config(tmp_path, **{**SETTINGS, "train": train})
     errors = finetune(config, "two", 2)
     assert "process 0 of 2" in errors and "step" not in lines_of(1, errors), errors

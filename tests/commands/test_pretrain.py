@@ -188,7 +188,7 @@ def test_layout_of_the_computation_does_not_change_training(tmp_path):
     path = write_pretraining(tmp_path, "masked_lm", model=model, train={"batch_size": 16, "steps": 4, "eval_every": 4})
     variants = {
         "plain": [],
-        "accumulated": ["train.accumulation=2"],
+        "accumulated": ["train.grad_accum_steps=2"],
         "fsdp": ["mesh.preset=fsdp", "mesh.fsdp=4", "mesh.data=2"],
         "tensor": ["mesh.preset=fsdp_tp", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2"],
         "chunked": ["model.logits_chunk=2"],
@@ -212,7 +212,7 @@ def test_mixtures_packing_and_cleaning(tmp_path):
     }
     path = write_pretraining(tmp_path, "causal_lm")
     config = yaml.safe_load(path.read_text())
-    config["data"] |= {"train": train, "across_documents": True, "clean": {"deduplicate": True}}
+    config["data"] |= {"train": train, "concat_documents": True, "clean": {"deduplicate": True}}
     path.write_text(yaml.safe_dump(config))
     assert run("pretrain", "--config", path) == 0
     summary = json.loads((tmp_path / "runs/tiny-lm/summary.json").read_text())

@@ -250,7 +250,7 @@ def test_override_replaces_or_conflicts_with_a_source(load, refused):
         ("train.epochs=[1", "override 'train.epochs=[1': not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("name.x=1", "override 'name.x=1': there is no x in name, which is \"a\""),
         ("task.text.2=z", "override 'task.text.2=z': there is no 2 in task.text, which is a list of 2"),
-        ("train.fresh=", "override 'train.fresh=': train.fresh: expected true or false, found null"),
+        ("train.restart=", "override 'train.restart=': train.restart: expected true or false, found null"),
     ],
 )
 def test_refused_override_is_named(refused, override, message):

@@ -17,7 +17,7 @@ from helpers.finetuning_runs import run
 from helpers.paths import REPOSITORY
 
 from jaxlm.config.loading import load_config
-from jaxlm.cost.compile import Cost, compile_step, estimate
+from jaxlm.cost.compile import CompiledStep, compile_step, estimate
 from jaxlm.cost.flops import matmul_flops
 from jaxlm.cost.hlo import Collective, cycles
 from jaxlm.cost.stand_in import stand_in
@@ -112,7 +112,7 @@ def test_a_step_waits_for_what_is_not_overlapped():
     gather = Collective("all-gather", (("bf16", (10**9,)),), 4, True, 3, "", overlapped=True)
     reduce = Collective("all-reduce", (("f32", (10**9,)),), 4, False, 1, "")
     scatter = Collective("reduce-scatter", (("f32", (10**9 // 4,)),), 4, False, 1, "")
-    cost = Cost(None, "", {}, 0, 0, 0, 0, "", (gather, reduce, scatter), 459e12, 1_750_000_000)
+    cost = CompiledStep(None, "", {}, 0, 0, 0, 0, "", (gather, reduce, scatter), 459e12, 1_750_000_000)
     step = estimate(cost, CHIPS["v5p"], 1)
     hidden, waiting = 3 * 2e9 * 0.75 / 600e9, (2 * 4e9 * 0.75 + 4e9 * 0.75) / 600e9
     assert step.compute == pytest.approx(1.0)
@@ -167,7 +167,7 @@ def test_bytes_of_parameters_and_optimizer_by_hand(tmp_path):
     # 6 N T: N of the matrices that are multiplied by (not the token table), and attention's two products.
     tokens = 16 * 32
     assert cost.model_flops == 6 * (2 * layer + 512 * 64) * tokens + 2 * 12 * 64 * 32 * tokens
-    assert cost.plan.prepared.model.compute.unroll == 1
+    assert cost.plan.setup.model.compute.unroll == 1
 
 
 def test_mistakes_have_status_2(tmp_path, capsys):
@@ -246,7 +246,7 @@ def test_what_does_not_fit(tmp_path):
 @pytest.mark.cuda_aot
 @pytest.mark.parametrize(
     "config, share, overrides",
-    [("bert_large", 1, ()), ("llama_1b", 8, ()), ("t5_xl", 8, ("mesh.data=1", "train.accumulation=8"))],
+    [("bert_large", 1, ()), ("llama_1b", 8, ()), ("t5_xl", 8, ("mesh.data=1", "train.grad_accum_steps=8"))],
 )
 def test_steps_compile_for_gpus(config, share, overrides):
     """An encoder, a decoder and both; parameters whole under ddp, an eighth under fsdp, but for norms and biases."""

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-ROOM = 16
+ROW_LENGTH = 16
 
 
 ROWS = 4
@@ -14,14 +14,14 @@ ROWS = 4
 
 def build(segments, rng):
     """Tokens plus one (0 is padding), the segment of each column, and something random."""
-    tokens, segment_ids = np.zeros(ROOM, np.int32), np.zeros(ROOM, np.int32)
+    tokens, segment_ids = np.zeros(ROW_LENGTH, np.int32), np.zeros(ROW_LENGTH, np.int32)
     column = 0
     for i, segment in enumerate(segments):
         inputs = segment.tokens[:-1]
         tokens[column : column + len(inputs)] = inputs + 1
         segment_ids[column : column + len(inputs)] = i + 1
         column += len(inputs)
-    return {"tokens": tokens, "segment_ids": segment_ids, "masks": rng.random(ROOM)}
+    return {"tokens": tokens, "segment_ids": segment_ids, "masks": rng.random(ROW_LENGTH)}
 
 
 def take(batches, count):

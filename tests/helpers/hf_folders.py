@@ -13,7 +13,7 @@ from helpers.paths import GOLDEN
 from helpers.tiny_models import formula_tensor
 from safetensors.numpy import load_file, save_file
 
-from jaxlm.hf.checkpoint import Checkpoint, Imported, load_params
+from jaxlm.hf.checkpoint import HFCheckpoint, LoadedParams, load_params
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
 from jaxlm.models.weight_map import rows_for
@@ -38,8 +38,8 @@ def write_checkpoint(
     save_file(tensors, directory / "model.safetensors")
 
 
-def load_checkpoint(directory: Path, head: str, num_outputs: int = 0) -> tuple[Model, Imported]:
-    checkpoint = Checkpoint(directory)
+def load_checkpoint(directory: Path, head: str, num_outputs: int = 0) -> tuple[Model, LoadedParams]:
+    checkpoint = HFCheckpoint(directory)
     model = Model(checkpoint.family, checkpoint.model_config, head, num_outputs)
     return model, load_params(checkpoint, model, jax.random.key(0))
 

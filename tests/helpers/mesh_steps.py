@@ -14,7 +14,7 @@ from helpers.tiny_models import examples, inputs, pack, tiny, weights
 from jaxlm.cost.hlo import Collective, collectives
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten, override
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.objectives.classification import multiclass_loss
 from jaxlm.objectives.language_model import language_model_loss
 from jaxlm.parallel.mesh import make_mesh
@@ -60,7 +60,7 @@ def rules_of(name: str | None) -> Rules:
 
 
 def model_of(family: str, rules: Rules, **knobs: Any) -> Model:
-    compute = Compute(rules=rules, **knobs)
+    compute = ComputeConfig(rules=rules, **knobs)
     if family == "bert":
         return tiny("bert", compute)
     if family == "llama":

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import BATCH_INPUTS, override
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 
 SIZES = {"vocab_size": 64, "num_layers": 3, "embed_dim": 16, "num_heads": 4, "mlp_dim": 32, "max_positions": 24}
 """Layers: an odd number, so that a scan of two has a remainder. The rest divides by eight devices."""
@@ -43,7 +43,7 @@ FAST = {"xla_backend_optimization_level": 0}
 
 
 @functools.cache
-def tiny(family: str, compute: Compute | None = None, **changes) -> Model:
+def tiny(family: str, compute: ComputeConfig | None = None, **changes) -> Model:
     """A tiny classifier, or the family's first head; the same object, hence one compilation, for the same arguments."""
     record = FAMILIES[family]
     preset = next(iter(record.presets.values()))
@@ -51,7 +51,7 @@ def tiny(family: str, compute: Compute | None = None, **changes) -> Model:
     sizes = {name: size for name, size in SIZES.items() if name in fields}
     config = override(preset, {**sizes, **(FAMILY_SIZES | VARIANT_SIZES).get(family, {}), **changes})
     head = "classification" if "classification" in record.heads else next(iter(record.heads))
-    return Model(record, config, head, NUM_OUTPUTS, compute or Compute())
+    return Model(record, config, head, NUM_OUTPUTS, compute or ComputeConfig())
 
 
 def weights(model: Model, seed: int = 0):

@@ -20,10 +20,10 @@ from jax.experimental import topologies
 
 from jaxlm.cost.hlo import collectives, kernels
 from jaxlm.inference.evaluator import make_eval_step
-from jaxlm.inference.generate import Sampling, _continue
+from jaxlm.inference.generate import Sampling, _generate_batch
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import override
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.objectives.classification import multiclass_loss
 from jaxlm.objectives.language_model import (
     language_model_loss,
@@ -65,7 +65,7 @@ def build(family: str, task: str, rules: Rules) -> Model:
         del fields["window"]
     if family == "qwen2":  # layers that differ in the window
         fields["windowed_layers"] = (False, True)
-    compute = Compute(jnp.dtype(jnp.bfloat16), remat="full", rules=rules)
+    compute = ComputeConfig(jnp.dtype(jnp.bfloat16), remat="full", rules=rules)
     return Model(record, override(config, fields), HEADS[task], 3, compute)
 
 
@@ -109,7 +109,7 @@ def lower(model: Model, task: str, step: str) -> Any:
         shapes = [tokens, lengths, lengths]
         arrays = placed(shapes, [rules.sharding(("batch", "length")[: len(s.shape)], s.shape) for s in shapes])
         settings = {"sampling": Sampling(0.0), "ends": (2,), "pad_id": 0, "prefix": task == "prefix_lm", "room": ROOM}
-        return _continue.lower(params, *arrays, np.int32(ROOM), key, model=model, **settings)
+        return _generate_batch.lower(params, *arrays, np.int32(ROOM), key, model=model, **settings)
     loss, measure = objective(task)
     arrays = batch(model, task, rows, length)
     if step == "eval":

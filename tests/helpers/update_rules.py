@@ -21,10 +21,10 @@ FACTORED_FROM = "jaxlm.optim.adafactor._FACTORED_FROM"
 RATE, DECAY = 0.01, 0.1
 CHOICES = {
     "adamw": {},
-    "adamw-bfloat16": {"moments": "bfloat16"},
+    "adamw-bfloat16": {"moment_dtype": "bfloat16"},
     "adafactor": {"name": "adafactor"},
     "muon": {"name": "muon"},
-    "muon-bfloat16": {"name": "muon", "moments": "bfloat16"},
+    "muon-bfloat16": {"name": "muon", "moment_dtype": "bfloat16"},
 }
 choices = pytest.mark.parametrize("choice", CHOICES)
 

@@ -22,12 +22,12 @@ from safetensors.numpy import load_file
 
 from jaxlm.errors import UserError
 from jaxlm.hf import transfer
-from jaxlm.hf.checkpoint import Checkpoint, export_model, load_params
+from jaxlm.hf.checkpoint import HFCheckpoint, export_model, load_params
 from jaxlm.hf.shards import write_tensors
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
-from jaxlm.models.weight_map import Row, rows_for
-from jaxlm.nn.layers import Compute
+from jaxlm.models.weight_map import Rule, rules_for
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
 
@@ -44,7 +44,7 @@ def test_a_part_of_a_parameter_is_made_from_a_part_of_its_tensor(family):
     """Of every row of every family, whichever dimensions are cut."""
     shapes = {name: struct.shape for name, struct in flatten(tiny(family).shapes).items()}
     rng = np.random.default_rng(0)
-    for row in rows_for(FAMILIES[family].table, shapes):
+    for row in rules_for(FAMILIES[family].table, shapes):
         shape = shapes[row.param]
         inner = shape[1:] if row.stacked else shape
         tensor = rng.normal(size=row.hf_shape(shape))
@@ -58,10 +58,10 @@ def test_a_part_of_a_parameter_is_made_from_a_part_of_its_tensor(family):
 
 
 def test_only_what_is_needed_is_read_where_it_lies_in_one_piece():
-    row, shape = Row("q", "layer.{i}.q", "(n h) d -> d n h"), (7, 8, 4, 3)
+    row, shape = Rule("q", "layer.{i}.q", "(n h) d -> d n h"), (7, 8, 4, 3)
     assert row.part(shape, ((2, 4), (1, 3), (0, 3)))[0] == (slice(3, 9), slice(2, 4))
     assert row.part(shape, ((0, 8), (0, 4), (1, 2)))[0] == (slice(0, 12), slice(0, 8))  # a piece of every head
-    fused = Row("qkv", "layer.{i}.qkv", "d (three n h) -> d three n h")
+    fused = Rule("qkv", "layer.{i}.qkv", "d (three n h) -> d three n h")
     assert fused.part((7, 8, 3, 4, 2), ((0, 4), (0, 3), (0, 2), (0, 2)))[0] == (slice(0, 4), slice(0, 24))
 
 
@@ -72,20 +72,20 @@ def test_a_sharded_import_is_the_plain_one(tmp_path, monkeypatch, family, preset
     model = Model(model.family, model.config, HEADS[family], 2)
     config = {"model_type": family, "architectures": [model.family.architectures[model.head]]}
     write_checkpoint(tmp_path, config | model.family.to_hf(model.config), model.head)
-    checkpoint = Checkpoint(tmp_path)
+    checkpoint = HFCheckpoint(tmp_path)
     plain = flatten(load_params(checkpoint, model, jax.random.key(0)).params)
     monkeypatch.setattr(transfer, "_PIECE_BYTES", 512)
     read, most = [0], [0]
-    original = Checkpoint.read
+    original = HFCheckpoint.read
 
-    def counted(self: Checkpoint, key: str, part: Any) -> np.ndarray:
+    def counted(self: HFCheckpoint, key: str, part: Any) -> np.ndarray:
         value = original(self, key, part)
         read[0] += value.nbytes
         most[0] = max(most[0], value.nbytes)
         return value
 
-    monkeypatch.setattr(Checkpoint, "read", counted)
-    split = Model(model.family, model.config, model.head, 2, Compute(rules=Rules(make_mesh(preset))))
+    monkeypatch.setattr(HFCheckpoint, "read", counted)
+    split = Model(model.family, model.config, model.head, 2, ComputeConfig(rules=Rules(make_mesh(preset))))
     params = flatten(load_params(checkpoint, split, jax.random.key(0)).params)
     structs = flatten(split.shapes)
     for name, value in plain.items():
@@ -128,7 +128,7 @@ def files(directory: Path) -> list[str]:
 
 
 def test_a_large_model_is_exported_in_shards_and_read_back(tmp_path, small_pieces):
-    model = tiny("llama", Compute(rules=Rules(make_mesh("fsdp"))), embed_dim=32)
+    model = tiny("llama", ComputeConfig(rules=Rules(make_mesh("fsdp"))), embed_dim=32)
     params = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), weights(model), model.shapes)
     export_model(tmp_path / "whole", model, params)
     assert files(tmp_path / "whole") == ["model.safetensors"]
@@ -151,7 +151,7 @@ def test_a_large_model_is_exported_in_shards_and_read_back(tmp_path, small_piece
     assert written["metadata"]["total_size"] == sum(value.nbytes for value in whole.values())
     for key, value in whole.items():
         np.testing.assert_array_equal(held[key], value, err_msg=key)
-    back = load_params(Checkpoint(tmp_path / "parts"), tiny("llama", embed_dim=32), jax.random.key(0))
+    back = load_params(HFCheckpoint(tmp_path / "parts"), tiny("llama", embed_dim=32), jax.random.key(0))
     assert not back.initialised
     jax.tree.map(np.testing.assert_array_equal, back.params, weights(model))
     # An export over another leaves nothing of it that a reader could take for its own.
@@ -198,7 +198,7 @@ def test_tensors_in_another_order_than_their_sizes_are_refused_and_replace_nothi
 
 
 def test_an_export_fetches_large_parameters_layer_by_layer(tmp_path, monkeypatch, small_pieces):
-    model = tiny("llama", Compute(rules=Rules(make_mesh("fsdp"))), embed_dim=32)
+    model = tiny("llama", ComputeConfig(rules=Rules(make_mesh("fsdp"))), embed_dim=32)
     params = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), weights(model), model.shapes)
     fetched = []
     original = transfer.on_host

@@ -11,9 +11,9 @@ import pytest
 from helpers.tiny_models import FAST, tiny, token_logits, weights
 
 from jaxlm.errors import UserError
-from jaxlm.inference.generate import Sampling, _continue, generate, sample
+from jaxlm.inference.generate import Sampling, _generate_batch, generate, sample_token
 from jaxlm.models import FAMILIES, Model
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
 
@@ -22,9 +22,9 @@ PROMPTS = [[5], [7, 9, 30, 11, 8], [20, 21, 22], [3, 60, 40, 41, 50, 51, 52, 10]
 
 
 @functools.cache
-def causal(family: str, compute: Compute | None = None) -> Model:
+def causal(family: str, compute: ComputeConfig | None = None) -> Model:
     model = tiny(family)
-    return Model(model.family, model.config, "causal_lm", 0, compute or Compute())
+    return Model(model.family, model.config, "causal_lm", 0, compute or ComputeConfig())
 
 
 def next_logits(model: Model, params, text: list[int], prefix: int = 0) -> np.ndarray:
@@ -105,10 +105,10 @@ def test_samples_follow_their_distribution(settings, kept):
     probs = weight / weight.sum()
     keys = jax.random.split(jax.random.key(0), 4000)
     logits = jnp.tile(jnp.asarray(LOGITS, jnp.float32)[None], (4000, 1))
-    drawn = np.asarray(jax.jit(sample, static_argnums=2)(logits, keys, Sampling(**settings)))
+    drawn = np.asarray(jax.jit(sample_token, static_argnums=2)(logits, keys, Sampling(**settings)))
     assert drawn.dtype == np.int32
     assert chi_squared(drawn, probs) < 29.9  # 7 degrees of freedom at most: p = 1e-4
-    cold = sample(logits[:1], keys[:1], Sampling(0.0, settings.get("top_k"), settings.get("top_p")))
+    cold = sample_token(logits[:1], keys[:1], Sampling(0.0, settings.get("top_k"), settings.get("top_p")))
     assert cold.tolist() == [3]
 
 
@@ -147,12 +147,12 @@ def test_lengths_and_rows_are_rounded_so_that_few_shapes_compile():
     model = causal("gpt2")
     params = weights(model)
     generate(model, params, PROMPTS, max_new_tokens=7, temperature=0)
-    before = _continue._cache_size()
+    before = _generate_batch._cache_size()
     for prompts, num in ((PROMPTS[:3], 16), (PROMPTS, 1), ([[1] * 9, [2], [3]], 12)):
         assert [len(text) for text in generate(model, params, prompts, max_new_tokens=num, temperature=0)] == (
             [num] * len(prompts)
         )
-    assert _continue._cache_size() == before
+    assert _generate_batch._cache_size() == before
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_mesh_changes_no_text(family, sizes):
     settings = {"max_new_tokens": 6, "temperature": 0.7, "top_k": 5}
     expected = generate(causal(family), params, PROMPTS[:3], **settings)
     rules = Rules(make_mesh("ddp", data=2, **sizes))
-    model = causal(family, Compute(rules=rules))
+    model = causal(family, ComputeConfig(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     assert generate(model, placed, PROMPTS[:3], **settings) == expected
 
@@ -182,7 +182,7 @@ def test_a_prompt_may_fill_the_positions_to_the_last():
 
 def test_text_in_bfloat16_is_text():
     texts = generate(
-        causal("mistral", Compute(dtype=jnp.bfloat16)), weights(causal("mistral")), PROMPTS, max_new_tokens=9
+        causal("mistral", ComputeConfig(dtype=jnp.bfloat16)), weights(causal("mistral")), PROMPTS, max_new_tokens=9
     )
     assert all(len(text) == 9 and 0 <= min(text) <= max(text) < 64 for text in texts)
 

@@ -13,9 +13,9 @@ from jaxlm.metrics.classification import (
     PRIMARY,
     classification_metrics,
     confusion_matrix,
-    decide,
     higher_is_better,
     metric_names,
+    predicted_labels,
 )
 
 
@@ -179,10 +179,10 @@ def test_confusion_matrix_has_gold_in_rows():
 
 
 def test_decisions():
-    assert decide("multiclass", np.array([[0.4, 0.4, 0.2], [0.1, 0.2, 0.7]])).tolist() == [0, 2]
-    assert decide("multilabel", np.array([[0.5, 0.49]])).tolist() == [[1, 0]]
-    assert decide("multilabel", np.array([[0.5, 0.49]]), threshold=0.6).tolist() == [[0, 0]]
-    assert decide("regression", np.array([1.5])).tolist() == [1.5]
+    assert predicted_labels("multiclass", np.array([[0.4, 0.4, 0.2], [0.1, 0.2, 0.7]])).tolist() == [0, 2]
+    assert predicted_labels("multilabel", np.array([[0.5, 0.49]])).tolist() == [[1, 0]]
+    assert predicted_labels("multilabel", np.array([[0.5, 0.49]]), threshold=0.6).tolist() == [[0, 0]]
+    assert predicted_labels("regression", np.array([1.5])).tolist() == [1.5]
 
 
 def test_a_diverged_model_is_not_scored():

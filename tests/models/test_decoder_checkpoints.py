@@ -14,7 +14,7 @@ from helpers.tiny_models import FAST, Example, examples, pack, tiny, token_logit
 from safetensors.numpy import load_file, save_file
 
 from jaxlm.errors import UserError
-from jaxlm.hf.checkpoint import Checkpoint, export_model, load_params
+from jaxlm.hf.checkpoint import HFCheckpoint, export_model, load_params
 from jaxlm.inference.generate import generate
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import override
@@ -59,7 +59,7 @@ def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tied, t
     written = json.loads((exported / "config.json").read_text(encoding="utf-8"))
     assert written["architectures"] == ["GPT2LMHeadModel" if family == "gpt2" else f"{family.title()}ForCausalLM"]
     assert written["tie_word_embeddings"] is tied
-    assert Checkpoint(exported).model_config == model.config
+    assert HFCheckpoint(exported).model_config == model.config
 
     _, classifier = load_checkpoint(exported, "classification", 2)
     assert classifier.initialised == ("head/out",)
@@ -248,7 +248,7 @@ def test_one_architecture_is_equal_however_it_is_said():
 def stories(shared_data):
     """Llama of 260 thousand parameters, trained on TinyStories: model, parameters, directory."""
     directory = shared_data / "checkpoints" / "stories260k"
-    checkpoint = Checkpoint(directory)
+    checkpoint = HFCheckpoint(directory)
     model = Model(checkpoint.family, checkpoint.model_config, "causal_lm", 0)
     imported = load_params(checkpoint, model, jax.random.key(0))
     assert imported.initialised == imported.ignored == ()

@@ -19,7 +19,7 @@ from helpers.tiny_models import FAST, Example, examples, pack, tiny, token_logit
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
 from jaxlm.models.llama import LlamaConfig, rope_frequencies
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
 
@@ -30,9 +30,9 @@ LLAMA3 = {"rope_type": "llama3", "rope_factor": 4.0, "rope_original_positions": 
 
 
 @functools.cache
-def causal(family: str, compute: Compute | None = None, **changes) -> Model:
+def causal(family: str, compute: ComputeConfig | None = None, **changes) -> Model:
     model = tiny(family, **changes)
-    return Model(model.family, model.config, "causal_lm", 0, compute or Compute())
+    return Model(model.family, model.config, "causal_lm", 0, compute or ComputeConfig())
 
 
 def rows_of(texts: list[list[Example]], length: int = 21) -> dict[str, np.ndarray]:
@@ -149,11 +149,11 @@ def test_knobs_and_shards_change_neither_loss_nor_gradients(family, changes):
     params = weights(model)
     expected = loss_and_gradients(model, params, batch)
     for knobs in ({"unroll": 3}, {"unroll": 2, "remat": "full"}):
-        actual = loss_and_gradients(causal(family, Compute(**knobs), **changes), params, batch)
+        actual = loss_and_gradients(causal(family, ComputeConfig(**knobs), **changes), params, batch)
         chex.assert_trees_all_close(actual, expected, atol=1e-4, rtol=1e-5)
 
     rules = Rules(make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
-    model = causal(family, Compute(rules=rules), **changes)
+    model = causal(family, ComputeConfig(rules=rules), **changes)
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     name = "qkv" if family == "gpt2" else "k"  # a half of the heads on each of two devices
     heads = placed["trunk"]["layers"][name].addressable_shards[0].data.shape[-2]
@@ -222,7 +222,7 @@ def decode(model: Model, params, batch, cache, prefix=None):
     ("family", "changes", "compute"),
     [
         ("gpt2", {}, None),
-        ("gpt2", {}, Compute(unroll=3, remat="full")),
+        ("gpt2", {}, ComputeConfig(unroll=3, remat="full")),
         ("llama", LLAMA3, None),
         ("mistral", {}, None),
         ("qwen2", {}, None),
@@ -271,7 +271,7 @@ def test_a_half_precision_cache_is_close():
     params = weights(causal("llama"))
     batch = left_padded([list(range(10, 20)), list(range(30, 36))], 10)
     exact = token_logits(causal("llama"), params, batch)[:, -1]
-    model = causal("llama", Compute(dtype=jnp.bfloat16))
+    model = causal("llama", ComputeConfig(dtype=jnp.bfloat16))
     cache = model.init_cache(2, 10)
     assert cache.keys.dtype == jnp.bfloat16
     for start, stop in ((0, 9), (9, 10)):

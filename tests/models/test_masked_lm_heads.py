@@ -16,7 +16,7 @@ from helpers.tiny_models import FAMILY_SIZES, FAST, Example, examples, pack, tin
 
 from jaxlm.hf.checkpoint import export_model
 from jaxlm.models import FAMILIES, Model
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
 
@@ -28,9 +28,9 @@ PUBLISHED = {"bert": 109_514_298, "roberta": 124_697_433, "distilbert": 66_985_5
 
 
 @functools.cache
-def masked(family: str, compute: Compute | None = None) -> Model:
+def masked(family: str, compute: ComputeConfig | None = None) -> Model:
     model = tiny(family)
-    return Model(model.family, model.config, "masked_lm", 0, compute or Compute())
+    return Model(model.family, model.config, "masked_lm", 0, compute or ComputeConfig())
 
 
 def everywhere(batch):
@@ -107,7 +107,7 @@ def test_sharded_equals_unsharded(family):
     params = weights(masked(family))
     expected = loss_and_gradients(masked(family), params, batch)
     rules = Rules(make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
-    model = masked(family, Compute(rules=rules))
+    model = masked(family, ComputeConfig(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     arrays = jax.device_put(batch, batch_shardings(batch, rules))
     chex.assert_trees_all_close(loss_and_gradients(model, placed, arrays), expected, atol=1e-4, rtol=1e-5)

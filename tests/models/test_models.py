@@ -17,7 +17,7 @@ from jaxlm.models import FAMILIES, Model, encoder, get_family, gpt2, llama
 from jaxlm.models.base import flatten, override
 from jaxlm.nn import attention, heads
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.layers import Compute, run_stack
+from jaxlm.nn.layers import ComputeConfig, run_stack
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
 
@@ -125,7 +125,7 @@ def test_slots_only_last_layer_equals_gathering_from_all_states(family):
         return head.apply({"params": params["head"]}, states[jnp.arange(3)[:, None], slots])
 
     expected = jax.jit(gathered, compiler_options=FAST)(params, batch)
-    for compute in (Compute(), Compute(unroll=3)):
+    for compute in (ComputeConfig(), ComputeConfig(unroll=3)):
         np.testing.assert_allclose(apply(tiny(family, compute), params, batch), expected, atol=1e-5, rtol=0)
 
 
@@ -139,7 +139,7 @@ def test_execution_knobs_change_neither_loss_nor_gradients(family, knobs):
     batch = packed_batch()
     params = weights(tiny(family))
     expected = loss_and_gradients(tiny(family), params, batch)
-    actual = loss_and_gradients(tiny(family, Compute(**knobs)), params, batch)
+    actual = loss_and_gradients(tiny(family, ComputeConfig(**knobs)), params, batch)
     chex.assert_trees_all_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -147,7 +147,7 @@ def test_execution_knobs_do_not_change_dropout_masks():
     batch = packed_batch()
     params = weights(tiny("bert"))
     expected = loss_and_gradients(tiny("bert"), params, batch, KEYS[0])
-    actual = loss_and_gradients(tiny("bert", Compute(unroll=3, remat="full")), params, batch, KEYS[0])
+    actual = loss_and_gradients(tiny("bert", ComputeConfig(unroll=3, remat="full")), params, batch, KEYS[0])
     chex.assert_trees_all_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -156,7 +156,7 @@ def lowered_gradient(**knobs):
         return x + jnp.cos(x @ p) @ p.T
 
     def loss(params, x):
-        return run_stack(layer, params, x, None, Compute(**knobs)).sum()
+        return run_stack(layer, params, x, None, ComputeConfig(**knobs)).sum()
 
     return jax.jit(jax.grad(loss)).lower(jnp.ones((8, 16, 2048)), jnp.ones((512, 16)))
 
@@ -215,7 +215,7 @@ def test_dropout_rates_act_only_with_a_key(family):
 def test_dropout_acts_at_the_places_of_the_published_models(family, hidden, classifier, monkeypatch):
     """Embeddings, attention (and its output, but in DistilBERT), MLP, after and in some before the head's dense."""
     rates = {"dropout": 0.125, "attention_dropout": 0.25, "classifier_dropout": 0.5}
-    model = tiny(family, Compute(unroll=3), **rates)
+    model = tiny(family, ComputeConfig(unroll=3), **rates)
     drawn = collections.Counter()
 
     def counted(x, rate, key):
@@ -244,7 +244,7 @@ def test_bfloat16_is_finite_and_close(family):
     batch = packed_batch()
     params = weights(tiny(family))
     exact = apply(tiny(family), params, batch)
-    half = apply(tiny(family, Compute(dtype=jnp.bfloat16)), params, batch)
+    half = apply(tiny(family, ComputeConfig(dtype=jnp.bfloat16)), params, batch)
     assert half.dtype == jnp.float32
     assert 0 < np.abs(half - exact).max() < 0.1 * np.abs(exact).max()
 
@@ -262,7 +262,7 @@ def test_sharded_equals_unsharded(family, preset, sizes):
     expected = loss_and_gradients(tiny(family), params, batch)
 
     rules = Rules(make_mesh(preset, **sizes))
-    model = tiny(family, Compute(rules=rules))
+    model = tiny(family, ComputeConfig(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     arrays = jax.device_put(batch, batch_shardings(batch, rules))
     chex.assert_trees_all_close(loss_and_gradients(model, placed, arrays), expected, atol=1e-5, rtol=1e-5)

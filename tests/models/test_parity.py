@@ -14,10 +14,10 @@ from helpers.tiny_models import ENCODERS, Example, apply, examples, formula_tens
 from helpers.torch_reference import random_config, randomise, strict_load, torch_logits
 from safetensors.numpy import load_file, save_file
 
-from jaxlm.hf.checkpoint import Checkpoint, export_model, load_params
+from jaxlm.hf.checkpoint import HFCheckpoint, export_model, load_params
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
-from jaxlm.models.weight_map import rows_for
+from jaxlm.models.weight_map import rules_for
 
 families = pytest.mark.parametrize("family", ENCODERS)
 
@@ -30,7 +30,7 @@ def packed_logits(model: Model, params, texts: list[Example]) -> np.ndarray:
 
 
 def import_model(directory: Path, num_labels: int):
-    checkpoint = Checkpoint(directory)
+    checkpoint = HFCheckpoint(directory)
     model = Model(checkpoint.family, checkpoint.model_config, "classification", num_labels)
     return model, load_params(checkpoint, model, jax.random.key(0))
 
@@ -42,7 +42,7 @@ def test_golden_logits(family, tmp_path):
     record = FAMILIES[family]
     model = Model(record, record.from_hf(golden["config"]), "classification", 3)
     tensors = {}
-    for row in rows_for(record.table, flatten(model.shapes)):
+    for row in rules_for(record.table, flatten(model.shapes)):
         shape = flatten(model.shapes)[row.param].shape
         tensors |= {key: formula_tensor(key, row.hf_shape(shape)) for key in row.keys(shape)}
     save_file(tensors, tmp_path / "model.safetensors")

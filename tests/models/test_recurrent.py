@@ -29,7 +29,7 @@ from jaxlm.errors import UserError
 from jaxlm.inference.generate import generate
 from jaxlm.models import FAMILIES, Model, recurrent
 from jaxlm.models.base import flatten, override
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
 
@@ -250,7 +250,7 @@ def test_gradients_reach_every_parameter_of_every_layer(family):
 def test_execution_knobs_change_neither_loss_nor_gradients(family):
     batch, params = three_rows(), weights(lm(family))
     expected = loss_and_gradients(lm(family), params, batch, KEYS[0])
-    actual = loss_and_gradients(lm(family, Compute(unroll=2, remat="full")), params, batch, KEYS[0])
+    actual = loss_and_gradients(lm(family, ComputeConfig(unroll=2, remat="full")), params, batch, KEYS[0])
     chex.assert_trees_all_close(actual, expected, atol=1e-4, rtol=1e-5)
 
 
@@ -264,7 +264,7 @@ def test_sharded_equals_unsharded(family, preset):
     expected = loss_and_gradients(lm(family), params, batch)
     sizes = {"data": 2, "fsdp": 2, "tensor": 2} if preset == "fsdp_tp" else {}
     rules = Rules(make_mesh(preset, **sizes))
-    model = lm(family, Compute(rules=rules))
+    model = lm(family, ComputeConfig(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     arrays = jax.device_put(batch, batch_shardings(batch, rules))
     chex.assert_trees_all_close(loss_and_gradients(model, placed, arrays), expected, atol=1e-4, rtol=1e-5)
@@ -272,7 +272,7 @@ def test_sharded_equals_unsharded(family, preset):
 
 def test_recurrent_weights_are_gathered_before_the_loop_over_time():
     rules = Rules(make_mesh("fsdp"))
-    model = lm("lstm", Compute(rules=rules))
+    model = lm("lstm", ComputeConfig(rules=rules))
     batch = rows([[text] for text in examples(8, seed=6)])
     shapes = {
         name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=batch_shardings(batch, rules)[name])
@@ -308,7 +308,7 @@ def test_dropout_acts_only_with_a_key_and_not_on_the_recurrence(family, monkeypa
 
     shapes = model.shapes
     monkeypatch.setattr(recurrent, "dropout", counted)
-    jax.eval_shape(lm(family, Compute(unroll=3), dropout=0.4).apply, shapes, batch, KEYS[0])
+    jax.eval_shape(lm(family, ComputeConfig(unroll=3), dropout=0.4).apply, shapes, batch, KEYS[0])
     widths = (24, 16, 16, 16)  # the embeddings, between layers, the last layer's output
     assert drawn == [(0.4, (3, 21, width)) for width in widths]
 
@@ -321,7 +321,9 @@ def test_dropout_acts_only_with_a_key_and_not_on_the_recurrence(family, monkeypa
 def test_bfloat16_is_finite_and_close(family):
     batch, params = three_rows(), weights(lm(family))
     real = batch["segment_ids"] > 0
-    exact, half = (token_logits(lm(family, Compute(dtype=d)), params, batch)[real] for d in (jnp.float32, jnp.bfloat16))
+    exact, half = (
+        token_logits(lm(family, ComputeConfig(dtype=d)), params, batch)[real] for d in (jnp.float32, jnp.bfloat16)
+    )
     assert 0 < np.abs(half - exact).max() < 0.1 * np.abs(exact).max()
 
 

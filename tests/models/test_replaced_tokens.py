@@ -20,8 +20,8 @@ from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import export_model
 from jaxlm.models import FAMILIES, Model, electra
 from jaxlm.models.base import flatten, override
-from jaxlm.nn.heads import LogitFactors
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.heads import FactoredLogits
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
 
@@ -30,9 +30,9 @@ KEYS = [jax.random.key(seed, impl="rbg") for seed in (0, 1)]
 
 
 @functools.cache
-def network(compute: Compute | None = None, **changes) -> Model:
+def network(compute: ComputeConfig | None = None, **changes) -> Model:
     config = override(tiny("electra").config, {"generator_size": 0.5, **changes})
-    return Model(FAMILIES["electra"], config, "replaced_tokens", 0, compute or Compute())
+    return Model(FAMILIES["electra"], config, "replaced_tokens", 0, compute or ComputeConfig())
 
 
 def masked_batch(texts: list[list[Example]], length: int = 21, slots: int = 4) -> dict[str, np.ndarray]:
@@ -112,17 +112,17 @@ def test_generator_has_its_own_projection_stack_and_head_and_no_tables():
     assert axes["generator/trunk/stack/layers/up"] == ("layers", "embed", "mlp")
 
 
-@pytest.mark.parametrize("whole", [electra.WHOLE, 64 * 7 * 2])
+@pytest.mark.parametrize("whole", [electra.MAX_LOGITS, 64 * 7 * 2])
 def test_samples_follow_the_generators_distribution(whole, monkeypatch):
     """Also where only two slots are drawn at once."""
-    monkeypatch.setattr(electra, "WHOLE", whole)
+    monkeypatch.setattr(electra, "MAX_LOGITS", whole)
     rng = np.random.default_rng(0)
     states, table = rng.normal(size=(64, 5, 3)), rng.normal(size=(7, 3))
     states[1:] = states[:1]
     bias = rng.normal(size=7)
     probs = np.exp(states[0] @ table.T + bias)
     probs /= probs.sum(-1, keepdims=True)
-    factors = LogitFactors(*(jnp.asarray(x, jnp.float32) for x in (states, table, bias)))
+    factors = FactoredLogits(*(jnp.asarray(x, jnp.float32) for x in (states, table, bias)))
     sample = jax.jit(electra._sample, compiler_options=FAST)
     draws = [np.asarray(sample(factors, jax.random.key(seed))) for seed in range(60)]
     drawn = np.stack(draws).reshape(-1, 5)  # 3840 of each slot
@@ -235,11 +235,11 @@ def test_execution_knobs_and_shards_change_neither_loss_nor_gradients():
     batch = masked_batch([[text] for text in texts], length=9, slots=2)
     params = weights(network())
     expected = gradients(network(), params, batch, "both")
-    actual = gradients(network(Compute(unroll=3, remat="full")), params, batch, "both")
+    actual = gradients(network(ComputeConfig(unroll=3, remat="full")), params, batch, "both")
     chex.assert_trees_all_close(actual, expected, atol=1e-4, rtol=1e-4)
 
     rules = Rules(make_mesh("fsdp_tp", data=2, fsdp=2, tensor=2))
-    model = network(Compute(rules=rules))
+    model = network(ComputeConfig(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     arrays = jax.device_put(batch, batch_shardings(batch, rules))
     chex.assert_trees_all_close(gradients(model, placed, arrays, "both"), expected, atol=1e-4, rtol=1e-4)
@@ -247,7 +247,7 @@ def test_execution_knobs_and_shards_change_neither_loss_nor_gradients():
 
 def test_bfloat16_is_close():
     params, batch = certain(weights(network()), 11), two_rows()
-    exact, half = run(network(), params, batch), run(network(Compute(dtype=jnp.bfloat16)), params, batch)
+    exact, half = run(network(), params, batch), run(network(ComputeConfig(dtype=jnp.bfloat16)), params, batch)
     assert half.discriminator.dtype == jnp.float32 and half.generator.states.dtype == jnp.bfloat16
     assert 0 < np.abs(half.discriminator - exact.discriminator).max() < 0.1 * np.abs(exact.discriminator).max()
 

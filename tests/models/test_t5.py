@@ -20,7 +20,7 @@ from jaxlm.models import FAMILIES, Model, t5
 from jaxlm.models.base import flatten, override
 from jaxlm.nn import attention
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.layers import Compute, relative_bias, relative_buckets
+from jaxlm.nn.layers import ComputeConfig, relative_bias, relative_buckets
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
 
@@ -154,7 +154,7 @@ def test_gradients_reach_every_parameter_of_every_layer(version):
 def test_execution_knobs_change_neither_loss_nor_gradients():
     batch, params = two_rows(), weights(model_of("v1_1"))
     expected = loss_and_gradients(model_of("v1_1"), params, batch)
-    actual = loss_and_gradients(model_of("v1_1", Compute(unroll=3, remat="full")), params, batch)
+    actual = loss_and_gradients(model_of("v1_1", ComputeConfig(unroll=3, remat="full")), params, batch)
     chex.assert_trees_all_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -166,7 +166,7 @@ def test_sharded_equals_unsharded(version, preset):
     expected = loss_and_gradients(model_of(version), params, batch)
     sizes = {"data": 2, "fsdp": 2, "tensor": 2} if preset == "fsdp_tp" else {}
     rules = Rules(make_mesh(preset, **sizes))
-    model = model_of(version, Compute(rules=rules))
+    model = model_of(version, ComputeConfig(rules=rules))
     placed = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     arrays = jax.device_put(batch, batch_shardings(batch, rules))
     chex.assert_trees_all_close(loss_and_gradients(model, placed, arrays), expected, atol=1e-5, rtol=1e-4)
@@ -186,7 +186,7 @@ def test_dropout_acts_only_with_a_key():
 @pytest.mark.parametrize(("own", "hidden", "probs"), [(0.25, 0, 7), (None, 7, 0)])
 def test_dropout_acts_at_the_places_of_the_published_model(own, hidden, probs, monkeypatch):
     """Embeddings and last states of both stacks, what each sub-layer adds, inside MLPs; attention's as the rest."""
-    model = model_of(compute=Compute(unroll=3), dropout=0.125, attention_dropout=own)
+    model = model_of(compute=ComputeConfig(unroll=3), dropout=0.125, attention_dropout=own)
     shapes, drawn = model.shapes, []
 
     def counted(x, rate, key):
@@ -206,7 +206,7 @@ def test_bfloat16_is_finite_and_close():
     batch, params = two_rows(), weights(model_of())
     real = batch["decoder_segment_ids"] > 0
     exact, half = (
-        token_logits(model_of(compute=Compute(dtype=d)), params, batch)[real] for d in (jnp.float32, jnp.bfloat16)
+        token_logits(model_of(compute=ComputeConfig(dtype=d)), params, batch)[real] for d in (jnp.float32, jnp.bfloat16)
     )
     assert 0 < np.abs(half - exact).max() < 0.1 * np.abs(exact).max()
 

@@ -12,14 +12,14 @@ from helpers.tiny_models import ENCODERS, tiny
 from jaxlm.errors import UserError
 from jaxlm.models import FAMILIES
 from jaxlm.models.base import flatten
-from jaxlm.models.weight_map import Row, Table, plan_import, rows_for
+from jaxlm.models.weight_map import Rule, WeightMap, plan_import, rules_for
 
 families = pytest.mark.parametrize("family", FAMILIES)
-TABLE = Table(
+TABLE = WeightMap(
     rows=(
-        Row("trunk/w", "net.layer.{i}.w", "f d -> d f"),
-        Row("trunk/norm", "net.LayerNorm.weight"),
-        Row("head/out", "out.weight", "c d -> d c"),
+        Rule("trunk/w", "net.layer.{i}.w", "f d -> d f"),
+        Rule("trunk/norm", "net.LayerNorm.weight"),
+        Rule("head/out", "out.weight", "c d -> d c"),
     ),
     prefix="net.",
     ignore=(r"^cls\.",),
@@ -30,7 +30,7 @@ TENSORS = {"net.layer.0.w": (5, 3), "net.layer.1.w": (5, 3), "net.LayerNorm.weig
 
 
 def test_rows_turn_tensors_into_parameters_and_back():
-    row = Row("q", "layer.{i}.q", "(n h) d -> d n h")
+    row = Rule("q", "layer.{i}.q", "(n h) d -> d n h")
     tensor = np.arange(24.0).reshape(6, 4)
     value = row.to_param(tensor, (7, 4, 2, 3))  # 7 layers, width 4, 2 heads of 3
     assert value.shape == (4, 2, 3)
@@ -40,20 +40,20 @@ def test_rows_turn_tensors_into_parameters_and_back():
     assert row.from_param(value).flags.c_contiguous
     assert row.hf_shape((7, 4, 2, 3)) == (6, 4)
     assert row.keys((3, 4, 2, 3)) == ["layer.0.q", "layer.1.q", "layer.2.q"]
-    plain = Row("norm", "norm.weight")
+    plain = Rule("norm", "norm.weight")
     assert plain.keys((4,)) == ["norm.weight"] and plain.hf_shape((4,)) == (4,)
     assert plain.to_param(tensor, (6, 4)) is tensor and plain.from_param(tensor) is tensor
 
 
 def test_rows_may_count_from_elsewhere_and_read_what_they_were_tied_to():
-    assert Row("rest", "layer.{i}.w", first=2).keys((3, 4)) == ["layer.2.w", "layer.3.w", "layer.4.w"]
-    table = Table((Row("table", "embed.w"), Row("head/out", "out.w", otherwise="embed.w")), "")
+    assert Rule("rest", "layer.{i}.w", layer_offset=2).keys((3, 4)) == ["layer.2.w", "layer.3.w", "layer.4.w"]
+    table = WeightMap((Rule("table", "embed.w"), Rule("head/out", "out.w", fallback_key="embed.w")), "")
     shapes = {"table": (5, 4), "head/out": (5, 4)}
     for keys in (["embed.w", "out.w"], ["embed.w"]):
         plan = plan_import(table, shapes, dict.fromkeys(keys, (5, 4)))
         assert plan.reads["head/out"][1] == [keys[-1]] and plan.reads["table"][1] == ["embed.w"]
         assert not (plan.missing or plan.unread or plan.mismatched)
-    assert [row.key for row in rows_for(table, shapes)] == ["embed.w", "out.w"]
+    assert [row.key for row in rules_for(table, shapes)] == ["embed.w", "out.w"]
 
 
 def test_a_complete_checkpoint_is_read_whole():
@@ -85,19 +85,19 @@ def test_what_does_not_fit_is_reported():
 
 
 def test_local_parameters_have_no_rows_and_are_missing_from_every_checkpoint():
-    table = dataclasses.replace(TABLE, local=("^helper/",))
+    table = dataclasses.replace(TABLE, not_exported=("^helper/",))
     params = {**PARAMS, "helper/w": (3, 4)}
-    assert [row.param for row in rows_for(table, params)] == list(PARAMS)
+    assert [row.param for row in rules_for(table, params)] == list(PARAMS)
     plan = plan_import(table, params, TENSORS)
     assert (plan.missing, plan.unread) == (["helper/w"], [])
-    assert table.is_local("helper/w") and not table.is_local("trunk/helper/w")
+    assert table.is_not_exported("helper/w") and not table.is_not_exported("trunk/helper/w")
 
 
 def test_a_table_with_a_gap_or_a_double_is_a_mistake():
     with pytest.raises(ValueError, match="no row for parameter trunk/new"):
-        rows_for(TABLE, [*PARAMS, "trunk/new"])
+        rules_for(TABLE, [*PARAMS, "trunk/new"])
     with pytest.raises(ValueError, match="parameter 'head/out' has two rows"):
-        rows_for(Table((*TABLE.rows, Row("head/out", "other")), "net."), PARAMS)
+        rules_for(WeightMap((*TABLE.rows, Rule("head/out", "other")), "net."), PARAMS)
 
 
 @families
@@ -105,7 +105,7 @@ def test_tables_cover_every_parameter_with_distinct_keys(family):
     table = FAMILIES[family].table
     shapes = {name: struct.shape for name, struct in flatten(tiny(family).shapes).items()}
     tensors = {}
-    for row in rows_for(table, shapes):
+    for row in rules_for(table, shapes):
         for key in row.keys(shapes[row.param]):
             assert key not in tensors, f"{key} is written twice"
             tensors[key] = row.hf_shape(shapes[row.param])

@@ -16,7 +16,7 @@ from jaxlm.errors import UserError
 from jaxlm.models import llama
 from jaxlm.nn.attention import Mask, attend, decoder_mask, empty_cache
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.layers import Compute, activation, init_stack, pick, rms_norm, rotate
+from jaxlm.nn.layers import ComputeConfig, activation, apply_rope, init_stack, rms_norm, take_columns
 
 SEGMENTS = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 0, 0]], jnp.int32)
 
@@ -109,7 +109,7 @@ def test_attention_is_its_formula(kv_heads, open_path):
     settings = {"dropout_rate": 1e-10, "key": jax.random.key(0)} if open_path else {}
     described = Mask(jnp.asarray(query_ids, jnp.int32), jnp.asarray(key_ids, jnp.int32))
     q, k, v, bias = map(jnp.asarray, (q, k, v, bias))
-    actual = attend(q, k, v, described, Compute(), bias=bias, scale=0.7, **settings)
+    actual = attend(q, k, v, described, ComputeConfig(), bias=bias, scale=0.7, **settings)
     np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=0)
 
 
@@ -128,7 +128,7 @@ def test_dropped_out_attention_and_its_gradients_are_their_formula(kv_heads, dty
 
     def actual(q, k, v, bias):
         mask = Mask(segments, segments)
-        return attend(q, k, v, mask, Compute(), bias=bias, dropout_rate=0.4, key=key).astype(jnp.float32)
+        return attend(q, k, v, mask, ComputeConfig(), bias=bias, dropout_rate=0.4, key=key).astype(jnp.float32)
 
     def expected(q, k, v, bias):
         q, k, v = (jnp.repeat(x.astype(jnp.float32), 6 // x.shape[2], axis=2) for x in (q, k, v))
@@ -163,7 +163,9 @@ def test_gelu_is_x_times_the_normal_cdf(dtype):
 def test_cudnn_cannot_drop_probabilities_out():
     x = jnp.zeros((1, 9, 1, 8))
     with pytest.raises(UserError, match="model.attention=cudnn cannot drop out attention probabilities"):
-        attend(x, x, x, Mask(SEGMENTS, SEGMENTS), Compute(attention="cudnn"), dropout_rate=0.1, key=jax.random.key(0))
+        attend(
+            x, x, x, Mask(SEGMENTS, SEGMENTS), ComputeConfig(attention="cudnn"), dropout_rate=0.1, key=jax.random.key(0)
+        )
 
 
 def test_rotary_positions_turn_pairs_as_complex_numbers():
@@ -171,10 +173,10 @@ def test_rotary_positions_turn_pairs_as_complex_numbers():
     x = rng.normal(size=(2, 5, 3, 8)).astype(np.float32)
     positions = jnp.asarray(rng.integers(0, 100, (2, 5)), jnp.int32)
     frequencies = np.asarray([1.0, 0.3, 0.05, 0.001], np.float32)
-    turned = rotate(jnp.asarray(x), positions, frequencies)
+    turned = apply_rope(jnp.asarray(x), positions, frequencies)
     numbers = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * np.asarray(positions)[:, :, None, None] * frequencies)
     np.testing.assert_allclose(turned, np.concatenate([numbers.real, numbers.imag], -1), atol=1e-5, rtol=0)
-    assert rotate(jnp.asarray(x, jnp.bfloat16), positions, frequencies).dtype == jnp.bfloat16
+    assert apply_rope(jnp.asarray(x, jnp.bfloat16), positions, frequencies).dtype == jnp.bfloat16
 
 
 def test_rms_norm_is_its_formula_in_float32():
@@ -195,12 +197,12 @@ def test_rms_norm_is_its_formula_in_float32():
 def test_pick_takes_each_rows_columns():
     x = np.arange(2 * 4 * 3).reshape(2, 4, 3)
     columns = jnp.asarray([[3, 0], [1, 1]], jnp.int32)
-    np.testing.assert_array_equal(pick(jnp.asarray(x), columns), np.stack([x[0, [3, 0]], x[1, [1, 1]]]))
+    np.testing.assert_array_equal(take_columns(jnp.asarray(x), columns), np.stack([x[0, [3, 0]], x[1, [1, 1]]]))
     wide = np.moveaxis(x, 1, 2)
     np.testing.assert_array_equal(
-        pick(jnp.asarray(wide), columns, axis=2), np.stack([wide[0][:, [3, 0]], wide[1][:, [1, 1]]])
+        take_columns(jnp.asarray(wide), columns, axis=2), np.stack([wide[0][:, [3, 0]], wide[1][:, [1, 1]]])
     )
-    assert pick(jnp.asarray(x), None).shape == x.shape
+    assert take_columns(jnp.asarray(x), None).shape == x.shape
 
 
 def test_parameters_of_a_stack_are_made_without_the_kernel(monkeypatch):
@@ -210,7 +212,7 @@ def test_parameters_of_a_stack_are_made_without_the_kernel(monkeypatch):
         jax.nn, "dot_product_attention",
         lambda *args, implementation, **keys: asked.append(implementation) or attention(*args, **keys),
     )  # fmt: skip
-    model = tiny("llama", Compute(dtype=jnp.bfloat16, attention="cudnn"))
+    model = tiny("llama", ComputeConfig(dtype=jnp.bfloat16, attention="cudnn"))
     ids = jnp.ones((2, 4), jnp.int32)
     x = jnp.ones((2, 4, model.config.embed_dim), jnp.bfloat16)
     init = init_stack(llama.Block(model.config, model.compute), 3, x, ids, decoder_mask(ids, None))

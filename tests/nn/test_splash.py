@@ -13,7 +13,7 @@ from jaxlm.cost.flops import matmul_flops
 from jaxlm.errors import UserError
 from jaxlm.nn import attention
 from jaxlm.nn.attention import Mask, attend, decoder_mask, empty_cache
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.nn.splash import kernel_flops
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
@@ -75,8 +75,8 @@ def test_the_kernel_equals_xla(case, kind):
         return jax.jit(jax.value_and_grad(outputs, argnums=(0, 1, 2), has_aux=True))
 
     layout = rules(kind)
-    (_, expected), expected_grads = make(Compute(attention="xla"))(*arrays)
-    (_, out), grads = make(Compute(attention="splash", rules=layout))(*arrays)
+    (_, expected), expected_grads = make(ComputeConfig(attention="xla"))(*arrays)
+    (_, out), grads = make(ComputeConfig(attention="splash", rules=layout))(*arrays)
     assert np.isfinite(out).all()
     np.testing.assert_allclose(np.where(real, out, 0), np.where(real, expected, 0), atol=1e-5, rtol=0)
     for name, ours, theirs in zip("qkv", grads, expected_grads, strict=True):
@@ -91,7 +91,7 @@ def test_layers_that_differ_in_the_window_choose_between_two_kernels():
     @jax.jit
     def layer(windowed):
         mask = Mask(ids, ids, windowed=windowed, causal=True, window=3)
-        return [attend(q, k, v, mask, Compute(attention=kernel)) for kernel in ("splash", "xla")]
+        return [attend(q, k, v, mask, ComputeConfig(attention=kernel)) for kernel in ("splash", "xla")]
 
     narrow, wide = layer(jnp.asarray(True)), layer(jnp.asarray(False))
     for splash, xla in (narrow, wide):
@@ -109,7 +109,7 @@ def calls(q, k, mask, compute, **settings) -> bool:
 def tpu(monkeypatch):
     """Computation whose mesh has TPUs, as far as attention can tell."""
     monkeypatch.setattr(Rules, "platform", "tpu")
-    return Compute(rules=Rules(make_mesh("ddp")))
+    return ComputeConfig(rules=Rules(make_mesh("ddp")))
 
 
 def test_on_a_tpu_it_is_the_kernel_wherever_it_can_be(tpu, caplog):
@@ -124,7 +124,7 @@ def test_on_a_tpu_it_is_the_kernel_wherever_it_can_be(tpu, caplog):
     assert not calls(x[:, :8], x, mask.at(ids[:, :8]), tpu)
     assert not calls(x[:, :96], x[:, :96], Mask(ids[:, :96], ids[:, :96]), tpu)
     assert not calls(x[:5], x[:5], Mask(ids[:5], ids[:5]), tpu)  # rows that eight devices do not divide
-    assert not calls(x, x, mask, Compute(attention="xla", rules=tpu.rules))
+    assert not calls(x, x, mask, ComputeConfig(attention="xla", rules=tpu.rules))
     cache = empty_cache(1, 8, 256, 2, 16, jnp.float32).extend(ids[:, :1])
     assert not calls(x[:, :1], x, decoder_mask(ids[:, :1], cache), tpu)
 
@@ -141,8 +141,8 @@ def test_on_a_tpu_it_is_the_kernel_wherever_it_can_be(tpu, caplog):
 def test_elsewhere_it_is_not():
     ids = jnp.ones((8, 256), jnp.int32)
     x = jnp.zeros((8, 256, 2, 16))
-    assert not calls(x, x, Mask(ids, ids), Compute())
-    assert calls(x, x, Mask(ids, ids), Compute(attention="splash"))
+    assert not calls(x, x, Mask(ids, ids), ComputeConfig())
+    assert calls(x, x, Mask(ids, ids), ComputeConfig(attention="splash"))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_what_the_kernel_cannot_do_is_said(what, settings, monkeypatch):
         "bias": {"bias": jnp.zeros((1, 1, 128, 128))},
     }.get(settings, {})
     with pytest.raises(UserError, match=f"model.attention=splash cannot {what}"):
-        attend(x, x, x, mask, Compute(attention="splash"), **given)
+        attend(x, x, x, mask, ComputeConfig(attention="splash"), **given)
 
 
 def test_operations_of_the_kernel():

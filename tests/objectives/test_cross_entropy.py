@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.nn.heads import LogitFactors
-from jaxlm.objectives.cross_entropy import Terms, chunk_size, cross_entropy, token_scores
+from jaxlm.nn.heads import FactoredLogits
+from jaxlm.objectives.cross_entropy import LossTerms, chunk_size, cross_entropy, token_scores
 
 
 def random_case(rows=3, length=7, width=5, vocab=11, dtype=np.float32, bias=True, seed=0):
     rng = np.random.default_rng(seed)
-    factors = LogitFactors(
+    factors = FactoredLogits(
         jnp.asarray(rng.normal(0, 1, (rows, length, width)), dtype),
         jnp.asarray(rng.normal(0, 1, (vocab, width)), jnp.float32),
         jnp.asarray(rng.normal(0, 1, vocab), jnp.float32) if bias else None,
@@ -29,7 +29,7 @@ def random_case(rows=3, length=7, width=5, vocab=11, dtype=np.float32, bias=True
 def test_two_tokens_by_hand():
     # Logits (0, log 3) and (log 2, 0): p = (1/4, 3/4) and (2/3, 1/3).
     states = jnp.asarray([[[0.0, math.log(3)], [math.log(2), 0.0]]])
-    factors = LogitFactors(states, jnp.eye(2))
+    factors = FactoredLogits(states, jnp.eye(2))
     labels = jnp.asarray([[1, 1]], jnp.int32)
     total, weight = cross_entropy(factors, labels, jnp.asarray([[1.0, 3.0]]))
     assert float(total) == pytest.approx(-math.log(3 / 4) - 3 * math.log(1 / 3), abs=1e-6)
@@ -40,17 +40,17 @@ def test_two_tokens_by_hand():
 
 
 def test_terms_by_hand():
-    factors = LogitFactors(jnp.asarray([[[0.0, math.log(3)]]]), jnp.eye(2))
+    factors = FactoredLogits(jnp.asarray([[[0.0, math.log(3)]]]), jnp.eye(2))
     labels, weights = jnp.asarray([[1]], jnp.int32), jnp.ones((1, 1))
-    smoothed, _ = cross_entropy(factors, labels, weights, terms=Terms(label_smoothing=0.2))
+    smoothed, _ = cross_entropy(factors, labels, weights, terms=LossTerms(label_smoothing=0.2))
     assert float(smoothed) == pytest.approx(-0.9 * math.log(3 / 4) - 0.1 * math.log(1 / 4), abs=1e-6)
-    held, _ = cross_entropy(factors, labels, weights, terms=Terms(z_loss=0.5))
+    held, _ = cross_entropy(factors, labels, weights, terms=LossTerms(z_loss=0.5))
     assert float(held) == pytest.approx(-math.log(3 / 4) + 0.5 * math.log(4) ** 2, abs=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 6])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("terms", [Terms(), Terms(0.1, 0.01)])
+@pytest.mark.parametrize("terms", [LossTerms(), LossTerms(0.1, 0.01)])
 def test_chunks_change_neither_loss_nor_gradients(chunk, bias, terms):
     factors, labels, weights = random_case(bias=bias)
 
@@ -79,7 +79,7 @@ def test_chunked_half_precision_is_close():
 def test_whole_logits_never_exist():
     """The compiled gradient needs less memory than the logits alone would."""
     rows, length, width, vocab = 4, 256, 16, 8192
-    factors = LogitFactors(jnp.zeros((rows, length, width)), jnp.zeros((vocab, width)))
+    factors = FactoredLogits(jnp.zeros((rows, length, width)), jnp.zeros((vocab, width)))
     labels, weights = jnp.zeros((rows, length), jnp.int32), jnp.ones((rows, length))
     logits = rows * length * vocab * 4
 

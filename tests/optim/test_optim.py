@@ -16,7 +16,7 @@ from helpers.update_rules import AXES, CHOICES, DECAY, FACTORED_FROM, RATE, SHAP
 from jaxlm.models import FAMILIES
 from jaxlm.models.base import flatten
 from jaxlm.optim import decay_mask
-from jaxlm.optim.matrices import Blocks, blocks_of
+from jaxlm.optim.matrices import MatrixDims, matrix_dims
 
 TABLES, PLAIN = {"tokens"}, {"q_bias", "norm_scale"}
 
@@ -124,18 +124,18 @@ def test_momentum_is_muon_s():
 
 
 def test_matrices_are_told_by_their_axes():
-    assert blocks_of(("layers", "embed", "kv_heads", "head_dim")) == Blocks((1, 2, 3), (1,), (2, 3), False)
-    assert blocks_of(("layers", "heads", "head_dim", "embed")) == Blocks((1, 2, 3), (1, 2), (3,), False)
-    assert blocks_of(("layers", "embed", "gates", "hidden")) == Blocks((1, 3), (1,), (3,), False)
-    assert blocks_of(("embed", "classes")) == Blocks((0, 1), (0,), (1,), True)
-    assert blocks_of(("layers", "heads", "head_dim")) == Blocks((1, 2), (), (), False)
+    assert matrix_dims(("layers", "embed", "kv_heads", "head_dim")) == MatrixDims((1, 2, 3), (1,), (2, 3), False)
+    assert matrix_dims(("layers", "heads", "head_dim", "embed")) == MatrixDims((1, 2, 3), (1, 2), (3,), False)
+    assert matrix_dims(("layers", "embed", "gates", "hidden")) == MatrixDims((1, 3), (1,), (3,), False)
+    assert matrix_dims(("embed", "classes")) == MatrixDims((0, 1), (0,), (1,), True)
+    assert matrix_dims(("layers", "heads", "head_dim")) == MatrixDims((1, 2), (), (), False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kernel_of_a_family_is_a_matrix(family):
     """All but embeddings, output layers, norms and biases; a new axis name must not make them vectors."""
     for name, axes in flatten(tiny(family).axes).items():
-        block = blocks_of(axes)
+        block = matrix_dims(axes)
         vector = name.endswith(("_bias", "_scale")) and not name.endswith("relative_bias")
         assert bool(block.rows) != vector, name
         kind = name.split("/")[-1]
@@ -152,10 +152,10 @@ def test_weight_decay_spares_biases_and_norms():
     ("keys", "message"),
     [
         (["optimizer.name=adafactor", "optimizer.b2=0.99"], "b2: adafactor has none; leave it out"),
-        (["optimizer.name=adafactor", "optimizer.moments=bfloat16"], "moments: adafactor has none"),
+        (["optimizer.name=adafactor", "optimizer.moment_dtype=bfloat16"], "moment_dtype: adafactor has none"),
         (["optimizer.momentum=0.9"], "momentum: adamw has none"),
         (["optimizer.name=sgd"], "optimizer.name"),
-        (["optimizer.moments=float16"], "optimizer.moments"),
+        (["optimizer.moment_dtype=float16"], "optimizer.moment_dtype"),
     ],
 )
 def test_keys_that_would_be_ignored_are_refused(tmp_path, capsys, keys, message):
@@ -168,7 +168,7 @@ def test_a_run_by_another_rule_learns(tmp_path, choice):
     rate = {"adafactor": 0.05, "muon-bfloat16": 5e-3}[choice]
     config = write_config(
         tmp_path, optimizer={"learning_rate": rate, "offload": True, **CHOICES[choice]},
-        train={"batch_size": 16, "epochs": 8, "eval_every": 16, "accumulation": 2}, mesh={"preset": "fsdp"},
+        train={"batch_size": 16, "epochs": 8, "eval_every": 16, "grad_accum_steps": 2}, mesh={"preset": "fsdp"},
     )  # fmt: skip
     assert run("finetune", "--config", config) == 0
     assert json.loads((tmp_path / "runs/tiny/summary.json").read_text())["scores"]["validation"]["roc_auc"] > 0.9

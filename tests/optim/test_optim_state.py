@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxlm.errors import UserError
 from jaxlm.models.base import flatten
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.optim.moments import round_stochastic
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
@@ -108,7 +108,7 @@ def test_training_with_bfloat16_moments_stays_beside_float32():
 
 def sharded_model(preset: str) -> Any:
     rules = Rules(make_mesh(preset))
-    return tiny("llama", Compute(rules=rules), embed_dim=32, num_heads=8, mlp_dim=64)
+    return tiny("llama", ComputeConfig(rules=rules), embed_dim=32, num_heads=8, mlp_dim=64)
 
 
 def steps(model: Any, choice: dict[str, Any], num: int, state: Any = None, *, offload: bool = False) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from jaxlm.errors import UserError
 from jaxlm.parallel import cluster
-from jaxlm.parallel.cluster import find
+from jaxlm.parallel.cluster import detect_cluster
 
 SLURM = {
     "SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "node[1-4]", "SLURM_NTASKS": "4", "SLURM_PROCID": "2",
@@ -24,10 +24,10 @@ EXPLICIT = {
 
 
 def test_a_process_by_itself():
-    assert find(environ={}) is None
-    assert find(environ={**SLURM, "SLURM_NTASKS": "1"}) is None
-    assert find(environ={name: SLURM[name] for name in ("SLURM_JOB_ID", "SLURM_NTASKS")}) is None  # no srun
-    assert find("box0:8476", 1, 0, environ={}) is None
+    assert detect_cluster(environ={}) is None
+    assert detect_cluster(environ={**SLURM, "SLURM_NTASKS": "1"}) is None
+    assert detect_cluster(environ={name: SLURM[name] for name in ("SLURM_JOB_ID", "SLURM_NTASKS")}) is None  # no srun
+    assert detect_cluster("box0:8476", 1, 0, environ={}) is None
 
 
 @pytest.mark.parametrize("flags", [("box0:8476", 2, 1), (None, 2, 1), (None, None, 1), (None, None, None)])
@@ -35,15 +35,15 @@ def test_flags_go_before_the_environment(flags):
     environ = {"JAX_COORDINATOR_ADDRESS": "box0:8476", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
     for value, (name, text) in zip(flags, tuple(environ.items()), strict=True):
         environ[name] = text if value is None else "no:1 at all"
-    found = find(*flags, environ=environ)
+    found = detect_cluster(*flags, environ=environ)
     assert found is not None and found.arguments == EXPLICIT
 
 
 def test_an_indexed_job_numbers_the_processes():
     environ = {"JAX_COORDINATOR_ADDRESS": "box0:8476", "JAX_NUM_PROCESSES": "2", "JOB_COMPLETION_INDEX": "1"}
-    found = find(environ=environ)
+    found = detect_cluster(environ=environ)
     assert found is not None and found.arguments == EXPLICIT
-    assert find(environ={"JOB_COMPLETION_INDEX": "1"}) is None
+    assert detect_cluster(environ={"JOB_COMPLETION_INDEX": "1"}) is None
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_an_indexed_job_numbers_the_processes():
 )
 def test_mistakes_are_named(flags, message):
     with pytest.raises(UserError, match=message):
-        find(*flags, environ={})
+        detect_cluster(*flags, environ={})
 
 
 @pytest.mark.parametrize("per_node, devices", [("1(x4)", []), ("1", []), ("8(x4)", None), ("2,1", None)])
 def test_slurm(per_node, devices):
     """JAX would give the only task of a node one of its GPUs."""
-    found = find(environ={**SLURM, "SLURM_STEP_TASKS_PER_NODE": per_node})
+    found = detect_cluster(environ={**SLURM, "SLURM_STEP_TASKS_PER_NODE": per_node})
     assert found is not None and found.name == "SLURM"
     assert found.arguments.get("local_device_ids") == devices
 
@@ -97,14 +97,14 @@ def test_tpu_vms_of_a_slice(tpu, monkeypatch, hosts, several):
     monkeypatch.setattr(Metadata, "hosts", hosts)
     with http.server.HTTPServer(("127.0.0.1", 0), Metadata) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        found = find(environ={"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"})
+        found = detect_cluster(environ={"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"})
         server.shutdown()
     assert (found is not None and found.name == "Cloud TPU" and not found.arguments) == several
 
 
 def test_tpu_pods_of_kubernetes_and_other_platforms(tpu):
     several = {"TPU_WORKER_HOSTNAMES": "a,b"}
-    assert find(environ=several) is not None
-    assert find(environ={"TPU_WORKER_HOSTNAMES": "a"}) is None
-    assert find(environ={"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}) is not None
-    assert find(environ={**several, "JAX_PLATFORMS": "cpu"}) is None
+    assert detect_cluster(environ=several) is not None
+    assert detect_cluster(environ={"TPU_WORKER_HOSTNAMES": "a"}) is None
+    assert detect_cluster(environ={"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}) is not None
+    assert detect_cluster(environ={**several, "JAX_PLATFORMS": "cpu"}) is None

@@ -15,7 +15,7 @@ from jaxlm.parallel.mesh import choose_mesh, device_memory
 
 def chosen(parameters: float, mesh: dict | None = None, divides=lambda mesh: True):
     choice = choose_mesh(MeshConfig(**(mesh or {})), int(parameters), divides)
-    return tuple(choice.mesh.shape.values()), choice.why
+    return tuple(choice.mesh.shape.values()), choice.description
 
 
 def test_auto_takes_ddp_while_the_whole_state_fits_half_a_device():
@@ -47,7 +47,7 @@ def test_auto_says_when_nothing_fits():
 
 def test_auto_on_one_device():
     choice = choose_mesh(MeshConfig(), 2**20, lambda mesh: True, jax.devices()[:1])
-    assert choice.why.startswith("ddp: one device (auto")
+    assert choice.description.startswith("ddp: one device (auto")
 
 
 def test_auto_leaves_room_for_context():
@@ -83,7 +83,7 @@ def test_auto_across_tpu_slices():
     )  # fmt: skip
     devices = [device(i) for i in range(8)]
     choice = choose_mesh(MeshConfig(), 2**30, lambda mesh: True, devices)
-    assert choice.why.startswith(
+    assert choice.description.startswith(
         "hybrid: data 2, fsdp 4 (auto: state of 4.00 GiB per device within 50% of 16 GiB, that"
     )
     assert [{d.slice_index for d in group.ravel()} for group in choice.mesh.devices] == [{0}, {1}]

@@ -12,7 +12,7 @@ from helpers.pretraining_runs import write_pretraining
 from jaxlm.config.loading import load_config
 from jaxlm.errors import UserError
 from jaxlm.models.base import flatten
-from jaxlm.setup.setup import prepare
+from jaxlm.setup.setup import make_setup
 from jaxlm.training.loaders import make_evaluator
 
 
@@ -72,7 +72,7 @@ def test_layouts_are_as_listed(family, request):
 
 def test_a_row_that_context_does_not_divide_is_refused(tmp_path):
     sizes = {"context": 8, "preset": "context"}
-    prepared = prepare(load_config(write_pretraining(tmp_path, "causal_lm", data={"max_length": 36}, mesh=sizes)))
-    params, _ = prepared.init_params()
+    setup = make_setup(load_config(write_pretraining(tmp_path, "causal_lm", data={"max_length": 36}, mesh=sizes)))
+    params, _ = setup.init_params()
     with pytest.raises(UserError, match=r"mesh.context=8: rows of 36 columns .* make data.row_length .* a multiple"):
-        make_evaluator(prepared).evaluate(params, prepared.splits["validation"])
+        make_evaluator(setup).evaluate(params, setup.splits["validation"])

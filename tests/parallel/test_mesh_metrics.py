@@ -20,9 +20,9 @@ from helpers.tiny_models import weights
 
 from jaxlm.config.loading import load_config
 from jaxlm.inference import evaluate_corpus, evaluator
-from jaxlm.parallel.placement import to_device
+from jaxlm.parallel.placement import shard_batch
 from jaxlm.parallel.sharding import Rules
-from jaxlm.setup.setup import Prepared, prepare
+from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.tokenizer.families import FAMILIES
 from jaxlm.training.loaders import make_evaluator
 
@@ -46,7 +46,7 @@ ROWS = 5
 class Case(NamedTuple):
     """A task's model, and its scores on one device."""
 
-    prepared: Prepared
+    setup: Setup
     params: Any
     scores: dict[str, float]
 
@@ -65,22 +65,22 @@ def write_labelled(folder: Path, problem: str) -> Path:
     return write_config(folder, model=model, task=task, data={"test": None, "eval_rows": ROWS, "max_length": 64})
 
 
-def scores_on(rules: Rules, prepared: Prepared, params: Any) -> dict[str, float]:
+def scores_on(rules: Rules, setup: Setup, params: Any) -> dict[str, float]:
     """Of a split whose last batch is ragged."""
-    model = replace(prepared.model, compute=replace(prepared.model.compute, rules=rules))
+    model = replace(setup.model, compute=replace(setup.model.compute, rules=rules))
     if rules.mesh is not None:
         params = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     seen: list[Any] = []
 
     def record(batch: Any, rules: Rules) -> Any:
         seen.append(batch)
-        return to_device(batch, rules)
+        return shard_batch(batch, rules)
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (evaluator, evaluate_corpus):
             patch.setattr(module, "to_device", record)
-        made = make_evaluator(replace(prepared, model=model))
-        scores = made.evaluate(params, prepared.splits["validation"]).scores
+        made = make_evaluator(replace(setup, model=model))
+        scores = made.evaluate(params, setup.splits["validation"]).scores
     filled = [batch["weights"].any(1) for batch in seen]
     assert len(filled) > 1 and filled[0].all() and not filled[-1].all()
     return scores
@@ -105,19 +105,19 @@ def case(request, tmp_path_factory) -> Case:
         else:
             sections = {"data": {"eval_rows": ROWS}, **PRETRAINING[task]}
             path, scale = write_pretraining(folder, task, **sections), np.float32(0.5)
-        prepared = prepare(load_config(path, ["model.unroll=1"]))
+        setup = make_setup(load_config(path, ["model.unroll=1"]))
     for seed in range(50):
-        params = jax.tree.map(lambda x: scale * x, weights(prepared.model, seed))
-        scores = scores_on(Rules(), prepared, params)
+        params = jax.tree.map(lambda x: scale * x, weights(setup.model, seed))
+        scores = scores_on(Rules(), setup, params)
         if telling(scores):
             break
     assert telling(scores), scores
-    return Case(prepared, params, scores)
+    return Case(setup, params, scores)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_metrics_are_those_of_one_device(case, mesh):
-    found = scores_on(rules_of(mesh), case.prepared, case.params)
+    found = scores_on(rules_of(mesh), case.setup, case.params)
     assert found.keys() == case.scores.keys()
     counted = found.keys() - REAL
     assert {name: found[name] for name in counted} == {name: case.scores[name] for name in counted}

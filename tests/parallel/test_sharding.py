@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxlm.errors import UserError
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
-from jaxlm.nn.layers import Compute, param
+from jaxlm.nn.layers import ComputeConfig, param
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import MESH_AXES, Rules, batch_shardings, constrain
 
@@ -120,7 +120,7 @@ def test_batches_split_their_rows_over_data_and_fsdp():
 
 def test_an_indivisible_dimension_names_parameter_axis_and_mesh():
     rules = Rules(make_mesh("fsdp_tp", fsdp=2, tensor=4))
-    model = tiny("bert", Compute(rules=rules), embed_dim=12, num_heads=2)
+    model = tiny("bert", ComputeConfig(rules=rules), embed_dim=12, num_heads=2)
     message = (
         "parameter trunk/stack/layers/k: axis 'heads' of size 2 cannot be split 4 ways over mesh axis tensor; "
         "choose a mesh size that divides it"
@@ -133,7 +133,7 @@ def shard_listing() -> str:
     """What one of eight devices holds of each parameter of BERT-base, by preset."""
     lines = [f"{'parameter':40}{'whole':>20}" + "".join(f"{preset:>20}" for preset in PRESETS)]
     models = [
-        Model(FAMILIES["bert"], FAMILIES["bert"].presets["base"], "classification", 2, Compute(rules=rules))
+        Model(FAMILIES["bert"], FAMILIES["bert"].presets["base"], "classification", 2, ComputeConfig(rules=rules))
         for rules in (Rules(make_mesh(preset)) for preset in PRESETS)
     ]
     shapes = [flatten(model.shapes) for model in models]
@@ -150,7 +150,7 @@ def test_shards_of_bert_base_are_as_listed():
 
 def test_an_initialised_model_is_born_sharded():
     rules = Rules(make_mesh("fsdp_tp"))
-    model = tiny("electra", Compute(rules=rules))
+    model = tiny("electra", ComputeConfig(rules=rules))
     shardings = jax.tree.map(lambda struct: struct.sharding, model.shapes)
     params = flatten(jax.jit(model.init, out_shardings=shardings)(jax.random.key(0, impl="rbg")))
     q, project = params["trunk/stack/layers/q"], params["trunk/project"]

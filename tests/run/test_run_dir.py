@@ -28,7 +28,7 @@ with RunDir(Path(sys.argv[1])).lock():
 @pytest.fixture
 def holder(tmp_path):
     """A run, and another process that holds it."""
-    run = RunDir.open(tmp_path, "x", fresh=False)
+    run = RunDir.open(tmp_path, "x", restart=False)
     with subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield run, process
@@ -36,7 +36,7 @@ def holder(tmp_path):
 
 
 def test_paths_are_the_documented_layout(tmp_path):
-    run = RunDir.open(tmp_path / "runs", "x", fresh=False)
+    run = RunDir.open(tmp_path / "runs", "x", restart=False)
     assert run.path == tmp_path / "runs" / "x" and run.path.is_dir()
     named = [
         run.config,
@@ -63,10 +63,10 @@ def test_paths_are_the_documented_layout(tmp_path):
 
 def test_opening_again_keeps_the_content_and_fresh_moves_it_aside(tmp_path):
     for content in ("first", "second", "third"):
-        run = RunDir.open(tmp_path, "x", fresh=content != "first")
+        run = RunDir.open(tmp_path, "x", restart=content != "first")
         assert not (run.path / "note").exists()
         run.write_text("note", content)
-        assert (RunDir.open(tmp_path, "x", fresh=False).path / "note").read_text() == content
+        assert (RunDir.open(tmp_path, "x", restart=False).path / "note").read_text() == content
     assert {path.name: (path / "note").read_text() for path in tmp_path.iterdir()} == {
         "x.old-1": "first",
         "x.old-2": "second",
@@ -82,7 +82,7 @@ def test_a_second_process_is_told_who_holds_the_run(holder):
 
 def test_fresh_does_not_move_a_run_that_is_being_written(holder, tmp_path):
     with pytest.raises(UserError, match="is working on this run"):
-        RunDir.open(tmp_path, "x", fresh=True)
+        RunDir.open(tmp_path, "x", restart=True)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
@@ -100,14 +100,14 @@ def test_a_file_in_the_way_is_named(tmp_path, below):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "x").write_text("a file")
     with pytest.raises(UserError, match=r"a file stands.*runs/x.*logging\.directory="):
-        RunDir.open(tmp_path / "runs" / below, "x", fresh=False)
+        RunDir.open(tmp_path / "runs" / below, "x", restart=False)
     assert (tmp_path / "runs" / "x").read_text() == "a file"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_a_place_that_nobody_can_write_is_named():
     with pytest.raises(UserError, match=r"^/proc/runs/x: the run directory cannot be written.*logging\.directory="):
-        RunDir.open(Path("/proc/runs"), "x", fresh=False)
+        RunDir.open(Path("/proc/runs"), "x", restart=False)
 
 
 def test_a_read_only_file_system_is_named_though_the_directory_exists(tmp_path):
@@ -116,13 +116,13 @@ def test_a_read_only_file_system_is_named_though_the_directory_exists(tmp_path):
         pytest.skip("mounting is not permitted here")
     try:
         with pytest.raises(UserError, match="cannot be written.*Read-only file system"):
-            RunDir.open(tmp_path.parent, tmp_path.name, fresh=False)
+            RunDir.open(tmp_path.parent, tmp_path.name, restart=False)
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    run = RunDir.open(tmp_path, "x", fresh=False)
+    run = RunDir.open(tmp_path, "x", restart=False)
     run.write_json("summary.json", {"status": "finished"})
 
     def full(descriptor: int) -> None:
@@ -136,7 +136,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 
 def test_json_is_standard_and_round_trips(tmp_path):
-    run = RunDir.open(tmp_path, "x", fresh=False)
+    run = RunDir.open(tmp_path, "x", restart=False)
     assert run.read_json("a/b.json") is None
     run.write_json("a/b.json", {"score": float("nan"), "scores": [1.5, float("-inf")], "name": "é"})
     text = (run.path / "a" / "b.json").read_text(encoding="utf-8")
@@ -155,7 +155,7 @@ def test_json_is_standard_and_round_trips(tmp_path):
     ("summary", "finished"), [(None, False), ({"status": "interrupted"}, False), ({"status": "finished"}, True)]
 )
 def test_finished_is_read_from_the_summary(tmp_path, summary, finished):
-    run = RunDir.open(tmp_path, "x", fresh=False)
+    run = RunDir.open(tmp_path, "x", restart=False)
     if summary is not None:
         run.write_json("summary.json", summary)
     assert run.finished is finished

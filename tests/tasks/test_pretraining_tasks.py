@@ -13,7 +13,7 @@ import pytest
 from jaxlm.data.corpus.corpus import Corpus
 from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.errors import UserError
-from jaxlm.nn.heads import LogitFactors
+from jaxlm.nn.heads import FactoredLogits
 from jaxlm.objectives.language_model import measure_replaced_tokens, replaced_tokens_loss
 from jaxlm.tasks import PRETRAINING
 from jaxlm.tasks.causal_lm import CausalLM, CausalLMConfig
@@ -137,11 +137,11 @@ def test_span_rows_fill_encoder_and_decoder(t5):
     lengths = generator().integers(1, 60, 200)
     costs = task.cost(np.arange(61))
     assert (np.diff(costs) >= 0).all()
-    chosen, room = [], 512
+    chosen, row_length = [], 512
     for n in lengths:
-        if costs[n] <= room:
+        if costs[n] <= row_length:
             chosen.append(list(range(100, 100 + int(n))))
-            room -= costs[n]
+            row_length -= costs[n]
     row = task.row(segments(*chosen), generator())
     assert row["segment_ids"].max() == row["decoder_segment_ids"].max() == len(chosen) > 5
 
@@ -182,7 +182,7 @@ def test_which_tokens_continue_a_word(wordpiece, t5, shared_data):
 class Outputs(NamedTuple):
     """As the network of `models.electra` returns."""
 
-    generator: LogitFactors
+    generator: FactoredLogits
     discriminator: jax.Array
     replaced: jax.Array
 
@@ -190,7 +190,7 @@ class Outputs(NamedTuple):
 def replaced_case():
     # One row of four tokens, the last of them padding; two were asked for, at uniform logits over 2 tokens.
     outputs = Outputs(
-        LogitFactors(jnp.zeros((1, 3, 2)), jnp.zeros((2, 2))),
+        FactoredLogits(jnp.zeros((1, 3, 2)), jnp.zeros((2, 2))),
         jnp.log(jnp.asarray([[3.0, 1 / 3, 3.0, 99.0]])),  # p(replaced) = 3/4, 1/4, 3/4
         jnp.asarray([[True, True, False, True]]),
     )

@@ -53,7 +53,7 @@ def build_tokens(
     if (folder / "index.json").is_file():  # killed just before it was put in place
         remove_journal(folder)
         return
-    before, after = surroundings(tokenizer, wrap)
+    before, after = special_token_affixes(tokenizer, wrap)
     dtype = token_type(tokenizer.vocab_size)
     with TokenWriter(folder, dtype, before, after) as writer:
         if writer.num_tokens or writer.pieces:
@@ -91,12 +91,12 @@ def token_type(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def surroundings(tokenizer: Tokenizer, wrap: str) -> tuple[np.ndarray, np.ndarray]:
+def special_token_affixes(tokenizer: Tokenizer, wrap: str) -> tuple[np.ndarray, np.ndarray]:
     """int32 ids before and after every document, as `open_corpus` says."""
     empty = np.zeros(0, np.int32)
     if wrap == "none":
         return empty, empty
-    before, after = tokenizer.surroundings
+    before, after = tokenizer.special_token_affixes
     if tokenizer.eos_id is not None and tokenizer.eos_id not in after[-1:]:
         after = np.append(after, np.int32(tokenizer.eos_id))
     return before, after

@@ -12,11 +12,9 @@ from jaxlm.data.corpus.cache import open_corpora
 from jaxlm.data.corpus.corpus import Corpus
 from jaxlm.data.corpus.documents import Documents
 from jaxlm.data.corpus.row_plan import RowPlan, plan_corpus
-from jaxlm.data.corpus.stream import RowStream
-from jaxlm.data.corpus.stream_loader import open_streams
 from jaxlm.data.sources.cleaning import clean_text
 from jaxlm.errors import Interrupted, Stop
-from jaxlm.hf.checkpoint import Checkpoint
+from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.parallel import processes
 from jaxlm.setup.tokenizer import make_tokenizer
 from jaxlm.tasks import PRETRAINING
@@ -46,20 +44,9 @@ class CorpusSplit:
         return counts
 
 
-@dataclass(frozen=True)
-class StreamSplit:
-    """A training split that is tokenised as it is drawn: each source's stream and its weight."""
-
-    parts: tuple[tuple[RowStream, float], ...]
-
-    def describe(self) -> dict[str, int]:
-        """What summary.json says of the split: how much text there is, is not known."""
-        return {"streams": len(self.parts)}
-
-
 def prepare_corpora(
-    config: Config, checkpoint: Checkpoint | None, cache: Path | None, splits: Sequence[str], *, stop: Stop
-) -> tuple[PretrainingTask, Tokenizer, dict[str, CorpusSplit | StreamSplit], dict[str, int]]:
+    config: Config, checkpoint: HFCheckpoint | None, cache: Path | None, splits: Sequence[str], *, stop: Stop
+) -> tuple[PretrainingTask, Tokenizer, dict[str, CorpusSplit], dict[str, int]]:
     """Returns task, tokenizer, splits, and what the cleaning counted; arguments as in `prepare.prepare`.
 
     The counts are empty here: a corpus keeps its own, which its split describes.
@@ -68,13 +55,12 @@ def prepare_corpora(
     column = config.task.text
     train = config.data.train if "train" in splits else None
     texts = None if train is None else lambda: _texts(config, column, train, stop)
-    tokenizer = processes.first_alone(lambda: make_tokenizer(config, checkpoint, cache, texts))
+    tokenizer = processes.first_then_others(lambda: make_tokenizer(config, checkpoint, cache, texts))
     task: PretrainingTask = PRETRAINING[config.task.kind].from_tokenizer(config.task, tokenizer, config.data.max_length)
-    stream = config.data.tokenize == "stream" and train is not None
-    opened = processes.first_alone(
+    opened = processes.first_then_others(
         lambda: open_corpora(
             config.data,
-            [split for split in splits if not (stream and split == "train")],
+            splits,
             text_column=column,
             tokenizer=tokenizer,
             cache=Path(config.data.token_cache or Path(config.logging.directory) / "tokens"),
@@ -82,26 +68,14 @@ def prepare_corpora(
             stop=stop,
         )
     )
-    prepared: dict[str, CorpusSplit | StreamSplit] = {
+    opened_splits: dict[str, CorpusSplit] = {
         split: CorpusSplit(
             tuple(_plan(config, task, corpus, training=split == "train") for corpus, _ in parts),
             tuple(weight for _, weight in parts),
         )
         for split, parts in opened.items()
     }
-    if not stream:
-        return task, tokenizer, prepared, {}
-    streams = open_streams(
-        config.data,
-        text_column=column,
-        tokenizer=tokenizer,
-        wrap=task.wrap,
-        overlap=task.overlap,
-        overhead=task.overhead,
-        cost=task.cost,
-        seed=config.seed,
-    )
-    return task, tokenizer, {"train": StreamSplit(tuple(streams)), **prepared}, {}
+    return task, tokenizer, opened_splits, {}
 
 
 def _texts(config: Config, column: str, source: SourceConfig, stop: Stop) -> Iterator[str]:
@@ -119,9 +93,9 @@ def _texts(config: Config, column: str, source: SourceConfig, stop: Stop) -> Ite
 def _plan(config: Config, task: PretrainingTask, corpus: Corpus, *, training: bool) -> RowPlan:
     return plan_corpus(
         corpus,
-        room=config.data.max_length,
-        overlap=task.overlap,
-        across_documents=config.data.across_documents,
+        row_length=config.data.max_length,
+        lookahead=task.lookahead,
+        concat_documents=config.data.concat_documents,
         overhead=task.overhead,
         cost=task.cost,
         seed=config.seed if training else None,

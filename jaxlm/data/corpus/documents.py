@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.corpus.file_digests import Contents
 from jaxlm.data.sources import stdlib_docstrings, tfds
-from jaxlm.data.sources.files import Opened, file_format, find_files, open_rows
+from jaxlm.data.sources.files import RowReader, file_format, find_files, open_rows
 from jaxlm.data.sources.installed_docstrings import InstalledDocstrings
 from jaxlm.data.sources.table import nearest, place
 from jaxlm.data.sources.text_files import BadRow, Record, open_text
@@ -165,12 +165,12 @@ class Documents:
         """A source that is not files."""
         source = self._source
         if source.rows is not None:
-            opened = Opened(f"{self._key}.rows", _inline(source.rows))
+            opened = RowReader(f"{self._key}.rows", _inline(source.rows))
         elif source.tfds is not None:
-            opened = Opened(*tfds.open_split(source.tfds, self._split, source.data_dir, self._key))
+            opened = RowReader(*tfds.open_split(source.tfds, self._split, source.data_dir, self._key))
         else:
             records = enumerate(({self._column: text} for text in self._builtin()), start=1)
-            opened = Opened(str(source.builtin), records)
+            opened = RowReader(str(source.builtin), records)
         yield from self._texts(opened, 0)
 
     def _builtin(self) -> Iterable[str]:
@@ -178,7 +178,7 @@ class Documents:
             return InstalledDocstrings(self._split, self._source.limit)
         return (row["text"] for row in stdlib_docstrings.load_docstrings(self._split).rows)
 
-    def _texts(self, opened: Opened, number: int) -> Iterator[Part]:
+    def _texts(self, opened: RowReader, number: int) -> Iterator[Part]:
         """The text column of each row."""
         self._reading = number, opened.fraction
         columns = opened.columns

@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxlm.data.corpus.mixture import Mixture
 from jaxlm.data.corpus.row_plan import RowPlan, Segment
-from jaxlm.data.corpus.stream import RowStream
 from jaxlm.data.examples.example import Batch
 from jaxlm.data.examples.order import epoch_order
 from jaxlm.data.examples.shapes import Shapes
@@ -65,15 +64,15 @@ class CorpusLoader(ResumableBatches):
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._plans, weights = [plan for plan, _ in parts], [weight for _, weight in parts]
-        room = one_room(self._plans)
+        row_length = common_row_length(self._plans)
         self._local = share.rows(rows)
         self._build_row, self._rows, self._seed = build, rows, seed
         self._mixture = Mixture(weights, seed)
         self._order = functools.lru_cache(maxsize=2 * len(parts))(self._draw_order)
-        self.shapes = Shapes((room,), max(plan.max_segments for plan in self._plans), (rows,), rows)
+        self.shapes = Shapes((row_length,), max(plan.max_segments for plan in self._plans), (rows,), rows)
         self.steps_per_epoch = -(-sum(plan.num_rows for plan in self._plans) // rows)
         shares = self._mixture.counts / self._mixture.counts.sum()
-        filled = [plan.num_columns / (plan.num_rows * room) for plan in self._plans]
+        filled = [plan.num_columns / (plan.num_rows * row_length) for plan in self._plans]
         self.padding_share = 1 - float(shares @ np.asarray(filled))
         identity = {
             "corpora": [plan.corpus.fingerprint for plan in self._plans],
@@ -123,7 +122,7 @@ def corpus_eval_batches(
     Raises:
         ValueError: as in `CorpusLoader`.
     """
-    one_room(plans)
+    common_row_length(plans)
     local = share.rows(rows)
     starts = np.cumsum([0, *(plan.num_rows for plan in plans)])
 
@@ -147,16 +146,16 @@ def stack(rows: list[dict[str, np.ndarray]]) -> Batch:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def one_room(parts: Sequence[RowPlan] | Sequence[RowStream]) -> int:
+def common_row_length(parts: Sequence[RowPlan]) -> int:
     """The row length that all parts have.
 
     Raises:
         ValueError: there is no part, or they differ.
     """
-    rooms = {part.room for part in parts}
-    if len(rooms) != 1:
-        raise ValueError(f"expected parts of one row length; found {sorted(rooms)}")
-    return rooms.pop()
+    row_lengths = {part.row_length for part in parts}
+    if len(row_lengths) != 1:
+        raise ValueError(f"expected parts of one row length; found {sorted(row_lengths)}")
+    return row_lengths.pop()
 
 
 def order_digest(seed: int) -> str:

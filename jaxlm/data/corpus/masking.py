@@ -7,7 +7,7 @@ import numpy as np
 from jaxlm.tokenizer.vocabulary import Vocabulary
 
 
-def choose_masked(
+def sample_mask_positions(
     tokens: np.ndarray, rng: np.random.Generator, vocabulary: Vocabulary, *, rate: float, whole_word: bool
 ) -> np.ndarray:
     """The columns to predict, ascending: round(rate x n) of the n ordinary tokens, at least one where there is any.
@@ -39,7 +39,7 @@ def choose_masked(
     return np.sort(np.concatenate(chosen)) if chosen else np.sort(rng.choice(ordinary, number, replace=False))
 
 
-def hide(
+def apply_masks(
     tokens: np.ndarray,
     columns: np.ndarray,
     rng: np.random.Generator,

@@ -32,7 +32,7 @@ class Segment:
     """A stretch of one document (or, across documents, of several laid end to end) that stands in a row.
 
     Attributes:
-        tokens: int32 [n + overlap]; the first n are inputs.
+        tokens: int32 [n + lookahead]; the first n are inputs.
         start: place of its first token in the corpus; -1 in a stream.
     """
 
@@ -46,19 +46,19 @@ class RowPlan:
 
     Attributes:
         corpus: where the tokens are.
-        room: columns of a row.
-        overlap: tokens that a segment carries beyond its inputs.
+        row_length: columns of a row.
+        lookahead: tokens that a segment carries beyond its inputs.
         num_rows: rows of every epoch.
         max_segments: most segments in a row.
-        num_inputs: input tokens of one epoch, which with `overlap` 1 are the predictions, too.
+        num_inputs: input tokens of one epoch, which with `lookahead` 1 are the predictions, too.
         num_columns: columns of one epoch that are not padding.
         settings: what decided the rows, under the names of config keys where there is one.
         layout: (row, epoch) -> (start, number of input tokens) of each segment.
     """
 
     corpus: Corpus
-    room: int
-    overlap: int
+    row_length: int
+    lookahead: int
     num_rows: int
     max_segments: int
     num_inputs: int
@@ -71,7 +71,7 @@ class RowPlan:
         if not 0 <= row < self.num_rows:
             raise IndexError(f"row {row} of {self.num_rows}")
         stretches = self.layout(row, epoch)
-        return [Segment(self.corpus.read(start, start + n + self.overlap), start) for start, n in stretches]
+        return [Segment(self.corpus.read(start, start + n + self.lookahead), start) for start, n in stretches]
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -80,12 +80,12 @@ class RowPlan:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def row_settings(room: int, overlap: int, across_documents: bool, costs: np.ndarray) -> dict[str, Any]:
+def row_settings(row_length: int, lookahead: int, concat_documents: bool, costs: np.ndarray) -> dict[str, Any]:
     """What decides rows besides the text, under the names of config keys where there is one."""
     return {
-        "data.across_documents": across_documents,
-        "the row length": room,
-        "the overlap of rows": overlap,
+        "data.concat_documents": concat_documents,
+        "the row length": row_length,
+        "the lookahead of rows": lookahead,
         "the columns of a segment": hashlib.sha256(costs.tobytes()).hexdigest()[:16],
     }
 
@@ -93,9 +93,9 @@ def row_settings(room: int, overlap: int, across_documents: bool, costs: np.ndar
 def plan_corpus(
     corpus: Corpus,
     *,
-    room: int,
-    overlap: int,
-    across_documents: bool,
+    row_length: int,
+    lookahead: int,
+    concat_documents: bool,
     overhead: int = 0,
     cost: Cost | None = None,
     seed: int | None = None,
@@ -110,8 +110,8 @@ def plan_corpus(
       once, and kept beside the tokens.
 
     Args:
-        room: columns of a row.
-        overlap: 1 for objectives that predict the next token: a segment of n input tokens carries the one behind them
+        row_length: columns of a row.
+        lookahead: 1 for objectives that predict the next token: a segment of n input tokens carries the one behind them
             as well, with which the next segment of the document begins; so every token is predicted once in an epoch,
             but for the first of a document (across documents: of the corpus). Otherwise 0.
         overhead: columns that a segment takes up besides its input tokens, for special tokens around it.
@@ -119,31 +119,31 @@ def plan_corpus(
         seed: decides the cuts of training; None: evaluation.
 
     Raises:
-        UserError: the corpus holds nothing to predict, or `room` is too small for a single token.
+        UserError: the corpus holds nothing to predict, or `row_length` is too small for a single token.
         RunFailure: the plan cannot be written beside the tokens.
     """
-    costs = segment_costs(room, overhead, cost)
-    settings = row_settings(room, overlap, across_documents, costs)
-    make = _cut if across_documents else _pack
-    return make(corpus, room, overlap, costs, seed, settings)
+    costs = segment_costs(row_length, overhead, cost)
+    settings = row_settings(row_length, lookahead, concat_documents, costs)
+    make = _cut if concat_documents else _pack
+    return make(corpus, row_length, lookahead, costs, seed, settings)
 
 
-def segment_costs(room: int, overhead: int, cost: Cost | None) -> np.ndarray:
+def segment_costs(row_length: int, overhead: int, cost: Cost | None) -> np.ndarray:
     """int64 [longest + 1]: columns of a segment of n input tokens, up to the longest that a row holds.
 
     Raises:
         UserError: a row holds none.
     """
-    longest, limit = 0, room
+    longest, limit = 0, row_length
     costs = np.zeros(1, np.int64)
     while longest == len(costs) - 1:  # a segment may take up fewer columns than it has tokens
         limit *= 2
         lengths = np.arange(limit + 1)
         costs = lengths + overhead if cost is None else np.asarray(cost(lengths), np.int64)
         costs[0] = 0
-        longest = int(np.searchsorted(np.maximum.accumulate(costs), room, side="right")) - 1
+        longest = int(np.searchsorted(np.maximum.accumulate(costs), row_length, side="right")) - 1
     if longest < 1:
-        raise UserError(f"data.max_length: {room} leaves no room for text beside {overhead} special tokens")
+        raise UserError(f"data.max_length: {row_length} leaves no room for text beside {overhead} special tokens")
     return costs[: longest + 1].astype(np.int64)
 
 
@@ -158,10 +158,10 @@ def _nothing(corpus: Corpus) -> UserError:
 
 
 def _cut(
-    corpus: Corpus, room: int, overlap: int, costs: np.ndarray, seed: int | None, settings: dict[str, Any]
+    corpus: Corpus, row_length: int, lookahead: int, costs: np.ndarray, seed: int | None, settings: dict[str, Any]
 ) -> RowPlan:
     size = len(costs) - 1
-    inputs = corpus.num_tokens - overlap
+    inputs = corpus.num_tokens - lookahead
     if inputs < 1:
         raise _nothing(corpus)
     if seed is None:
@@ -183,24 +183,24 @@ def _cut(
     num_inputs = min(inputs, num_rows * size)
     last = num_inputs - (num_rows - 1) * size
     num_columns = (num_rows - 1) * int(costs[size]) + int(costs[last])
-    return RowPlan(corpus, room, overlap, num_rows, 1, num_inputs, num_columns, settings, layout)
+    return RowPlan(corpus, row_length, lookahead, num_rows, 1, num_inputs, num_columns, settings, layout)
 
 
 # Whole documents.
 
 
 def _pack(
-    corpus: Corpus, room: int, overlap: int, costs: np.ndarray, seed: int | None, settings: dict[str, Any]
+    corpus: Corpus, row_length: int, lookahead: int, costs: np.ndarray, seed: int | None, settings: dict[str, Any]
 ) -> RowPlan:
     if corpus.directory is None:
         with tempfile.TemporaryDirectory() as folder:
-            facts = _write_rows(Path(folder), corpus, room, overlap, costs)
+            facts = _write_rows(Path(folder), corpus, row_length, lookahead, costs)
             starts, lengths, ends = (np.array(array) for array in _read_rows(Path(folder)))
     else:
         identity = hashlib.sha256(json.dumps([_WINDOW, settings], sort_keys=True).encode()).hexdigest()
         folder = corpus.directory / f"rows-{identity[:16]}"
         if not (folder / "rows.json").is_file():
-            _make_folder(folder, lambda to: _write_rows(to, corpus, room, overlap, costs))
+            _make_folder(folder, lambda to: _write_rows(to, corpus, row_length, lookahead, costs))
         facts = json.loads((folder / "rows.json").read_text("utf-8"))
         starts, lengths, ends = _read_rows(folder)
     if not facts["num_rows"]:
@@ -217,7 +217,7 @@ def _pack(
                 release(array)
         return stretches
 
-    return RowPlan(corpus, room, overlap, settings=settings, layout=layout, **facts)
+    return RowPlan(corpus, row_length, lookahead, settings=settings, layout=layout, **facts)
 
 
 def _make_folder(folder: Path, write: Callable[[Path], Any]) -> None:
@@ -234,7 +234,7 @@ def _make_folder(folder: Path, write: Callable[[Path], Any]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_rows(folder: Path, corpus: Corpus, room: int, overlap: int, costs: np.ndarray) -> dict[str, int]:
+def _write_rows(folder: Path, corpus: Corpus, row_length: int, lookahead: int, costs: np.ndarray) -> dict[str, int]:
     """Plan window after window into the folder's files; returns the counts, which rows.json holds too."""
     num_rows = max_segments = num_inputs = num_columns = pieces = 0
     with (
@@ -243,8 +243,8 @@ def _write_rows(folder: Path, corpus: Corpus, room: int, overlap: int, costs: np
         (folder / "ends.bin").open("wb") as ends_file,
     ):
         ends_file.write(np.zeros(1, np.int64).tobytes())
-        for starts, lengths in _windows(corpus, overlap, len(costs) - 1):
-            rows = plan_rows(costs[lengths], room, room)
+        for starts, lengths in _windows(corpus, lookahead, len(costs) - 1):
+            rows = plan_rows(costs[lengths], row_length, row_length)
             order = np.fromiter((i for row in rows for i in row), np.int64, len(starts))
             sizes = np.fromiter((len(row) for row in rows), np.int64, len(rows))
             starts_file.write(starts[order].tobytes())
@@ -273,12 +273,12 @@ def _read_rows(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return starts, lengths, ends
 
 
-def _windows(corpus: Corpus, overlap: int, longest: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _windows(corpus: Corpus, lookahead: int, longest: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Starts and input tokens (int64) of the documents' pieces, in order, in windows of bounded size."""
     waiting = [np.zeros((2, 0), np.int64)]
     for first in range(0, corpus.num_documents, _DOCUMENTS):
         offsets = np.array(corpus.offsets[first : first + _DOCUMENTS + 1])
-        waiting.append(_pieces(offsets, overlap, longest))
+        waiting.append(_pieces(offsets, lookahead, longest))
         if sum(part.shape[1] for part in waiting) >= _WINDOW:
             ready = np.concatenate(waiting, axis=1)
             whole = ready.shape[1] // _WINDOW * _WINDOW
@@ -290,9 +290,9 @@ def _windows(corpus: Corpus, overlap: int, longest: int) -> Iterator[tuple[np.nd
         yield rest[0], rest[1]
 
 
-def _pieces(offsets: np.ndarray, overlap: int, longest: int) -> np.ndarray:
+def _pieces(offsets: np.ndarray, lookahead: int, longest: int) -> np.ndarray:
     """int64 [2, P]: start and input tokens of each piece of the documents that these offsets bound."""
-    inputs = np.maximum(np.diff(offsets) - overlap, 0)
+    inputs = np.maximum(np.diff(offsets) - lookahead, 0)
     counts = -(-inputs // longest)
     document = np.repeat(np.arange(len(inputs)), counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 _BATCH_CHARACTERS, _BATCH_TEXTS = 1 << 21, 4096
 
 
-class Ended(NamedTuple):
+class DocumentEnd(NamedTuple):
     """A document whose last piece is in a batch."""
 
     digest: int
@@ -43,7 +43,7 @@ class TextBatch:
     place: Place
     pieces: int
     texts: list[str] = field(default_factory=list)
-    ended: list[Ended | None] = field(default_factory=list)
+    ended: list[DocumentEnd | None] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     problem: str | None = None
     fraction: float = 0.0
@@ -77,7 +77,7 @@ def text_batches(
             batch.counts["empty_documents"] += 1
         else:
             batch.texts.append(text)
-            batch.ended.append(Ended(digest.value(), digest.num_bytes) if piece.ends else None)
+            batch.ended.append(DocumentEnd(digest.value(), digest.num_bytes) if piece.ends else None)
             size += len(text)
         if piece.ends:
             digest, pieces, place = TextDigest(), 0, piece.after

@@ -129,7 +129,7 @@ class TrainLoader(ResumableBatches):
         self._share = share
         self._lengths = lengths = _lengths(examples)
         layout = {"max_length": max_length, "row_length": row_length, "row_multiple": row_multiple, "packing": packing}
-        settings: dict[str, Any] = {"seed": seed, "data.packing": packing, "data.order": order}
+        settings: dict[str, Any] = {"seed": seed, "data.packing": packing, "data.batch_order": order}
         self._plan: _ExamplePlan | _TokenPlan
         if batch_size is not None and batch_tokens is None:
             drawn = make_order(order, lengths, batch_size, seed)

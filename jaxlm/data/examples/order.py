@@ -43,7 +43,7 @@ def balanced_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) 
 
 
 def make_order(kind: str, lengths: np.ndarray, batch_size: int, seed: int) -> Order:
-    """The order of `data.order`, "random" or "balanced"; the last two epochs asked for are remembered."""
+    """The order of `data.batch_order`, "random" or "balanced"; the last two epochs asked for are remembered."""
     draw = {
         "random": functools.partial(epoch_order, len(lengths), seed),
         "balanced": functools.partial(balanced_order, lengths, batch_size, seed),

@@ -10,7 +10,7 @@ from jaxlm.data.sources.cleaning import clean_tables
 from jaxlm.data.sources.sources import load
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.hf.checkpoint import Checkpoint
+from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.parallel import processes
 from jaxlm.setup.tokenizer import make_tokenizer
 from jaxlm.tasks import Classification
@@ -19,7 +19,7 @@ from jaxlm.tokenizer.tokenizer import Tokenizer
 
 
 def prepare_rows(
-    config: Config, checkpoint: Checkpoint | None, cache: Path | None, splits: Sequence[str]
+    config: Config, checkpoint: HFCheckpoint | None, cache: Path | None, splits: Sequence[str]
 ) -> tuple[Classification, Tokenizer, dict[str, Examples], dict[str, int]]:
     """Returns task, tokenizer, splits, and what the cleaning counted; arguments as in `prepare.prepare`."""
     assert config.task.kind == "classification"
@@ -30,7 +30,7 @@ def prepare_rows(
     tables, cleaned = clean_tables(tables, columns, config.data.clean)
     train = tables.get("train")
     texts = None if train is None else lambda: (str(row[column]) for row in train.rows for column in columns)
-    tokenizer = processes.first_alone(lambda: make_tokenizer(config, checkpoint, cache, texts))
+    tokenizer = processes.first_then_others(lambda: make_tokenizer(config, checkpoint, cache, texts))
     examples = {
         split: task.examples(table, tokenizer, config.data, key=f"data.{split}") for split, table in tables.items()
     }

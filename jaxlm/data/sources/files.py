@@ -32,7 +32,7 @@ _COMPRESSED = (".gz", ".zst")
 
 
 @dataclass(frozen=True)
-class Opened:
+class RowReader:
     """A source whose rows are still to be read.
 
     Attributes:
@@ -119,7 +119,7 @@ def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = Fals
 
 def open_rows(
     path: Path, kind: str, source: SourceConfig, key: str, stack: ExitStack, only: str | None = None
-) -> Opened:
+) -> RowReader:
     """Open a file of rows; the stack closes it.
 
     Args:
@@ -140,7 +140,7 @@ def open_rows(
         raise UserError(f"{path}: the file is empty; {key}.path needs at least one row")
     lines = chain([first], lines)
     if kind == "jsonl":
-        return Opened(str(path), read_jsonl(lines), fraction=file.fraction)
+        return RowReader(str(path), read_jsonl(lines), fraction=file.fraction)
     quoting = source.quoting if source.quoting != "auto" else kind == "csv"
     columns, records = read_delimited(
         lines,
@@ -151,10 +151,10 @@ def open_rows(
         columns=source.columns,
     )
     hint = "" if source.columns else f"the first line was read as the header: if it is a row, set {key}.columns"
-    return Opened(str(path), records, columns, hint, file.fraction)
+    return RowReader(str(path), records, columns, hint, file.fraction)
 
 
-def _open_parquet(path: Path, stack: ExitStack, only: str | None) -> Opened:
+def _open_parquet(path: Path, stack: ExitStack, only: str | None) -> RowReader:
     try:
         file = stack.enter_context(pyarrow.parquet.ParquetFile(path))
     except (pyarrow.ArrowException, OSError) as error:
@@ -163,7 +163,7 @@ def _open_parquet(path: Path, stack: ExitStack, only: str | None) -> Opened:
     if len(set(columns)) < len(columns):
         raise UserError(f"{path}: the schema names a column more than once: {', '.join(columns)}")
     records = _ParquetRecords(file, path, None if only is None or only not in columns else [only])
-    return Opened(str(path), iter(records), columns, fraction=records.fraction)
+    return RowReader(str(path), iter(records), columns, fraction=records.fraction)
 
 
 class _ParquetRecords:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources import stdlib_docstrings, tfds
-from jaxlm.data.sources.files import Opened, check_file, file_format, open_rows
+from jaxlm.data.sources.files import RowReader, check_file, file_format, open_rows
 from jaxlm.data.sources.table import Table, place
 from jaxlm.data.sources.text_files import BadRow, Record, read_jsonl
 from jaxlm.errors import UserError
@@ -44,9 +44,9 @@ def load(source: SourceConfig, *, key: str, split: str, on_bad_row: str = "stop"
             table = table.select(range(min(len(table), source.limit or len(table))))
         else:
             if source.tfds is not None:
-                opened = Opened(*tfds.open_split(source.tfds, source.split or split, source.data_dir, key))
+                opened = RowReader(*tfds.open_split(source.tfds, source.split or split, source.data_dir, key))
             elif source.rows is not None:
-                opened = Opened(f"{key}.rows", _inline(source.rows))
+                opened = RowReader(f"{key}.rows", _inline(source.rows))
             else:
                 opened = _open_file(source, key, stack)
             table = _collect(opened, key, on_bad_row, source.limit)
@@ -100,7 +100,7 @@ def _check_keys(source: SourceConfig, key: str) -> None:
         raise UserError(f"{key}.columns: only for csv and tsv files; use {key}.rename to rename columns")
 
 
-def _open_file(source: SourceConfig, key: str, stack: ExitStack) -> Opened:
+def _open_file(source: SourceConfig, key: str, stack: ExitStack) -> RowReader:
     path = Path(str(source.path))
     check_file(path, key)
     return open_rows(path, file_format(path, source, key), source, key, stack)
@@ -110,7 +110,7 @@ def _inline(rows: Iterable[dict[str, Any]]) -> Iterator[Record]:
     yield from enumerate((dict(row) for row in rows), start=1)
 
 
-def _collect(opened: Opened, key: str, on_bad_row: str, limit: int | None) -> Table:
+def _collect(opened: RowReader, key: str, on_bad_row: str, limit: int | None) -> Table:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     numbers: list[int] = []

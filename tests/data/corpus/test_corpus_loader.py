@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from helpers.corpora import LENGTHS, make_corpus
-from helpers.corpus_batches import ROOM, ROWS, assert_equal, build, rows_of, take
+from helpers.corpus_batches import ROW_LENGTH, ROWS, assert_equal, build, rows_of, take
 
 from jaxlm.data.corpus.loader import CorpusLoader, corpus_eval_batches
 from jaxlm.data.corpus.mixture import Mixture
@@ -18,9 +18,9 @@ from jaxlm.errors import UserError
 from jaxlm.parallel.share import Share
 
 
-def plan(lengths=LENGTHS["mixed"], *, across=False, seed=3, base=0, room=ROOM):
+def plan(lengths=LENGTHS["mixed"], *, across=False, seed=3, base=0, row_length=ROW_LENGTH):
     corpus = make_corpus(lengths, base=base)
-    return plan_corpus(corpus, room=room, overlap=1, across_documents=across, seed=seed)
+    return plan_corpus(corpus, row_length=row_length, lookahead=1, concat_documents=across, seed=seed)
 
 
 @pytest.fixture
@@ -170,26 +170,26 @@ def test_shape_and_padding_are_as_announced(loader):
 def test_a_changed_setting_is_refused_by_name(loader, change, message):
     parts, settings = (plan(), plan(base=9)), {"settings": {"task.mask_rate": 0.15}}
     state = json.loads(json.dumps(loader(*parts, **settings).get_state()))
-    with pytest.raises(UserError, match=f"{message}.*train.fresh=true") as error:
+    with pytest.raises(UserError, match=f"{message}.*train.restart=true") as error:
         loader(*parts, **{**settings, **change}).set_state(state)
     assert "corpus differs" not in str(error.value)
 
 
 def test_other_rows_of_the_same_corpus_are_refused_by_name(loader):
     state = loader(plan()).get_state()
-    with pytest.raises(UserError, match="data.across_documents was False and is now True"):
+    with pytest.raises(UserError, match="data.concat_documents was False and is now True"):
         loader(plan(across=True)).set_state(state)
     with pytest.raises(UserError, match="the tokenised training corpus differs"):
         loader(plan(base=1)).set_state(state)
     with pytest.raises(UserError, match="the row length was 16 and is now 32"):
-        loader(plan(room=32)).set_state(state)
+        loader(plan(row_length=32)).set_state(state)
 
 
 def test_rows_that_do_not_divide_and_unequal_rooms_are_refused(loader):
     with pytest.raises(ValueError, match="cannot hold an even share of 4 rows"):
         loader(plan(), share=Share((0,), 3))
     with pytest.raises(ValueError, match=r"one row length; found \[16, 32\]"):
-        loader(plan(), plan(room=32))
+        loader(plan(), plan(row_length=32))
 
 
 def test_a_closed_loader_is_not_read(loader):
@@ -205,7 +205,7 @@ def test_a_closed_loader_is_not_read(loader):
 def test_evaluation_sees_every_row_once_with_the_same_masks_every_time(across):
     plans = [plan(across=across, seed=None), plan(LENGTHS["all short"], across=across, seed=None, base=1000)]
     batches = list(corpus_eval_batches(plans, build, 5))
-    assert {batch["tokens"].shape for batch in batches} == {(5, ROOM)}
+    assert {batch["tokens"].shape for batch in batches} == {(5, ROW_LENGTH)}
     rows = rows_of(batches)
     count = sum(part.num_rows for part in plans)
     segments = [part.segments(row) for part in plans for row in range(part.num_rows)]

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxlm.data.corpus.masking import choose_masked, corrupt_spans, corrupted_lengths, hide, span_counts
+from jaxlm.data.corpus.masking import apply_masks, corrupt_spans, corrupted_lengths, sample_mask_positions, span_counts
 from jaxlm.tokenizer.vocabulary import Vocabulary
 
 MASK, SIZE = 4, 100
@@ -26,16 +26,21 @@ def ordinary(length, seed=0, low=5, high=80):
 def test_special_tokens_are_never_chosen_and_the_number_is_exact():
     row = np.concatenate([[2], ordinary(40), [3, 2], ordinary(20, 1), [3]]).astype(np.int32)
     for seed in range(50):
-        columns = choose_masked(row, generator(seed), VOCABULARY, rate=0.15, whole_word=False)
+        columns = sample_mask_positions(row, generator(seed), VOCABULARY, rate=0.15, whole_word=False)
         assert len(columns) == 9 == round(0.15 * 60)
         assert (np.diff(columns) > 0).all() and (row[columns] >= 5).all()
-    assert len(choose_masked(row[:3], generator(), VOCABULARY, rate=0.15, whole_word=False)) == 1  # at least one
-    assert len(choose_masked(np.asarray([2, 3], np.int32), generator(), VOCABULARY, rate=0.15, whole_word=True)) == 0
+    assert (
+        len(sample_mask_positions(row[:3], generator(), VOCABULARY, rate=0.15, whole_word=False)) == 1
+    )  # at least one
+    assert (
+        len(sample_mask_positions(np.asarray([2, 3], np.int32), generator(), VOCABULARY, rate=0.15, whole_word=True))
+        == 0
+    )
 
 
 def test_every_token_is_chosen_equally_often():
     row = np.concatenate([[2], ordinary(30), [3]]).astype(np.int32)
-    draws = [choose_masked(row, generator(s), VOCABULARY, rate=0.2, whole_word=False) for s in range(4000)]
+    draws = [sample_mask_positions(row, generator(s), VOCABULARY, rate=0.2, whole_word=False) for s in range(4000)]
     shares = np.bincount(np.concatenate(draws), minlength=32) / 4000
     assert shares[0] == shares[31] == 0
     assert np.abs(shares[1:31] - 0.2).max() < 5 * np.sqrt(0.2 * 0.8 / 4000)
@@ -47,7 +52,7 @@ def test_whole_words_are_taken_or_left():
     words = [{1, 2}, {3, 4, 5}, {8}, {9}]
     seen = set()
     for seed in range(200):
-        chosen = set(choose_masked(row, generator(seed), VOCABULARY, rate=0.5, whole_word=True).tolist())
+        chosen = set(sample_mask_positions(row, generator(seed), VOCABULARY, rate=0.5, whole_word=True).tolist())
         assert 1 <= len(chosen) <= round(0.5 * 7)
         assert all(word <= chosen or not word & chosen for word in words)
         seen |= chosen
@@ -56,14 +61,14 @@ def test_whole_words_are_taken_or_left():
 
 def test_a_word_longer_than_the_number_is_masked_in_part():
     row = np.asarray([10, 80, 81, 82, 83, 84], np.int32)
-    columns = choose_masked(row, generator(), VOCABULARY, rate=0.2, whole_word=True)
+    columns = sample_mask_positions(row, generator(), VOCABULARY, rate=0.2, whole_word=True)
     assert len(columns) == 1
 
 
 def test_eighty_ten_ten():
     row = ordinary(20000)
     columns = np.arange(0, 20000, 2)
-    hidden = hide(row, columns, generator(1), VOCABULARY)
+    hidden = apply_masks(row, columns, generator(1), VOCABULARY)
     np.testing.assert_array_equal(hidden[1::2], row[1::2])  # the others are untouched
     masked = (hidden[columns] == MASK).mean()
     left = (hidden[columns] == row[columns]).mean()
@@ -87,7 +92,7 @@ def test_hiding_by_hand():
             return np.asarray([7])
 
     row = np.asarray([20, 21, 22, 23], np.int32)
-    assert hide(row, np.asarray([0, 1, 3]), Draws(np.random.PCG64()), VOCABULARY).tolist() == [MASK, 12, 22, 23]
+    assert apply_masks(row, np.asarray([0, 1, 3]), Draws(np.random.PCG64()), VOCABULARY).tolist() == [MASK, 12, 22, 23]
 
 
 # Span corruption.

@@ -16,7 +16,7 @@ from jaxlm.data.corpus import row_plan
 from jaxlm.data.corpus.row_plan import plan_corpus
 from jaxlm.errors import RunFailure, UserError
 
-ROOM = 16
+ROW_LENGTH = 16
 
 
 def all_segments(plan, epoch=0):
@@ -24,9 +24,9 @@ def all_segments(plan, epoch=0):
 
 
 def predicted(plan, epoch=0):
-    """How often each token of the corpus is a target (overlap 1) or an input (0)."""
+    """How often each token of the corpus is a target (lookahead 1) or an input (0)."""
     return Counter(
-        int(token) for segment in all_segments(plan, epoch) for token in segment.tokens[plan.overlap :].tolist()
+        int(token) for segment in all_segments(plan, epoch) for token in segment.tokens[plan.lookahead :].tolist()
     )
 
 
@@ -35,9 +35,9 @@ def check_rows(plan):
     most = columns = inputs = 0
     for row in range(plan.num_rows):
         segments = plan.segments(row)
-        sizes = [len(segment.tokens) - plan.overlap for segment in segments]
+        sizes = [len(segment.tokens) - plan.lookahead for segment in segments]
         assert min(sizes) >= 1
-        assert sum(sizes) <= plan.room
+        assert sum(sizes) <= plan.row_length
         most, inputs = max(most, len(segments)), inputs + sum(sizes)
         columns += sum(sizes)
         for segment in segments:
@@ -49,38 +49,38 @@ def check_rows(plan):
 
 
 @pytest.mark.parametrize("kind", LENGTHS)
-@pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.parametrize("lookahead", [0, 1])
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_packed_rows_hold_every_token_once_and_never_two_documents_in_a_segment(tmp_path, kind, overlap, on_disk):
+def test_packed_rows_hold_every_token_once_and_never_two_documents_in_a_segment(tmp_path, kind, lookahead, on_disk):
     corpus = make_corpus(LENGTHS[kind], directory=tmp_path / "corpus" if on_disk else None)
-    plan = plan_corpus(corpus, room=ROOM, overlap=overlap, across_documents=False, seed=3)
-    firsts = set(corpus.offsets[:-1].tolist()) if overlap else set()
+    plan = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=lookahead, concat_documents=False, seed=3)
+    firsts = set(corpus.offsets[:-1].tolist()) if lookahead else set()
     assert predicted(plan) == Counter(i for i in range(corpus.num_tokens) if i not in firsts)
     assert check_rows(plan) == plan.num_columns
     for segment in all_segments(plan):
         documents = {document_of(corpus, int(token)) for token in segment.tokens}
         assert len(documents) == 1
-        assert len(segment.tokens) - overlap <= ROOM
+        assert len(segment.tokens) - lookahead <= ROW_LENGTH
 
 
 @pytest.mark.parametrize("kind", LENGTHS)
-@pytest.mark.parametrize("overlap", [0, 1])
-def test_evaluation_across_documents_holds_every_token_once_in_order(kind, overlap):
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_evaluation_across_documents_holds_every_token_once_in_order(kind, lookahead):
     corpus = make_corpus(LENGTHS[kind])
-    plan = plan_corpus(corpus, room=ROOM, overlap=overlap, across_documents=True)
-    assert predicted(plan) == Counter(range(overlap, corpus.num_tokens))
+    plan = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=lookahead, concat_documents=True)
+    assert predicted(plan) == Counter(range(lookahead, corpus.num_tokens))
     assert check_rows(plan) == plan.num_columns
     assert plan.max_segments == 1
-    sizes = [len(segment.tokens) - overlap for segment in all_segments(plan)]
-    assert all(size == ROOM for size in sizes[:-1])
-    assert [segment.start for segment in all_segments(plan)] == [ROOM * i for i in range(plan.num_rows)]
+    sizes = [len(segment.tokens) - lookahead for segment in all_segments(plan)]
+    assert all(size == ROW_LENGTH for size in sizes[:-1])
+    assert [segment.start for segment in all_segments(plan)] == [ROW_LENGTH * i for i in range(plan.num_rows)]
 
 
 @pytest.mark.parametrize("kind", LENGTHS)
-@pytest.mark.parametrize("overlap", [0, 1])
-def test_training_across_documents_cuts_elsewhere_every_epoch(kind, overlap):
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_training_across_documents_cuts_elsewhere_every_epoch(kind, lookahead):
     corpus = make_corpus(LENGTHS[kind])
-    plan = plan_corpus(corpus, room=ROOM, overlap=overlap, across_documents=True, seed=5)
+    plan = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=lookahead, concat_documents=True, seed=5)
     starts = set()
     for epoch in range(40):
         seen = predicted(plan, epoch)
@@ -88,13 +88,13 @@ def test_training_across_documents_cuts_elsewhere_every_epoch(kind, overlap):
         ordered = sorted(seen)
         assert ordered == list(range(ordered[0], ordered[0] + len(ordered)))
         assert len(ordered) == plan.num_inputs  # the same number of rows, all full, in every epoch
-        assert corpus.num_tokens - overlap - len(ordered) < 2 * ROOM
-        starts.add(ordered[0] - overlap)
-    slack = corpus.num_tokens - overlap - plan.num_inputs
-    assert starts <= set(range(ROOM))
-    assert len(starts) > 10 if slack >= ROOM - 1 else starts <= set(range(slack + 1))
-    again = plan_corpus(corpus, room=ROOM, overlap=overlap, across_documents=True, seed=5)
-    other = plan_corpus(corpus, room=ROOM, overlap=overlap, across_documents=True, seed=6)
+        assert corpus.num_tokens - lookahead - len(ordered) < 2 * ROW_LENGTH
+        starts.add(ordered[0] - lookahead)
+    slack = corpus.num_tokens - lookahead - plan.num_inputs
+    assert starts <= set(range(ROW_LENGTH))
+    assert len(starts) > 10 if slack >= ROW_LENGTH - 1 else starts <= set(range(slack + 1))
+    again = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=lookahead, concat_documents=True, seed=5)
+    other = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=lookahead, concat_documents=True, seed=6)
     cuts = [[plan.segments(0, epoch)[0].start for epoch in range(20)] for plan in (plan, again, other)]
     assert cuts[0] == cuts[1]
     assert cuts[0] != cuts[2] or slack == 0
@@ -104,22 +104,22 @@ def test_training_across_documents_cuts_elsewhere_every_epoch(kind, overlap):
 def test_a_corpus_shorter_than_a_row_is_one_row():
     corpus = make_corpus([5, 4])
     for seed in (None, 1):
-        plan = plan_corpus(corpus, room=ROOM, overlap=1, across_documents=True, seed=seed)
+        plan = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=1, concat_documents=True, seed=seed)
         assert plan.num_rows == 1
         assert [segment.tokens.tolist() for segment in plan.segments(0, 7)] == [list(range(9))]
 
 
 def test_special_tokens_take_up_columns():
     corpus = make_corpus(LENGTHS["mixed"])
-    plan = plan_corpus(corpus, room=ROOM, overlap=0, across_documents=False, overhead=2)
+    plan = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=0, concat_documents=False, overhead=2)
     assert predicted(plan) == Counter(range(corpus.num_tokens))
     used = [sum(len(segment.tokens) + 2 for segment in plan.segments(row)) for row in range(plan.num_rows)]
-    assert max(used) <= ROOM
+    assert max(used) <= ROW_LENGTH
     assert sum(used) == plan.num_columns
-    across = plan_corpus(corpus, room=ROOM, overlap=0, across_documents=True, overhead=2)
-    assert {len(segment.tokens) for segment in all_segments(across)[:-1]} == {ROOM - 2}
+    across = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=0, concat_documents=True, overhead=2)
+    assert {len(segment.tokens) for segment in all_segments(across)[:-1]} == {ROW_LENGTH - 2}
     with pytest.raises(UserError, match=r"data\.max_length: 2 leaves no room for text beside 2 special tokens"):
-        plan_corpus(corpus, room=2, overlap=0, across_documents=False, overhead=2)
+        plan_corpus(corpus, row_length=2, lookahead=0, concat_documents=False, overhead=2)
 
 
 def test_a_cost_of_ones_own():
@@ -129,22 +129,22 @@ def test_a_cost_of_ones_own():
     def cost(lengths):
         return -(-lengths * 3 // 4) + 1
 
-    plan = plan_corpus(corpus, room=ROOM, overlap=0, across_documents=False, cost=cost)
+    plan = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=0, concat_documents=False, cost=cost)
     used = [
         sum(int(cost(np.asarray(len(segment.tokens)))) for segment in plan.segments(row))
         for row in range(plan.num_rows)
     ]
-    assert max(used) <= ROOM
+    assert max(used) <= ROW_LENGTH
     assert sum(used) == plan.num_columns
     assert max(len(segment.tokens) for segment in all_segments(plan)) == 20  # the longest of 16 columns
     assert predicted(plan) == Counter(range(corpus.num_tokens))
-    plain = plan_corpus(corpus, room=ROOM, overlap=0, across_documents=False)
+    plain = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=0, concat_documents=False)
     assert plan.fingerprint != plain.fingerprint
 
 
 def test_rows_are_nearly_full():
     lengths = np.random.default_rng(0).geometric(1 / 40, 3000).tolist()
-    plan = plan_corpus(make_corpus(lengths), room=128, overlap=1, across_documents=False)
+    plan = plan_corpus(make_corpus(lengths), row_length=128, lookahead=1, concat_documents=False)
     assert plan.num_columns / (plan.num_rows * 128) > 0.99
 
 
@@ -152,19 +152,19 @@ def test_windows_bound_what_is_packed_together_and_lose_nothing(monkeypatch):
     monkeypatch.setattr(row_plan, "_WINDOW", 10)
     monkeypatch.setattr(row_plan, "_DOCUMENTS", 7)
     corpus = make_corpus(LENGTHS["mixed"])
-    plan = plan_corpus(corpus, room=ROOM, overlap=0, across_documents=False)
+    plan = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=0, concat_documents=False)
     assert predicted(plan) == Counter(range(corpus.num_tokens))
     check_rows(plan)
 
 
 def test_a_plan_is_made_once_and_kept_beside_the_tokens(tmp_path, monkeypatch):
     corpus = make_corpus(LENGTHS["mixed"], directory=tmp_path / "corpus")
-    first = plan_corpus(corpus, room=ROOM, overlap=1, across_documents=False, seed=1)
-    plan_corpus(corpus, room=ROOM + 1, overlap=1, across_documents=False)
+    first = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=1, concat_documents=False, seed=1)
+    plan_corpus(corpus, row_length=ROW_LENGTH + 1, lookahead=1, concat_documents=False)
     made = sorted(path.name for path in (tmp_path / "corpus").glob("rows-*"))
-    assert len(made) == 2  # one for each room, and no temporary folder
+    assert len(made) == 2  # one for each row_length, and no temporary folder
     monkeypatch.setattr(row_plan, "_write_rows", lambda *args: pytest.fail("planned again"))
-    again = plan_corpus(corpus, room=ROOM, overlap=1, across_documents=False, seed=2)
+    again = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=1, concat_documents=False, seed=2)
     assert [s.tokens.tolist() for s in all_segments(again)] == [s.tokens.tolist() for s in all_segments(first)]
     assert again.fingerprint == first.fingerprint  # the seed has no part in it
 
@@ -175,11 +175,11 @@ def test_two_processes_may_plan_at_once(tmp_path, monkeypatch):
 
     def overtaken(folder, *args):
         monkeypatch.setattr(row_plan, "_write_rows", write)
-        plan_corpus(corpus, room=ROOM, overlap=1, across_documents=False)
+        plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=1, concat_documents=False)
         return write(folder, *args)
 
     monkeypatch.setattr(row_plan, "_write_rows", overtaken)
-    plan = plan_corpus(corpus, room=ROOM, overlap=1, across_documents=False)
+    plan = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=1, concat_documents=False)
     check_rows(plan)
     assert len(list((tmp_path / "corpus").glob("rows-*"))) == 1
 
@@ -192,19 +192,19 @@ def test_a_full_disk_is_a_failure_that_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(row_plan, "_write_rows", full)
     with pytest.raises(RunFailure, match=r"rows-.*cannot be written \([\d,]+ bytes free there\).*No space left"):
-        plan_corpus(corpus, room=ROOM, overlap=1, across_documents=False)
+        plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=1, concat_documents=False)
     assert not list((tmp_path / "corpus").glob("rows-*"))
 
 
 @pytest.mark.parametrize("across", [True, False])
-@pytest.mark.parametrize(("lengths", "overlap"), [([], 0), ([1], 1), ([], 1)])
-def test_a_corpus_without_anything_to_predict_is_refused(across, lengths, overlap):
+@pytest.mark.parametrize(("lengths", "lookahead"), [([], 0), ([1], 1), ([], 1)])
+def test_a_corpus_without_anything_to_predict_is_refused(across, lengths, lookahead):
     with pytest.raises(UserError, match="corpus: . documents of . tokens in all leave nothing to learn from"):
-        plan_corpus(make_corpus(lengths), room=ROOM, overlap=overlap, across_documents=across)
+        plan_corpus(make_corpus(lengths), row_length=ROW_LENGTH, lookahead=lookahead, concat_documents=across)
 
 
 def test_rows_out_of_range_are_refused():
-    plan = plan_corpus(make_corpus([40]), room=ROOM, overlap=0, across_documents=True)
+    plan = plan_corpus(make_corpus([40]), row_length=ROW_LENGTH, lookahead=0, concat_documents=True)
     for row in (-1, plan.num_rows):
         with pytest.raises(IndexError):
             plan.segments(row)
@@ -216,7 +216,7 @@ def test_planning_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
     monkeypatch.setattr(row_plan, "_DOCUMENTS", 2048)
     corpus = make_corpus(np.full(300_000, 3), directory=tmp_path / "corpus")
     tracemalloc.start()
-    plan = plan_corpus(corpus, room=512, overlap=1, across_documents=False)
+    plan = plan_corpus(corpus, row_length=512, lookahead=1, concat_documents=False)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert plan.num_inputs == 600_000
@@ -238,7 +238,7 @@ with (folder / "tokens").open("wb") as file:
     file.truncate(400_000_000)
 corpus = Corpus("c", map_array(folder / "tokens", np.uint16), np.asarray([0, 200_000_000]), np.zeros(1, np.uint64), 1,
                 "f")
-plan = plan_corpus(corpus, room=1024, overlap=1, across_documents=True, seed=0)
+plan = plan_corpus(corpus, row_length=1024, lookahead=1, concat_documents=True, seed=0)
 before = resident_peak()
 for row in np.random.default_rng(0).permutation(plan.num_rows).tolist():
     plan.segments(row)

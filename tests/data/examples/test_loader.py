@@ -21,7 +21,7 @@ from jaxlm.parallel.share import Share
 KINDS = sorted(LENGTHS.keys() - {"none"})
 MODES = {
     "packed": {"batch_size": 16, "packing": True},
-    "balanced": {"batch_size": 16, "packing": True, "order": "balanced"},
+    "balanced": {"batch_size": 16, "packing": True, "batch_order": "balanced"},
     "padded": {"batch_size": 16, "packing": False},
     "tokens": {"batch_tokens": 4 * ROW, "packing": True},
     "padded tokens": {"batch_tokens": 4 * ROW, "packing": False},
@@ -171,7 +171,7 @@ def test_resume_on_another_mesh_sees_the_same_examples(loader):
     ("change", "message"),
     [
         ({"seed": 4}, "seed was 3 and is now 4"),
-        ({"order": "balanced"}, "data.order was random and is now balanced"),
+        ({"batch_order": "balanced"}, "data.batch_order was random and is now balanced"),
         ({"batch_size": 8}, "train.batch_size was 16 and is now 8"),
         ({"packing": False}, "data.packing was True and is now False"),
         ({"batch_size": None, "batch_tokens": 512}, "train.batch_tokens was unset and is now 512"),
@@ -199,7 +199,7 @@ def test_changed_data_is_refused(loader, what):
         changed[5] = make_examples(lengths, label=lambda i: np.asarray(0, np.int32))[5]
     else:
         getattr(changed[5], what)[-1] ^= 1
-    with pytest.raises(UserError, match="the tokenized training examples differ .*train.fresh=true"):
+    with pytest.raises(UserError, match="the tokenized training examples differ .*train.restart=true"):
         loader(changed, batch_size=16, packing=True).set_state(state)
 
 

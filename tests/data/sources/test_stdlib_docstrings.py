@@ -73,11 +73,11 @@ def test_splits_share_no_near_copy(splits):
             index.setdefault(shingle, []).append(i)
     for row in splits["train"]:
         own = shingles(row["text"])
-        overlap: dict[int, int] = {}
+        lookahead: dict[int, int] = {}
         for shingle in own:
             for i in index.get(shingle, ()):
-                overlap[i] = overlap.get(i, 0) + 1
-        for i, count in overlap.items():
+                lookahead[i] = lookahead.get(i, 0) + 1
+        for i, count in lookahead.items():
             other, theirs = held_out[i]
             assert count / min(len(own), len(theirs)) < 0.5, (row["text"], other["text"])
     all_texts = [row["text"] for rows in splits.values() for row in rows]
