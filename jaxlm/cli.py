@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxlm.console import setup_logging
 from jaxlm.errors import Interrupted, RunFailure, UserError
+from jaxlm.files import atomic_write, explain_write_errors, sha256
 from jaxlm.parallel.cluster import Cluster, detect_cluster
 from jaxlm.parallel.cpu_env import restart_with_settings
 from jaxlm.parallel.launch import supervise
@@ -153,7 +154,6 @@ def _predict(options: argparse.Namespace) -> None:
     from jaxlm.data.sources.sources import load_jsonl_stream
     from jaxlm.inference.predict import open_predictor, predict_stream
     from jaxlm.parallel import processes
-    from jaxlm.training.manifest import file_digest
 
     if options.input == "-" and processes.is_multiprocess():
         raise UserError(
@@ -168,7 +168,7 @@ def _predict(options: argparse.Namespace) -> None:
     path = Path(options.input)
     if not path.is_file():
         raise UserError(f"--input: no file {path}; expected jsonl, or - for standard input")
-    processes.assert_same(f"the contents of {path}", lambda: file_digest(path))
+    processes.assert_same(f"the contents of {path}", lambda: sha256(path))
     with path.open("rb") as handle, processes.collective_section():
         rows = load_jsonl_stream(handle, str(path))
         _write_lines(options.output, lambda: predict_stream(predictor, rows, str(path)))
@@ -194,16 +194,10 @@ def _write_lines(output: str, lines: Callable[[], Any]) -> None:
         sys.stdout.flush()
         return
     path = Path(output)
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
+        with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(lines())
-        partial.replace(path)
-    except OSError as error:
-        raise RunFailure(f"--output: cannot write {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -1,6 +1,9 @@
-"""The exceptions that the command line turns into an exit status instead of a traceback."""
+"""Errors that end a command with an exit status instead of a traceback, and hints for their messages."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
 
 Stop = Callable[[], str | None]
 """Returns the name of the signal that asks for an end, None while there is none."""
@@ -19,3 +22,14 @@ class RunFailure(Exception):
 
 class Interrupted(Exception):
     """The run was stopped by a signal after its state was saved (exit status 3)."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Returns the known name that is most like `name`; None if none is much like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns the end of a message, `; did you mean 'x'?`, with the known name most like `name`; "" if none is."""
+    match = nearest(name, known)
+    return "" if match is None else f"; did you mean {match!r}?"

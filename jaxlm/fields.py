@@ -1,4 +1,7 @@
-"""What a batch holds: each array's name, dtype and what its values belong to. Read by packing, sharding and placement."""
+"""What a batch holds: each array's name, dtype and what its values belong to.
+
+Packing, sharding and placement read it.
+"""
 
 from __future__ import annotations
 

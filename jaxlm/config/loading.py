@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from jaxlm.config.reference import describe, sections_of, walk
 from jaxlm.config.schema import Config
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, did_you_mean, nearest
 
 # The YAML 1.2 core schema. YAML 1.1, PyYAML's own, reads `1e-3` as text and the label `no` as a boolean.
 # Each type with its pattern and the characters it may begin with.
@@ -248,8 +247,7 @@ def _explain(keys: tuple[str, ...], node: _Node, error: Any) -> str:
             return f"unknown key {dotted}; {_hint(keys, error['loc'])}"
         case "union_tag_invalid":
             known, found = error["ctx"]["expected_tags"].replace("'", ""), error["ctx"]["tag"]
-            near = difflib.get_close_matches(found, known.split(", "), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(found, known.split(", "))
             return f"{dotted}.kind: expected one of {known}, found {_show(found)}{hint}"
         case "missing":
             keys = (*keys, str(error["loc"][-1]))
@@ -292,9 +290,9 @@ def _hint(keys: tuple[str, ...], location: Sequence[str | int]) -> str:
     siblings = [key.removeprefix(prefix) for key, _ in walk() if key.startswith(prefix)]
     siblings = [key for key in dict.fromkeys(siblings) if _field((*keys[:-1], key), location)]
     namesakes = [key for key, _ in walk() if key.rpartition(".")[2] == keys[-1] and key != ".".join(keys)]
-    near = [prefix + key for key in difflib.get_close_matches(keys[-1], siblings, n=1)]
+    near = nearest(keys[-1], siblings)
     if namesakes or near:
-        return f"did you mean {' or '.join(dict.fromkeys(namesakes or near))}?"
+        return f"did you mean {' or '.join(dict.fromkeys(namesakes)) or prefix + str(near)}?"
     return f"known keys: {', '.join(siblings)}"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+
+from jaxlm.files import atomic_write
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARDS = "model-*-of-*.safetensors"
@@ -26,18 +29,18 @@ def write_tensors(
     num = len(files)
     names = [WEIGHTS] if num == 1 else [f"model-{i:05d}-of-{num:05d}.safetensors" for i in range(1, num + 1)]
     coming = iter(tensors)
-    for name, keys in zip(names, files, strict=True):
-        held = dict(next(coming) for _ in keys)
-        assert list(held) == keys
-        save_file(held, _partial(directory / name), metadata={"format": "pt"})
-        del held
-    for name in names:
-        _partial(directory / name).replace(directory / name)
+    with contextlib.ExitStack() as replaced_together:
+        for name, keys in zip(names, files, strict=True):
+            held = dict(next(coming) for _ in keys)
+            assert list(held) == keys
+            temporary = replaced_together.enter_context(atomic_write(directory / name))
+            save_file(held, temporary, metadata={"format": "pt"})
+            del held
     if len(names) > 1:
         weight_map = {key: name for name, keys in zip(names, files, strict=True) for key in keys}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        _partial(directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        _partial(directory / INDEX).replace(directory / INDEX)
+        with atomic_write(directory / INDEX) as temporary:
+            temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         names.append(INDEX)
     for path in [directory / WEIGHTS, directory / INDEX, *directory.glob(SHARDS)]:
         if path.name not in names:
@@ -54,7 +57,3 @@ def _divide(sizes: Mapping[str, int], most: int) -> list[list[str]]:
         files[-1].append(key)
         held += size
     return files
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,13 +12,14 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from jaxlm.errors import RunFailure, UserError
+from jaxlm.errors import UserError
+from jaxlm.files import atomic_write, explain_write_errors
 from jaxlm.metrics.classification import PRIMARY, confusion_matrix, higher_is_better
 from jaxlm.report.format import curves, format_duration, format_name, format_number, format_score, reliability, scatter
+from jaxlm.run.run_dir import CONFIG, PREDICTIONS, REPORT, SAMPLES, SUMMARY
 from jaxlm.run.tracking import read_metrics
 from jaxlm.tasks.classification_report import Predictions, per_class, read_predictions, top_confusions, worst_errors
 
-FILE_NAME = "report.html"
 _MATRIX_LABELS = 25
 """Most labels for which a confusion matrix and the scores of every class are shown whole."""
 _SPLITS = ("validation", "test")
@@ -52,14 +52,10 @@ def write_report(run_dir: Path) -> Path:
       RunFailure: the file cannot be written.
     """
     page = _template().render(_context(run_dir))
-    path = run_dir / FILE_NAME
-    partial = path.with_suffix(".html.partial")
-    try:
-        # a text may hold half a surrogate pair, which no encoding takes
-        partial.write_bytes(page.encode("utf-8", "replace"))
-        os.replace(partial, path)
-    except OSError as error:
-        raise RunFailure(f"cannot write {path}: {error.strerror or error}") from error
+    path = run_dir / REPORT
+    with explain_write_errors(path), atomic_write(path) as temporary:
+        # A text may hold half a surrogate pair, which no encoding takes.
+        temporary.write_bytes(page.encode("utf-8", "replace"))
     return path
 
 
@@ -72,7 +68,7 @@ def _template() -> jinja2.Template:
 
 
 def _context(run_dir: Path) -> dict[str, Any]:
-    summary, rows = _summary(run_dir / "summary.json"), read_metrics(run_dir)
+    summary, rows = _summary(run_dir / SUMMARY), read_metrics(run_dir)
     if not summary and not rows:
         raise UserError(f"{run_dir}: expected a run directory, with summary.json or metrics.jsonl in it; found neither")
     task = summary.get("task", {})
@@ -82,7 +78,7 @@ def _context(run_dir: Path) -> dict[str, Any]:
     best_step = summary.get("best_step") or _best_step(rows, metric)
     scores = summary.get("scores") or _scores_at(rows, best_step)
     model = summary.get("model", {})
-    config = run_dir / "config.yaml"
+    config = run_dir / CONFIG
     return {
         "name": summary.get("name") or run_dir.resolve().name,
         "status": summary.get("status", "unfinished"),
@@ -94,9 +90,9 @@ def _context(run_dir: Path) -> dict[str, Any]:
         "table": _score_table(scores, summary.get("baselines") or {}, metric, problem),
         "best_step": best_step,
         "curves": curves(rows, metric, best_step),
-        "analysis": _analysis(run_dir / "predictions", problem, labels, task),
+        "analysis": _analysis(run_dir / PREDICTIONS, problem, labels, task),
         "matrix_labels": _MATRIX_LABELS,
-        "samples": _samples(run_dir / "samples.jsonl"),
+        "samples": _samples(run_dir / SAMPLES),
         "data": _data_table(summary.get("data", {})),
         "facts": {
             "Throughput": list(_facts(summary.get("throughput", {}))),

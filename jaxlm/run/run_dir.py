@@ -6,19 +6,34 @@ With several processes, only the first opens, locks and writes it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import math
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxlm.errors import RunFailure, UserError
+from jaxlm.errors import UserError
+from jaxlm.files import atomic_write, explain_write_errors, lock_file
+
+# The files of a run directory; every part of the program names them by these.
+CONFIG = "config.yaml"
+"""The resolved config."""
+METRICS = "metrics.jsonl"
+"""What was measured during training (`run.tracking`)."""
+SUMMARY = "summary.json"
+REPORT = "report.html"
+SAMPLES = "samples.jsonl"
+"""Texts that a language model wrote during training."""
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+PREDICTIONS = "predictions"
+"""Folder of `<split>.jsonl`."""
+MODEL = "model"
+"""Folder in HF format."""
+LOCK = "run.lock"
 
 _log = logging.getLogger(__name__)
 
@@ -31,43 +46,20 @@ class RunDir:
 
     @property
     def config(self) -> Path:
-        """The resolved config."""
-        return self.path / "config.yaml"
+        return self.path / CONFIG
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.json"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def predictions(self) -> Path:
-        """Folder of `<split>.jsonl`."""
-        return self.path / "predictions"
+        return self.path / CHECKPOINTS
 
     @property
     def model(self) -> Path:
-        """Folder in HF format."""
-        return self.path / "model"
+        return self.path / MODEL
 
     @property
     def finished(self) -> bool:
         """Whether the run ended by itself: `status` in summary.json is "finished"."""
-        summary = self.read_json("summary.json")
+        summary = self.read_json(SUMMARY)
         return isinstance(summary, dict) and summary.get("status") == "finished"
 
     @classmethod
@@ -114,20 +106,14 @@ class RunDir:
         Raises:
           UserError: another process holds it; the message names its id.
         """
-        with (self.path / "run.lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise UserError(
-                    f"{self.path}: process {file.read().strip() or '(unknown)'} is working on this run. "
-                    "Wait until it ends or stop it, or choose another name=NAME"
-                ) from None
-            except OSError as error:  # file systems without locks
-                _log.warning("%s: cannot be locked (%s); run nothing else on it", self.path, error)
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+
+        def refuse(process: str) -> None:
+            raise UserError(
+                f"{self.path}: process {process} is working on this run. "
+                "Wait until it ends or stop it, or choose another name=NAME"
+            )
+
+        with lock_file(self.path / LOCK, on_busy=refuse, without_locks="run nothing else on it"):
             yield
 
     def write_text(self, name: str, text: str) -> None:
@@ -141,21 +127,10 @@ class RunDir:
           RunFailure: the disk is full, for instance; the old file is intact.
         """
         path = self.path / name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            free = ""
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                free = f" ({shutil.disk_usage(self.path).free:,} bytes free there)"
-            raise RunFailure(f"{path}: cannot be written{free}: {error}") from error
+            with atomic_write(path, sync=True) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a value as JSON, as `write_text` does. NaN and infinities, which JSON lacks, become null."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jaxlm.console import stderr_console
 from jaxlm.errors import RunFailure, UserError
-
-FILE_NAME = "metrics.jsonl"
+from jaxlm.files import atomic_write
+from jaxlm.run.run_dir import METRICS, TENSORBOARD
 
 # How the values of a training step are shown, in this order; others go to the files only.
 _SHOWN: dict[str, Callable[[float], str]] = {
@@ -39,7 +38,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
     A last line that a killed run left half-written is passed over. Raises UserError for any other line that is no JSON.
     """
-    rows = [row for _, row in _read_lines(run_dir / FILE_NAME)]
+    rows = [row for _, row in _read_lines(run_dir / METRICS)]
     return [{key: math.nan if value is None else value for key, value in row.items()} for row in rows]
 
 
@@ -97,7 +96,7 @@ class Tracker:
         self._enabled = enabled
         if not enabled:
             return
-        self._path = run_dir / FILE_NAME
+        self._path = run_dir / METRICS
         self._console = console or stderr_console()
         self._total_steps = total_steps
         self._start_step, self._start_time = resume_step, time.monotonic()
@@ -105,7 +104,7 @@ class Tracker:
         self._kept = {_key(row): line for line, row in earlier} if resume_step else {}
         try:
             self._rewrite(self._kept.values())
-            self._board = _summary_writer(run_dir / "tensorboard", resume_step) if tensorboard else None
+            self._board = _summary_writer(run_dir / TENSORBOARD, resume_step) if tensorboard else None
         except OSError as error:
             raise RunFailure(f"cannot write in {run_dir}: {error.strerror or error}") from error
         self._progress, self._bar = _progress_bar(self._console, resume_step, total_steps)
@@ -179,9 +178,8 @@ class Tracker:
 
     def _rewrite(self, lines: Iterable[str]) -> None:
         """Put `lines` in place of the file, in one move, and open it for more."""
-        partial = self._path.with_suffix(".jsonl.partial")
-        partial.write_text("".join(line + "\n" for line in lines), "utf-8")
-        os.replace(partial, self._path)
+        with atomic_write(self._path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in lines), "utf-8")
         self._file = self._path.open("a", encoding="utf-8")
 
     def _eta(self, step: int) -> str:

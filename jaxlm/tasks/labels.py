@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.data.sources.table import Table
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, did_you_mean
 
 
 def split_labels(value: Any, separator: str | None) -> list[str]:
@@ -99,9 +98,8 @@ class LabelEncoder:
             return self._ids[name]
         if self._as_ids and name.isdigit() and int(name) < len(self.names):
             return int(name)
-        near = difflib.get_close_matches(name, self.names, 1)
         raise UserError(
             f"{table.where(row)}: {self._column}={value!r} is not one of the {len(self.names)} labels "
             f"({', '.join(self.names[:8])}{', ...' if len(self.names) > 8 else ''})"
-            f"{f'; did you mean {near[0]!r}?' if near else ''}"
+            f"{did_you_mean(name, self.names)}"
         )

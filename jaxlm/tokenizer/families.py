@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import tokenizers
 from tokenizers import AddedToken
 
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, did_you_mean
 from jaxlm.tokenizer import special_tokens
 from jaxlm.tokenizer.files import TokenizerFiles
 from jaxlm.tokenizer.tokenizer import Tokenizer
@@ -59,8 +58,7 @@ def family_of(kind: str, name: str | None) -> Family:
         if name in (family.name, *family.aliases):
             return family
     known = [alias for family in choices for alias in (family.name, *family.aliases)]
-    nearest = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    hint = did_you_mean(name, known)
     raise UserError(f"family: no special tokens {name!r} for type {kind}; expected {', '.join(known)}{hint}")
 
 

@@ -32,6 +32,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from jaxlm.errors import Interrupted, RunFailure, UserError
+from jaxlm.files import free_space
 from jaxlm.parallel import processes
 from jaxlm.training import manifest
 
@@ -221,10 +222,6 @@ class Checkpointer:
             return lost
         saving = self._saving or {"step": "?", "bytes": 0}
         self._saving = None
-        try:
-            free = f"{shutil.disk_usage(self._directory).free:,} were free there"
-        except OSError as missing:
-            free = str(missing)
         if jax.process_index() == 0:
             self._remove_temporary()
         self._manager.reload()  # it has dropped the older steps that the failed one would have replaced
@@ -235,7 +232,7 @@ class Checkpointer:
             reason = f"{reason[:100]} ... {reason[-300:]}"  # TensorStore names the cause at either end
         return RunFailure(
             f"{self._directory}: saving step {saving['step']} failed: {reason}. "
-            f"It needs up to {saving['bytes']:,} bytes, {free}; {kept}"
+            f"It needs up to {saving['bytes']:,} bytes ({free_space(self._directory)}); {kept}"
         )
 
     def _remove_temporary(self) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from jaxlm.errors import UserError
+from jaxlm.files import sha256
 
 FILE = "manifest.json"
 
@@ -85,21 +84,6 @@ def compare(folder: Path, stored: dict[str, str], expected: dict[str, str]) -> N
     )
 
 
-def tree_digest(tree: PyTree) -> str:
-    """SHA-256 over paths, dtypes, shapes and bytes of all leaves: equal for bit-identical trees only.
-
-    A leaf may be an array or a scalar, of any sharding that this process can read whole.
-    """
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.asarray(leaf)
-        digest.update(f"{_name(path)} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
 def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -111,17 +95,11 @@ def _measure(folder: Path) -> dict[str, tuple[int, str]]:
     """
     files = [path for path in sorted(folder.glob("*/**/*")) if path.is_file()]
     with ThreadPoolExecutor(4) as pool:
-        digests = list(pool.map(file_digest, files))
+        digests = list(pool.map(sha256, files))
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_size, digest)
         for path, digest in zip(files, digests, strict=True)
     }
-
-
-def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _text_digest(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from helpers.paths import REPOSITORY
+from jaxtyping import PyTree
 
 from jaxlm.training.checkpoint import Checkpointer
-from jaxlm.training.manifest import tree_digest
 
 ROOT = REPOSITORY
 
@@ -57,6 +58,21 @@ def assert_restores(saver: Checkpointer, expected: int, step: int | None = None)
     found, state, extra = saver.restore(abstract(make_state(expected)), step)
     assert found == expected and extra == {"step": expected}
     assert tree_digest(state) == tree_digest(make_state(expected))
+
+
+def tree_digest(tree: PyTree) -> str:
+    """SHA-256 over paths, dtypes, shapes and bytes of all leaves: equal for bit-identical trees only.
+
+    A leaf may be an array or a scalar, of any sharding that this process can read whole.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def no_space(*args, **kwargs):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.saved_states import tree_digest
 from helpers.tiny_models import tiny
 from helpers.update_rules import AXES, CHOICES, FACTORED_FROM, SHAPES, choices, draw, optimizer_of
 from jax.sharding import PartitionSpec as P
@@ -23,7 +24,6 @@ from jaxlm.optim.moments import round_stochastic
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
 from jaxlm.training.checkpoint import Checkpointer
-from jaxlm.training.manifest import tree_digest
 from jaxlm.training.state import HOST_MEMORY, abstract_state, init_state, offloaded, state_shardings
 
 

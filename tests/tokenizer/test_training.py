@@ -324,7 +324,10 @@ def test_deterministic_byte_for_byte(shared_data):
         ({"type": "byte_bpe", "vocab_size": 256}, "vocab_size: 256 .*256 bytes.*gpt2; expected at least 257"),
         ({"type": "byte_bpe", "vocab_size": 358, "family": "t5"}, "expected at least 359"),
         ({"type": "char", "vocab_size": 6, "family": "bert"}, "vocab_size: 6 .*bert; expected at least 7, or none"),
-        ({"type": "bpe", "family": "llamma"}, "family: no special tokens 'llamma' for type bpe; .*did you mean llama"),
+        (
+            {"type": "bpe", "family": "llamma"},
+            "no special tokens 'llamma' for type bpe; .*did you mean 'llama'",
+        ),
         ({"type": "wordpiece", "family": "t5"}, "family: no special tokens 't5' for type wordpiece; expected bert"),
     ],
 )

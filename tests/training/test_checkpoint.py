@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.saved_states import abstract, assert_restores, checkpointer, make_state, save_steps
+from helpers.saved_states import abstract, assert_restores, checkpointer, make_state, save_steps, tree_digest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxlm.errors import RunFailure, UserError
-from jaxlm.training.manifest import tree_digest
 
 
 def test_a_new_process_restores_arrays_containers_and_extra(tmp_path):

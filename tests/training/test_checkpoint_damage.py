@@ -145,7 +145,7 @@ def test_a_failed_background_save_surfaces_and_the_earlier_checkpoint_stays(tmp_
     saver.save(1, make_state(1), {"step": 1}, {"f1": 0.1}, wait=True)
     monkeypatch.setattr(manifest, "write", no_space)
     saver.save(2, make_state(2), {"step": 2}, {"f1": 0.9})  # once committed, it would replace step 1
-    message = rf"^{tmp_path}: saving step 2 failed: .*No space left.*[\d,]+ were free there; .* of step 1 is intact"
+    message = rf"^{tmp_path}: saving step 2 failed: .*No space.*\([\d,]+ bytes free there\); .* of step 1 is intact"
     with pytest.raises(RunFailure, match=message):
         surface(saver)
     monkeypatch.undo()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
@@ -23,7 +22,7 @@ from jaxlm.data.corpus.file_digests import Contents
 from jaxlm.data.corpus.text_digests import DigestSet
 from jaxlm.data.corpus.writer import DIGEST_TYPE, OFFSET_TYPE
 from jaxlm.errors import RunFailure, Stop, UserError
-from jaxlm.files import writing
+from jaxlm.files import explain_write_errors, lock_file
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger("jaxlm")
@@ -124,7 +123,7 @@ def open_corpus(
     """
     documents = Documents(source, key=key, split=split, text_column=text_column, on_bad_row=data.on_bad_row)
     cache = cache.absolute()
-    with writing(cache):
+    with explain_write_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
     training = split == "train"
     earlier = earlier if training and data.clean.deduplicate else ()
@@ -154,7 +153,7 @@ def open_corpus(
         with _lock(folder, documents.name):
             if not (folder / "index.json").is_file():
                 building = folder.with_name(f"{folder.name}.building")
-                with writing(building):
+                with explain_write_errors(building):
                     build_tokens(building, documents, tokenizer, wrap, data.clean, known, leaks, identity, stop)
                     building.rename(folder)
     corpus = _load(folder, documents.name, fingerprint)
@@ -167,20 +166,17 @@ def open_corpus(
 @contextlib.contextmanager
 def _lock(folder: Path, name: str) -> Iterator[None]:
     """Only one process of this machine builds a corpus; the system lets go of the lock when it ends."""
-    with writing(folder), folder.with_name(f"{folder.name}.lock").open("a") as file:
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waiting:
-                    log.info("%s: another process is tokenising it; waiting for that to end", name)
-                waiting = True
-                time.sleep(_POLL)
-            except OSError as error:  # file systems without locks
-                log.warning("%s: cannot be locked (%s); start no second run that tokenises %s", folder, error, name)
-                break
+    waiting = False
+
+    def wait(_process: str) -> None:
+        nonlocal waiting
+        if not waiting:
+            log.info("%s: another process is tokenizing it; waiting for that to end", name)
+        waiting = True
+        time.sleep(_POLL)
+
+    path, advice = folder.with_name(f"{folder.name}.lock"), f"start no second run that tokenizes {name}"
+    with explain_write_errors(folder), lock_file(path, on_busy=wait, without_locks=advice):
         yield
 
 

@@ -15,9 +15,9 @@ from jaxlm.data.corpus.file_digests import Contents
 from jaxlm.data.sources import stdlib_docstrings, tfds
 from jaxlm.data.sources.files import RowReader, file_format, find_files, open_rows
 from jaxlm.data.sources.installed_docstrings import InstalledDocstrings
-from jaxlm.data.sources.table import nearest, place
+from jaxlm.data.sources.table import place
 from jaxlm.data.sources.text_files import BadRow, Record, open_text
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, did_you_mean
 
 _PIECE = 1 << 16
 """Characters of plain text that are read at a time: the pieces of a longer document are tokenised by themselves, and
@@ -204,7 +204,7 @@ class Documents:
     def _require(self, name: str, columns: tuple[str, ...], hint: str) -> None:
         if self._column not in columns:
             message = f"{name}: no column {self._column!r}, which task.text asks for; its columns are: "
-            message += ", ".join(map(repr, columns)) + nearest(self._column, columns)
+            message += ", ".join(map(repr, columns)) + did_you_mean(self._column, columns)
             raise UserError(message + (f"; {hint}" if hint else ""))
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import json
 import os
 import time
 from pathlib import Path
 
 from jaxlm.errors import UserError
+from jaxlm.files import atomic_write, sha256
 
 _RECENT = 2.0  # seconds in which a file may change again without a change of its times
 
@@ -40,19 +39,18 @@ class Contents:
             UserError: it cannot be read.
         """
         try:
-            with path.open("rb") as file:
-                return self._digest(os.path.abspath(path), file)
+            return self._digest(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
-    def _digest(self, name: str, file: io.BufferedReader) -> str:
-        facts = os.fstat(file.fileno())
+    def _digest(self, path: Path) -> str:
+        name, facts = os.path.abspath(path), path.stat()
         stamp = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
         known = self._known.get(name)
         if isinstance(known, list) and known[:4] == stamp:
             return str(known[4])
         started = time.time()
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256(path)
         if started - max(facts.st_mtime, facts.st_ctime) > _RECENT:
             self._known[name] = [*stamp, digest]
         return digest
@@ -61,7 +59,5 @@ class Contents:
         """Remember the digests for the next run; where that is not possible, they are computed again."""
         if self._memory is None:
             return
-        temporary = self._memory.with_name(f"{self._memory.name}.{os.getpid()}")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), atomic_write(self._memory, shared=True) as temporary:
             temporary.write_text(json.dumps(self._known), "utf-8")
-            temporary.replace(self._memory)

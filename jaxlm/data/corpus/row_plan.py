@@ -17,7 +17,7 @@ import numpy as np
 from jaxlm.data.corpus.corpus import Corpus, map_array, release
 from jaxlm.data.examples.packing import plan_rows
 from jaxlm.errors import UserError
-from jaxlm.files import writing
+from jaxlm.files import explain_write_errors
 
 Cost = Callable[[np.ndarray], np.ndarray]
 """Input tokens of segments -> columns they take up; grows with its argument."""
@@ -222,7 +222,7 @@ def _pack(
 
 def _make_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     """Put a folder in place that is whole or not there, whichever of several processes is first."""
-    with writing(folder):
+    with explain_write_errors(folder):
         temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
         try:
             write(temporary)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxlm.data.corpus.corpus import map_array
 from jaxlm.data.corpus.documents import Place
 from jaxlm.data.corpus.text_batches import TextBatch
+from jaxlm.files import atomic_write
 
 DIGEST_TYPE, OFFSET_TYPE = np.dtype("<u8"), np.dtype("<i8")
 _JOURNAL = "journal.jsonl"
@@ -133,12 +134,8 @@ class TokenWriter:
     def finish(self, index: dict[str, Any]) -> None:
         """Write index.json, with which the corpus is whole, and remove the journal."""
         self.checkpoint()
-        temporary = self._folder / "index.json.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(index, indent=2, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._folder / "index.json")
+        with atomic_write(self._folder / "index.json", sync=True) as temporary:
+            temporary.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         remove_journal(self._folder)
 
     def _forget_open(self) -> None:

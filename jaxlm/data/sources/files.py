@@ -14,9 +14,8 @@ import pyarrow
 import pyarrow.parquet
 
 from jaxlm.data.config import SourceConfig
-from jaxlm.data.sources.table import nearest
 from jaxlm.data.sources.text_files import BadRow, Record, open_text, read_delimited, read_jsonl
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, did_you_mean
 
 _FORMATS = {
     ".jsonl": "jsonl",
@@ -87,7 +86,7 @@ def check_file(path: Path, key: str) -> None:
         message += f"; there is no folder {path.parent} either"
     else:
         there = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
-        message += nearest(path.name, there) or (f"; {path.parent} holds: {', '.join(there[:8])}" if there else "")
+        message += did_you_mean(path.name, there) or (f"; {path.parent} holds: {', '.join(there[:8])}" if there else "")
     raise UserError(message + _working_directory(path))
 
 

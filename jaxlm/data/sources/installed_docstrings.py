@@ -14,8 +14,7 @@ from pathlib import Path
 from jaxlm.data.corpus.file_digests import Contents
 from jaxlm.data.sources import stdlib_docstrings
 from jaxlm.data.sources.docstring_scan import read_docstrings
-from jaxlm.data.sources.table import nearest
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, did_you_mean
 
 SPLITS = ("train", "validation")
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "testing", "site-packages", "dist-packages", "__pycache__"}
@@ -46,7 +45,7 @@ class InstalledDocstrings:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             message = f"installed_docstrings: no split {self.split!r}; its splits are: {', '.join(SPLITS)}"
-            raise UserError(message + nearest(self.split, SPLITS))
+            raise UserError(message + did_you_mean(self.split, SPLITS))
 
     def __iter__(self) -> Iterator[str]:
         copies = _Copies(

@@ -14,8 +14,8 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
-from jaxlm.data.sources.table import Table, nearest
-from jaxlm.errors import UserError
+from jaxlm.data.sources.table import Table
+from jaxlm.errors import UserError, did_you_mean
 
 TOPICS: dict[str, str] = {
     "concurrency": ("_threading_local asyncio concurrent multiprocessing queue sched selectors subprocess threading"),
@@ -83,7 +83,7 @@ def load_docstrings(split: str) -> Table:
     """
     if split not in SPLITS:
         message = f"stdlib_docstrings: no split {split!r}; its splits are: {', '.join(SPLITS)}"
-        raise UserError(message + nearest(split, SPLITS))
+        raise UserError(message + did_you_mean(split, SPLITS))
     rows = tuple(row for row, side in _split_rows(Path(sysconfig.get_path("stdlib"))) if side == split)
     name = f"stdlib_docstrings:{split}"
     return Table(name, ("text", "label", "module"), tuple(map(dict, rows)), tuple(range(1, len(rows) + 1)))

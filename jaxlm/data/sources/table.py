@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Table:
         for column in columns:
             if column not in self.columns:
                 message = f"{self.name}: no column {column!r}, which {key} asks for; its columns are: "
-                message += ", ".join(repr(name) for name in self.columns) + nearest(column, self.columns)
+                message += ", ".join(repr(name) for name in self.columns) + did_you_mean(column, self.columns)
                 raise UserError(message + (f"; {self.hint}" if self.hint else ""))
 
     def replace_rows(self, rows: tuple[dict[str, Any], ...]) -> Table:
@@ -76,9 +75,3 @@ class Table:
 def place(name: str, number: int, line: int) -> str:
     """A row in words; the line is left out where it is the row's own number."""
     return f"{name}, row {number}" + (f" (line {line})" if line != number else "")
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message, `; did you mean 'x'?`, for the known word most like `word`; or nothing."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]!r}?" if matches else ""

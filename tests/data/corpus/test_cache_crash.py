@@ -214,7 +214,7 @@ def test_two_runs_build_one_corpus(write, open_train, monkeypatch, caplog):
             thread.join()
     assert len(builds) == 1
     assert [corpus.tokens.tolist() for corpus in found] == [found[0].tokens.tolist()] * 2
-    assert "another process is tokenising it; waiting" in caplog.text
+    assert "another process is tokenizing it; waiting" in caplog.text
 
 
 def test_an_unwritable_cache_is_a_failure(write, open_train, tmp_path):
