@@ -215,8 +215,8 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _train_tokenizer(options: argparse.Namespace) -> None:
+    from jaxlm.setup.tokenizer_training import train_to_directory
     from jaxlm.tokenizer.config import TokenizerTrainingConfig
-    from jaxlm.tokenizer.training import train_to_directory
 
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name, kinds in _OPTIONS_OF_TYPES.items():

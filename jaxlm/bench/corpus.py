@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
-from tokenizers import models, pre_tokenizers
 
 from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus.cache import open_corpora
@@ -25,8 +23,8 @@ from jaxlm.data.corpus.loader import CorpusLoader
 from jaxlm.data.corpus.row_plan import plan_corpus
 from jaxlm.errors import RunFailure
 from jaxlm.tasks.language_model import next_token_row
-from jaxlm.tokenizer.files import TokenizerFiles
-from jaxlm.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from jaxlm.tokenizer.stand_in import word_tokenizer
+from jaxlm.tokenizer.tokenizer import load_tokenizer
 
 _WORDS, _DOCUMENTS = 30_000, 2_000
 _SYLLABLES = "ba ce di fo gu ha je ki lo mu na pe qui ro su ta ve wi xo yu".split()
@@ -102,14 +100,6 @@ def _words() -> list[str]:
     return list(numbers())
 
 
-def word_tokenizer() -> Tokenizer:
-    """Looks words up; the numbers of the documents it does not know."""
-    vocabulary = {"[UNK]": 0, "</s>": 1} | {word: i for i, word in enumerate(_words(), start=2)}
-    backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return Tokenizer(TokenizerFiles(backend, {"unk": "[UNK]", "eos": "</s>"}, {}))
-
-
 def measure(
     folder: str, tokenizer: str | None, batches: int, rows: int, length: int, concat_documents: bool
 ) -> dict[str, Any]:
@@ -122,7 +112,7 @@ def measure(
         data,
         ("train",),
         text_column="text",
-        tokenizer=word_tokenizer() if tokenizer is None else load_tokenizer(Path(tokenizer)),
+        tokenizer=word_tokenizer(_words()) if tokenizer is None else load_tokenizer(Path(tokenizer)),
         cache=Path(folder) / "cache",
         wrap="documents",
     )["train"]

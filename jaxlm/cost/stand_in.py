@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import tokenizers
-from tokenizers import models
 
 from jaxlm.config.schema import Config
 from jaxlm.errors import RunFailure, UserError
@@ -16,7 +13,7 @@ from jaxlm.setup.model import build_model
 from jaxlm.setup.setup import Setup
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
 from jaxlm.tasks import PRETRAINING
-from jaxlm.tokenizer.families import FAMILIES, assemble, sentinels
+from jaxlm.tokenizer.stand_in import stand_in_tokenizer
 from jaxlm.tokenizer.tokenizer import Tokenizer
 from jaxlm.training.loaders import EmptyRows
 
@@ -55,15 +52,4 @@ def _tokenizer(config: Config, checkpoint: HFCheckpoint | None) -> tuple[Tokeniz
     source = f"not read ({model.tokenizer}): one of"
     if model.train_tokenizer is not None:
         size, source = model.train_tokenizer.vocab_size, "not trained: one of"
-    return stand_in(family.name, size), f"{source} {size:,} entries stands in"
-
-
-def stand_in(family: str, size: int) -> Tokenizer:
-    """A vocabulary of `size` meaningless words with a model family's special tokens."""
-    named = (style for style in FAMILIES.values() if family in (style.name, *style.aliases))
-    style = next(named, FAMILIES["gpt2"])
-    words = size - len(style.tokens) - len(sentinels(style))
-    entries = [*style.tokens, *(f"w{i}" for i in range(words))]
-    vocabulary: Mapping[str, int] = {entry: i for i, entry in enumerate(entries)}
-    unknown = next((token for token in ("[UNK]", "<unk>") if token in vocabulary), entries[0])
-    return assemble(tokenizers.Tokenizer(models.WordLevel(dict(vocabulary), unk_token=unknown)), style)
+    return stand_in_tokenizer(family.name, size), f"{source} {size:,} entries stands in"

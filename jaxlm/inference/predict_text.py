@@ -8,7 +8,6 @@ from typing import Any
 
 from jaxlm.errors import UserError
 from jaxlm.inference.generate import generate
-from jaxlm.inference.samples import continuation, encode_prompt
 from jaxlm.models import Model
 from jaxlm.tasks.language_model import SamplesConfig
 from jaxlm.tokenizer.tokenizer import Tokenizer
@@ -39,7 +38,7 @@ class TextPredictor:
         for line, row in enumerate(rows, first):
             if self.column not in row:
                 raise UserError(f"{name}, row {line}: no column {self.column!r}; it has: {', '.join(row) or 'none'}")
-            prompt = encode_prompt(self.tokenizer, str(row[self.column]))
+            prompt = self.tokenizer.encode_prompt(str(row[self.column]))
             if not prompt:
                 raise UserError(f"{name}, row {line}: {self.column} is empty; expected the beginning of a text")
             prompts.append(prompt)
@@ -56,5 +55,5 @@ class TextPredictor:
             seed=self.seed,
             prefix=self.prefix,
         )
-        texts = (continuation(self.tokenizer, prompt, new) for prompt, new in zip(prompts, written, strict=True))
+        texts = (self.tokenizer.continuation(prompt, new) for prompt, new in zip(prompts, written, strict=True))
         return [{**row, "prediction": {"text": text}} for row, text in zip(rows, texts, strict=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +38,7 @@ class Sampler:
             return None
         config: SamplesConfig = setup.task.config.samples
         if config.prompts:
-            prompts = [encode_prompt(setup.tokenizer, text) for text in config.prompts]
+            prompts = [setup.tokenizer.encode_prompt(text) for text in config.prompts]
         else:
             prompts = _beginnings(setup, config.number)
         room = setup.model.config.max_positions - config.tokens
@@ -66,23 +65,9 @@ class Sampler:
             prefix=self.prefix,
         )
         return [
-            {"step": step, "prompt": self.tokenizer.decode(prompt), "text": continuation(self.tokenizer, prompt, new)}
+            {"step": step, "prompt": self.tokenizer.decode(prompt), "text": self.tokenizer.continuation(prompt, new)}
             for prompt, new in zip(self.prompts, written, strict=True)
         ]
-
-
-def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a text to continue: with what the tokenizer puts before a text (Llama's <s>), without what ends it."""
-    [[encoded]] = tokenizer.encode([text], special_tokens=False)
-    before, _ = tokenizer.special_token_affixes
-    return [*map(int, before), *map(int, encoded.ids)]
-
-
-def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> str:
-    """The text that new tokens add to a prompt; decoded together, since a token's text may depend on the one before."""
-    before = tokenizer.decode(list(prompt))
-    whole = tokenizer.decode([*prompt, *new])
-    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(list(new))
 
 
 def save_samples(run: RunDir, samples: list[dict[str, Any]]) -> None:

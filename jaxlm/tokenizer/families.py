@@ -1,43 +1,165 @@
-"""What a newly trained tokenizer takes from a model family: special tokens, their ids and roles, and where they go."""
+"""Families of tokenizers: the special tokens of each, their roles and ids, and where they go around a text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken
+from tokenizers import processors
 
 from jaxlm.errors import UserError, did_you_mean
-from jaxlm.tokenizer import special_tokens
-from jaxlm.tokenizer.files import TokenizerFiles
-from jaxlm.tokenizer.tokenizer import Tokenizer
+
+TokenIds = Mapping[str, tuple[str, int]]
+"""Role -> token and id."""
 
 
 @dataclass(frozen=True)
-class Family:
-    """Special tokens for a new vocabulary. `name` is one of `special_tokens.STYLES`, which says what goes where."""
+class TokenizerFamily:
+    """One convention of special tokens, in files that are read and in vocabularies that are trained.
+
+    Attributes:
+      aliases: model families that use the same tokens.
+      classes: tokenizer classes of Transformers.
+      roles: role -> token.
+      tokens: special tokens of a new vocabulary, with ids 0, 1, ...
+      needs: roles without which `processor` cannot be made.
+      processor: makes the post-processor that puts special tokens around texts; None: BOS and EOS where the config asks
+        for them.
+      adds_bos: BOS is put before a text unless the config says otherwise.
+      extra_ids: number of T5's sentinels `<extra_id_i>` at the end of a vocabulary, the highest number first.
+      model_types: further values of `model_type` in config.json whose tokenizers are read alike.
+      sentencepiece_file: name of the SentencePiece model in a directory; "": the family has none.
+      sentencepiece_options: settings of the SentencePiece trainer; <unk> <s> </s> are 0, 1, 2 where these say nothing.
+    """
 
     name: str
     aliases: tuple[str, ...]
-    """Model families that use the same tokens."""
+    classes: tuple[str, ...]
+    roles: Mapping[str, str]
     tokens: tuple[str, ...]
-    """Ids 0, 1, ..."""
+    needs: tuple[str, ...] = ()
+    processor: Callable[[TokenIds, Mapping[str, Any]], Any] | None = None
+    adds_bos: bool = False
     extra_ids: int = 0
-    """T5's sentinels `<extra_id_i>`, at the end, the highest number first."""
+    model_types: tuple[str, ...] = ()
+    sentencepiece_file: str = ""
+    sentencepiece_options: Mapping[str, Any] | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The family's name and its aliases."""
+        return (self.name, *self.aliases)
+
+    @property
+    def sentinels(self) -> list[str]:
+        """Sentinels in the order of their ids."""
+        return [f"<extra_id_{i}>" for i in reversed(range(self.extra_ids))]
+
+
+def _bert_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.TemplateProcessing:
+    """[CLS] A [SEP], and [CLS] A [SEP] B [SEP] with token type 1 from B on."""
+    cls, sep = token["cls"], token["sep"]
+    return processors.TemplateProcessing(
+        single=[f"{cls[0]}:0", "$A:0", f"{sep[0]}:0"],
+        pair=[f"{cls[0]}:0", "$A:0", f"{sep[0]}:0", "$B:1", f"{sep[0]}:1"],
+        special_tokens=[cls, sep],
+    )
+
+
+def _roberta_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.RobertaProcessing:
+    """<s> A </s>, and <s> A </s> </s> B </s>."""
+    prefix = bool(config.get("add_prefix_space"))
+    return processors.RobertaProcessing(token["sep"], token["cls"], add_prefix_space=prefix)
+
+
+def _xlm_roberta_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.TemplateProcessing:
+    """As RoBERTa's, over SentencePiece."""
+    cls, sep = token["cls"], token["sep"]
+    pair = [cls[0], "$A", sep[0], sep[0], "$B", sep[0]]
+    return processors.TemplateProcessing(single=[cls[0], "$A", sep[0]], pair=pair, special_tokens=[cls, sep])
+
+
+def _t5_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.TemplateProcessing:
+    """A </s>, and A </s> B </s>."""
+    eos = token["eos"]
+    return processors.TemplateProcessing(single=["$A", eos[0]], pair=["$A", eos[0], "$B", eos[0]], special_tokens=[eos])
+
+
+_FAIRSEQ = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
 
 FAMILIES = {
     family.name: family
     for family in (
-        Family("bert", ("distilbert", "electra", "mobilebert"), ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")),
-        Family("roberta", ("bart", "longformer"), ("<s>", "<pad>", "</s>", "<unk>", "<mask>")),
-        Family("xlm-roberta", (), ("<s>", "<pad>", "</s>", "<unk>")),
-        Family("t5", ("mt5",), ("<pad>", "</s>", "<unk>"), extra_ids=100),
-        Family("llama", ("mistral",), ("<unk>", "<s>", "</s>")),
-        Family("gpt2", (), ("<|endoftext|>",)),
+        TokenizerFamily(
+            "bert",
+            ("distilbert", "electra", "mobilebert"),
+            ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"),
+            {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"},
+            ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+            needs=("cls", "sep"),
+            processor=_bert_processor,
+        ),
+        TokenizerFamily(
+            "roberta",
+            ("bart", "longformer"),
+            ("RobertaTokenizer", "LongformerTokenizer", "BartTokenizer"),
+            _FAIRSEQ,
+            ("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
+            needs=("cls", "sep"),
+            processor=_roberta_processor,
+        ),
+        TokenizerFamily(
+            "xlm-roberta",
+            (),
+            ("XLMRobertaTokenizer",),
+            _FAIRSEQ,
+            ("<s>", "<pad>", "</s>", "<unk>"),
+            needs=("cls", "sep"),
+            processor=_xlm_roberta_processor,
+            sentencepiece_file="sentencepiece.bpe.model",
+            sentencepiece_options={},
+        ),
+        TokenizerFamily(
+            "t5",
+            ("mt5",),
+            ("T5Tokenizer", "MT5Tokenizer"),
+            {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
+            ("<pad>", "</s>", "<unk>"),
+            needs=("eos",),
+            processor=_t5_processor,
+            extra_ids=100,
+            sentencepiece_file="spiece.model",
+            sentencepiece_options={"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+        ),
+        TokenizerFamily(
+            "gpt2",
+            (),
+            ("GPT2Tokenizer",),
+            {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"},
+            ("<|endoftext|>",),
+        ),
+        TokenizerFamily(
+            "llama",
+            ("mistral",),
+            ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer"),
+            {"bos": "<s>", "eos": "</s>", "unk": "<unk>"},
+            ("<unk>", "<s>", "</s>"),
+            adds_bos=True,
+            model_types=("gemma",),
+            sentencepiece_file="tokenizer.model",
+            sentencepiece_options={
+                "normalization_rule_name": "identity",
+                "remove_extra_whitespaces": False,
+                "allow_whitespace_only_pieces": True,
+                "split_digits": True,
+                "byte_fallback": True,
+            },
+        ),
     )
 }
+"""In this order they are tried on a vocabulary whose family no file names."""
 
 CHOICES = {
     "wordpiece": ("bert",),
@@ -46,48 +168,73 @@ CHOICES = {
     "byte_bpe": ("gpt2", "roberta", "bert", "t5", "llama"),
     "char": ("gpt2", "bert", "roberta", "t5", "llama"),
 }
-"""The families of each type of tokenizer, its default first."""
+"""Families of each type of new tokenizer, its default first."""
 
 
-def family_of(kind: str, name: str | None) -> Family:
-    """The family called `name` (absent: the default) for tokenizers of type `kind`; UserError where it has none."""
+def choose_family(kind: str, name: str | None) -> TokenizerFamily:
+    """Returns the family called `name` (None: the default) for new tokenizers of type `kind`.
+
+    Raises:
+      UserError: the type has no such family.
+    """
     choices = [FAMILIES[choice] for choice in CHOICES[kind]]
     if name is None:
         return choices[0]
     for family in choices:
-        if name in (family.name, *family.aliases):
+        if name in family.names:
             return family
-    known = [alias for family in choices for alias in (family.name, *family.aliases)]
-    hint = did_you_mean(name, known)
-    raise UserError(f"family: no special tokens {name!r} for type {kind}; expected {', '.join(known)}{hint}")
+    known = [alias for family in choices for alias in family.names]
+    message = f"family: no special tokens {name!r} for type {kind}; expected {', '.join(known)}"
+    raise UserError(message + did_you_mean(name, known))
 
 
-def sentinels(family: Family) -> list[str]:
-    return [f"<extra_id_{i}>" for i in reversed(range(family.extra_ids))]
+def guess_family(backend: tokenizers.Tokenizer) -> TokenizerFamily | None:
+    """Returns the family whose special tokens are all in the vocabulary."""
+    for family in FAMILIES.values():
+        if all(backend.token_to_id(token) is not None for token in family.roles.values()):
+            return family
+    return None
 
 
-def assemble(
-    backend: tokenizers.Tokenizer,
-    family: Family,
-    *,
-    config: Mapping[str, object] | None = None,
-    copies: Mapping[str, bytes] | None = None,
-    unk: str | None = None,
-) -> Tokenizer:
-    """A tokenizer over a backend whose vocabulary begins with the family's tokens.
+def post_processor(
+    family: TokenizerFamily | None, backend: tokenizers.Tokenizer, roles: Mapping[str, str], config: Mapping[str, Any]
+) -> Any:
+    """Returns the post-processor that puts special tokens around texts; None: the backend keeps its own.
 
     Args:
-      backend: gets the sentinels and what puts special tokens around texts.
-      family: its convention.
-      config: further entries of tokenizer_config.json.
-      copies: further files, kept beside tokenizer.json.
-      unk: a token for what the vocabulary lacks, in place of the family's.
+      roles: role -> token of this tokenizer.
+      config: tokenizer_config.json.
+    Raises:
+      UserError: the tokenizer lacks a token that the family puts around texts.
     """
-    style = special_tokens.STYLES[family.name]
-    named = {} if unk is None else {"unk": special_tokens.added_token(unk)}
-    roles = special_tokens.mark_special(backend, style, named, {})
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in sentinels(family)])
-    processor = special_tokens.post_processor(style, backend, roles, {})
-    if processor is not None:
-        backend.post_processor = processor
-    return Tokenizer(TokenizerFiles(backend, roles, dict(config or {}), dict(copies or {})))
+    ids = {role: backend.token_to_id(token) for role, token in roles.items()}
+    token = {role: (roles[role], i) for role, i in ids.items() if i is not None}
+    if family is None or family.processor is None:
+        return _bos_eos_processor(family is not None and family.adds_bos, backend, token, config)
+    if backend.post_processor is not None:
+        return None
+    for role in family.needs:
+        if role not in token:
+            raise UserError(
+                f"the tokenizer has no {role}_token, which one of type {family.name} needs; "
+                "name it in tokenizer_config.json"
+            )
+    return family.processor(token, config)
+
+
+def _bos_eos_processor(
+    adds_bos: bool, backend: tokenizers.Tokenizer, token: TokenIds, config: Mapping[str, Any]
+) -> processors.TemplateProcessing | None:
+    """<s> A and <s> A <s> B, by the config's `add_bos_token` and `add_eos_token`."""
+    explicit = "add_bos_token" in config or "add_eos_token" in config
+    if not explicit and not (adds_bos and backend.post_processor is None):
+        return None
+    bos = token.get("bos") if config.get("add_bos_token", adds_bos) else None
+    eos = token.get("eos") if config.get("add_eos_token", False) else None
+
+    def around(sequence: str, kind: int) -> list[str]:
+        return [*([f"{bos[0]}:{kind}"] if bos else []), f"{sequence}:{kind}", *([f"{eos[0]}:{kind}"] if eos else [])]
+
+    return processors.TemplateProcessing(
+        single=around("$A", 0), pair=around("$A", 0) + around("$B", 1), special_tokens=[t for t in (bos, eos) if t]
+    )

@@ -12,11 +12,13 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from jaxlm.errors import UserError
-from jaxlm.tokenizer import sentencepiece, special_tokens
+from jaxlm.tokenizer import sentencepiece
+from jaxlm.tokenizer.added_tokens import add_token, added_token, mark_special, named_tokens
+from jaxlm.tokenizer.families import FAMILIES, TokenizerFamily, guess_family, post_processor
 
 _GENERIC_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend", "")
 
-_SENTENCEPIECE = {"spiece.model": "t5", "tokenizer.model": "llama", "sentencepiece.bpe.model": "xlm-roberta"}
+_SENTENCEPIECE = {FAMILIES[name].sentencepiece_file: FAMILIES[name] for name in ("t5", "llama", "xlm-roberta")}
 _FORMATS = ("tokenizer.json", "vocab.txt", "vocab.json + merges.txt", *_SENTENCEPIECE)
 _KEPT = ("vocab.txt", "vocab.json", "merges.txt", *_SENTENCEPIECE, "chat_template.jinja")
 
@@ -38,21 +40,20 @@ def read(directory: Path) -> TokenizerFiles:
       UserError: no tokenizer file, a damaged one, or one whose tokenizer class is not known here.
     """
     config = _json(directory / "tokenizer_config.json")
-    named = special_tokens.named_tokens(config, _json(directory / "special_tokens_map.json"))
-    style = _style(directory, config)
+    named = named_tokens(config, _json(directory / "special_tokens_map.json"))
+    family = _family(directory, config)
 
     if (directory / "tokenizer.json").is_file():
         backend = _from_json(directory / "tokenizer.json")
-        if style is None and not named:
-            style = special_tokens.guess_style(backend)
-        _follow_config(backend, style, config)
+        if family is None and not named:
+            family = guess_family(backend)
+        _follow_config(backend, family, config)
     else:
-        backend, style = _from_vocabulary(directory, style, config, named)
+        backend, family = _from_vocabulary(directory, family, config, named)
 
     _add_tokens(backend, directory, config)
-    roles = special_tokens.mark_special(backend, style, named, config)
-    processor = special_tokens.post_processor(style, backend, roles, config)
-    if processor is not None:
+    roles = mark_special(backend, family, named, config)
+    if (processor := post_processor(family, backend, roles, config)) is not None:
         backend.post_processor = processor
     copies = {name: (directory / name).read_bytes() for name in _KEPT if (directory / name).is_file()}
     return TokenizerFiles(backend, roles, config, copies)
@@ -70,13 +71,13 @@ def bert_backend(vocab: Mapping[str, int], unk: str, *, lowercase: bool, **norma
 # Which convention.
 
 
-def _style(directory: Path, config: Mapping[str, Any]) -> special_tokens.Style | None:
+def _family(directory: Path, config: Mapping[str, Any]) -> TokenizerFamily | None:
     """By tokenizer class, else by the model's type; None where both are silent or generic."""
     model = _json(directory / "config.json")
     name = str(config.get("tokenizer_class") or model.get("tokenizer_class") or "").removesuffix("Fast")
-    for style in special_tokens.STYLES.values():
-        if name in style.classes or (not name and model.get("model_type") in style.model_types):
-            return style
+    for family in FAMILIES.values():
+        if name in family.classes or (not name and model.get("model_type") in (*family.names, *family.model_types)):
+            return family
     return None
 
 
@@ -102,10 +103,10 @@ def _from_json(path: Path) -> tokenizers.Tokenizer:
 
 def _from_vocabulary(
     directory: Path,
-    style: special_tokens.Style | None,
+    family: TokenizerFamily | None,
     config: Mapping[str, Any],
     named: Mapping[str, AddedToken | None],
-) -> tuple[tokenizers.Tokenizer, special_tokens.Style]:
+) -> tuple[tokenizers.Tokenizer, TokenizerFamily]:
     present = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
     model = next((name for name in _SENTENCEPIECE if name in present), None)
     byte_level = "vocab.json" in present and "merges.txt" in present
@@ -113,22 +114,22 @@ def _from_vocabulary(
         found = ", ".join(present[:20]) or "nothing"
         raise UserError(f"{directory}: no tokenizer; looked for {', '.join(_FORMATS)}; found {found}")
     name = str(config.get("tokenizer_class") or "").removesuffix("Fast")
-    if style is None and name not in _GENERIC_CLASSES:
+    if family is None and name not in _GENERIC_CLASSES:
         raise UserError(
             f"{directory}: tokenizer_config.json names the tokenizer_class {name!r}, which is read from "
             "a tokenizer.json only; make one with Transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
         )
     if "vocab.txt" in present:
-        return _word_piece(directory / "vocab.txt", config, named), style or special_tokens.STYLES["bert"]
+        return _word_piece(directory / "vocab.txt", config, named), family or FAMILIES["bert"]
     if byte_level:
         backend = _byte_level(directory, config)
-        return backend, style or special_tokens.guess_style(backend) or special_tokens.STYLES["gpt2"]
+        return backend, family or guess_family(backend) or FAMILIES["gpt2"]
     assert model is not None
-    style = style or special_tokens.STYLES[_SENTENCEPIECE[model]]
-    extra_ids = int(config.get("extra_ids", 100)) if style.name == "t5" else 0
+    family = family or _SENTENCEPIECE[model]
+    extra_ids = int(config.get("extra_ids", 100)) if family.name == "t5" else 0
     legacy = config.get("legacy") is not False
-    fairseq = style.name == "xlm-roberta"
-    return sentencepiece.read(directory / model, fairseq=fairseq, extra_ids=extra_ids, legacy=legacy), style
+    fairseq = family.name == "xlm-roberta"
+    return sentencepiece.read(directory / model, fairseq=fairseq, extra_ids=extra_ids, legacy=legacy), family
 
 
 def _word_piece(path: Path, config: Mapping[str, Any], named: Mapping[str, AddedToken | None]) -> tokenizers.Tokenizer:
@@ -136,7 +137,7 @@ def _word_piece(path: Path, config: Mapping[str, Any], named: Mapping[str, Added
     tokens = {}
     for role in ("unk", "cls", "sep", "pad"):
         token = named.get(role)
-        tokens[role] = token.content if token is not None else special_tokens.STYLES["bert"].tokens[role]
+        tokens[role] = token.content if token is not None else FAMILIES["bert"].roles[role]
         if tokens[role] not in vocab:
             raise UserError(
                 f"{path}: no {tokens[role]} among its {len(vocab)} lines; expected one token to a line, special tokens "
@@ -170,12 +171,10 @@ def _bert_settings(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
     return {**defaults, **{argument: config[key] for argument, key in keys.items() if key in config}}
 
 
-def _follow_config(
-    backend: tokenizers.Tokenizer, style: special_tokens.Style | None, config: Mapping[str, Any]
-) -> None:
+def _follow_config(backend: tokenizers.Tokenizer, family: TokenizerFamily | None, config: Mapping[str, Any]) -> None:
     """Transformers lets a BERT tokenizer's config overrule the normalizer of its tokenizer.json."""
     normalizer = backend.normalizer
-    if style is special_tokens.STYLES["bert"] and isinstance(normalizer, normalizers.BertNormalizer):
+    if family is FAMILIES["bert"] and isinstance(normalizer, normalizers.BertNormalizer):
         for argument, value in _bert_settings(config, {}).items():
             setattr(normalizer, argument, value)
         backend.normalizer = normalizer
@@ -187,8 +186,8 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, config: Mapping[
     for token, i in _json(directory / "added_tokens.json").items():
         added.setdefault(int(i), {"content": token})
     for i, entry in sorted(added.items()):
-        token = special_tokens.added_token(entry, special=False)
-        special_tokens.add(backend, token)
+        token = added_token(entry, special=False)
+        add_token(backend, token)
         found = backend.token_to_id(token.content)
         if found != i:
             raise UserError(

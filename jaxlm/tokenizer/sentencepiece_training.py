@@ -10,11 +10,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from jaxlm.errors import UserError
 from jaxlm.tokenizer import files
-from jaxlm.tokenizer.families import Family
+from jaxlm.tokenizer.families import TokenizerFamily
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger("jaxlm")
@@ -25,23 +24,9 @@ _SMALLEST = 64  # entries beside special tokens and bytes
 _RARE = 1e-7  # share of the characters below which one gets no entry of its own
 _RESERVED = "\0\u2585"  # the library leaves out texts with one of these
 
-_LOSSLESS = {
-    "normalization_rule_name": "identity",
-    "remove_extra_whitespaces": False,
-    "allow_whitespace_only_pieces": True,
-    "split_digits": True,
-    "byte_fallback": True,
-}
-# File, tokenizer class and trainer options; <unk> <s> </s> are 0, 1, 2 where these say nothing.
-_FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "t5": ("spiece.model", "T5Tokenizer", {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}),
-    "llama": ("tokenizer.model", "LlamaTokenizer", _LOSSLESS),
-    "xlm-roberta": ("sentencepiece.bpe.model", "XLMRobertaTokenizer", {}),
-}
-
 
 def train_sentencepiece(
-    texts: Iterable[str], kind: str, family: Family, *, vocab_size: int, max_sentences: int = MAX_SENTENCES
+    texts: Iterable[str], kind: str, family: TokenizerFamily, *, vocab_size: int, max_sentences: int = MAX_SENTENCES
 ) -> Tokenizer:
     """Trains a SentencePiece model; the same texts give the same model, byte for byte.
 
@@ -61,7 +46,7 @@ def train_sentencepiece(
     """
     import sentencepiece
 
-    file, tokenizer_class, options = _FAMILIES[family.name]
+    options = family.sentencepiece_options or {}
     size = vocab_size - family.extra_ids
     if family.name == "xlm-roberta":
         size -= 2  # <pad> and <mask> are not the library's
@@ -98,8 +83,8 @@ def train_sentencepiece(
         raise UserError(f"sentencepiece cannot learn from these texts: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
-        (directory / file).write_bytes(model.getvalue())
-        (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": tokenizer_class}))
+        (directory / family.sentencepiece_file).write_bytes(model.getvalue())
+        (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": family.classes[0]}))
         return Tokenizer(files.read(directory))
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import tokenizers
-from tokenizers import models
+from tokenizers import AddedToken
 
-from jaxlm.errors import UserError
-from jaxlm.tokenizer import files, special_tokens
+from jaxlm.tokenizer import files
+from jaxlm.tokenizer.added_tokens import ROLES, added_token, mark_special
+from jaxlm.tokenizer.families import TokenizerFamily, post_processor
+from jaxlm.tokenizer.layout import TokenLayout, truncate, windows
 
 _CHUNK = 4096  # texts held at a time as the library's own, large, encoding objects
 
@@ -55,9 +57,34 @@ class Tokenizer:
         self._files = source
         self._backend = source.backend
         self.vocab_size = max(self._backend.get_vocab().values()) + 1
-        for role in special_tokens.ROLES:
+        for role in ROLES:
             token = source.roles.get(role)
             setattr(self, f"{role}_id", None if token is None else self._backend.token_to_id(token))
+
+    @classmethod
+    def from_backend(
+        cls,
+        backend: tokenizers.Tokenizer,
+        family: TokenizerFamily,
+        *,
+        config: Mapping[str, object] | None = None,
+        copies: Mapping[str, bytes] | None = None,
+        unk: str | None = None,
+    ) -> Tokenizer:
+        """Returns a tokenizer over a new vocabulary, which begins with the family's special tokens.
+
+        Args:
+          backend: gets the family's sentinels and post-processor.
+          config: further entries of tokenizer_config.json.
+          copies: name -> content of files that are kept beside tokenizer.json.
+          unk: the token for what the vocabulary lacks, in place of the family's.
+        """
+        named = {} if unk is None else {"unk": added_token(unk)}
+        roles = mark_special(backend, family, named, {})
+        backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in family.sentinels])
+        if (processor := post_processor(family, backend, roles, {})) is not None:
+            backend.post_processor = processor
+        return cls(files.TokenizerFiles(backend, roles, dict(config or {}), dict(copies or {})))
 
     def encode(
         self,
@@ -75,7 +102,7 @@ class Tokenizer:
           pairs: the second text of each pair.
           max_length: most tokens, special ones included. A longer text loses its end; of a pair, the longer text is
             cut first (Transformers' 'longest_first').
-          stride: tokens that neighbouring windows share. Of a pair the second text is windowed and the first stays
+          stride: tokens that neighboring windows share. Of a pair the second text is windowed and the first stays
             whole, unless it leaves the second no more than `stride` tokens: then its end is cut.
           special_tokens: put the model's special tokens around the texts.
         Raises:
@@ -86,47 +113,93 @@ class Tokenizer:
         if stride is not None and max_length is None:
             raise ValueError("stride needs max_length")
         columns = [texts] if pairs is None else [texts, pairs]
-        layout = _Layout.of(self._backend, len(columns), special_tokens)
-        room = sys.maxsize if max_length is None else _room(layout, max_length, stride)
-        left = self._files.config.get("truncation_side") == "left"
+        layout = TokenLayout.from_backend(self._backend, len(columns), special_tokens)
+        length = sys.maxsize if max_length is None else layout.text_length(max_length, stride)
         result = []
         for sequences in zip(*map(self._ids, columns), strict=True):
-            truncated = sum(map(len, sequences)) > room
+            truncated = sum(map(len, sequences)) > length
             if not truncated:
                 pieces = [sequences]
             elif stride is None:
-                pieces = [_truncate(sequences, room, left)]
+                pieces = [truncate(sequences, length, self._cuts_left)]
             else:
-                pieces = _windows(sequences, room, stride)
+                pieces = windows(sequences, length, stride)
             result.append([Encoding(*layout.fill(piece), truncated) for piece in pieces])
         return result
 
+    def encode_words(self, words: Sequence[str], max_length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes a text that is split into words, for labels that words carry.
+
+        Words are joined by a space. A token belongs to the word of its first character that is not that space; a word
+        of which the tokenizer keeps nothing (an empty one, control characters) has no token.
+
+        Args:
+          words: any strings.
+          max_length: most tokens, special ones included; a longer text loses its end.
+        Returns:
+          ids: int32 [T], special tokens included.
+          word_index: int32 [T], the index of each token's word; -1 for special tokens.
+        Raises:
+          UserError: `max_length` leaves no room for text.
+        """
+        text = " ".join(words)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        word_starts = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
+        solid = np.asarray([i for i, character in enumerate(text) if character != " "], np.int64)
+        begins = np.asarray([start for start, _ in encoding.offsets], np.int64)
+        places = np.searchsorted(solid, begins)
+        index = np.searchsorted(word_starts, np.append(solid, -1)[places], side="right") - 1
+        sequences = np.asarray(encoding.ids, np.int32), index.astype(np.int32)
+
+        layout = TokenLayout.from_backend(self._backend, 1, True)
+        length = sys.maxsize if max_length is None else layout.text_length(max_length)
+        ids, word_index = (truncate([sequence], length, self._cuts_left) for sequence in sequences)
+        before, after = self.special_token_affixes
+        around = [np.full(len(affix), -1, np.int32) for affix in (before, after)]
+        return layout.fill(ids)[0], np.concatenate([around[0], *word_index, around[1]])
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Returns the ids of a text to continue: with the special tokens before a text (Llama's <s>), without those
+        after it."""
+        [[encoded]] = self.encode([text], special_tokens=False)
+        before, _ = self.special_token_affixes
+        return [*map(int, before), *map(int, encoded.ids)]
+
+    def continuation(self, prompt_ids: Sequence[int], new_ids: Sequence[int]) -> str:
+        """Returns the text that new tokens add to a prompt.
+
+        Both are decoded together, since a token's text may depend on the token before it.
+        """
+        before = self.decode(prompt_ids)
+        whole = self.decode([*prompt_ids, *new_ids])
+        return whole[len(before) :] if whole.startswith(before) else self.decode(new_ids)
+
     def decode(self, ids: Sequence[int] | np.ndarray, skip_special_tokens: bool = True) -> str:
-        """The text of token ids."""
+        """Returns the text of token ids."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
 
     def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-        """The vocabulary entry of each id; `<id 31999>` for one that the vocabulary does not use."""
+        """Returns the vocabulary entry of each id; `<id 31999>` for one that the vocabulary does not use."""
         return [self._backend.id_to_token(int(i)) or f"<id {int(i)}>" for i in ids]
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
         """Ids of all special tokens, those without a role ("<extra_id_0>") included, ascending."""
         added = self._backend.get_added_tokens_decoder()
-        named = (getattr(self, f"{role}_id") for role in special_tokens.ROLES)
+        named = (getattr(self, f"{role}_id") for role in ROLES)
         return tuple(sorted({i for i, token in added.items() if token.special} | {i for i in named if i is not None}))
 
     @cached_property
     def special_token_affixes(self) -> tuple[np.ndarray, np.ndarray]:
         """int32 ids of the special tokens that go before and after a single text."""
-        parts = _Layout.of(self._backend, 1, True).parts
+        parts = TokenLayout.from_backend(self._backend, 1, True).parts
         place = next(i for i, part in enumerate(parts) if not isinstance(part, np.ndarray))
         empty = np.zeros(0, np.int32)
         before, after = parts[:place], parts[place + 1 :]
         return np.concatenate([empty, *before]), np.concatenate([empty, *after])
 
     def id(self, token: str) -> int | None:
-        """The id of a vocabulary entry; None for one that the vocabulary lacks."""
+        """Returns the id of a vocabulary entry; None for one that the vocabulary lacks."""
         return self._backend.token_to_id(token)
 
     @cached_property
@@ -134,7 +207,7 @@ class Tokenizer:
         """SHA-256 over everything that decides ids: equal after `save` and `load_tokenizer`."""
         rules = json.loads(self._backend.to_str())
         del rules["version"]
-        parts = [rules, self._files.roles, self._files.config.get("truncation_side") == "left"]
+        parts = [rules, self._files.roles, self._cuts_left]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def save(self, directory: Path) -> None:
@@ -144,10 +217,10 @@ class Tokenizer:
         under a class of its own, Transformers 5 would rebuild the rules, for Llama with other ids for runs of spaces.
         """
         roles = {f"{role}_token": token for role, token in self._files.roles.items()}
-        names = {f"{role}_token" for role in special_tokens.ROLES}.union(_SUPERSEDED)
+        names = {f"{role}_token" for role in ROLES}.union(_SUPERSEDED)
         config = {key: value for key, value in self._files.config.items() if key not in names}
         inputs = ["input_ids", "token_type_ids", "attention_mask"]
-        if self.cls_id is None or not _Layout.of(self._backend, 2, True).kinds.any():
+        if self.cls_id is None or not TokenLayout.from_backend(self._backend, 2, True).kinds.any():
             inputs.remove("token_type_ids")
         config = {"model_input_names": inputs, **config, **roles, "tokenizer_class": "PreTrainedTokenizerFast"}
         directory.mkdir(parents=True, exist_ok=True)
@@ -157,8 +230,12 @@ class Tokenizer:
         for name, value in (("tokenizer_config.json", config), ("special_tokens_map.json", roles)):
             (directory / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
+    @property
+    def _cuts_left(self) -> bool:
+        return self._files.config.get("truncation_side") == "left"
+
     def _ids(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
-        """int32 [T] of each text, without special tokens or truncation."""
+        """Yields int32 [T] of each text, without special tokens or truncation."""
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])
             for encoding in self._backend.encode_batch_fast(chunk, add_special_tokens=False):
@@ -175,77 +252,3 @@ def load_tokenizer(path: Path) -> Tokenizer:
       UserError: no tokenizer files in the directory, or damaged ones.
     """
     return Tokenizer(files.read(Path(path)))
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where special tokens and texts go."""
-
-    parts: tuple[int | np.ndarray, ...]
-    """The number of a text, or the ids of special tokens."""
-    kinds: np.ndarray
-    """Token type of each part, int32."""
-
-    @classmethod
-    def of(cls, backend: tokenizers.Tokenizer, texts: int, special_tokens: bool) -> _Layout:
-        """What the backend's post-processor does, seen on texts of one token each."""
-        probe = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
-        if backend.post_processor is not None:
-            probe.post_processor = backend.post_processor
-        encoding = probe.encode("a", "a" if texts == 2 else None, add_special_tokens=special_tokens)
-        parts = zip(encoding.sequence_ids, encoding.ids, strict=True)
-        return cls(
-            tuple(np.asarray([i], np.int32) if text is None else text for text, i in parts),
-            np.asarray(encoding.type_ids, np.int32),
-        )
-
-    @property
-    def special_tokens(self) -> int:
-        return sum(isinstance(part, np.ndarray) for part in self.parts)
-
-    @property
-    def texts(self) -> int:
-        return len(self.parts) - self.special_tokens
-
-    def fill(self, sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and token types, each int32 [T]."""
-        pieces = [part if isinstance(part, np.ndarray) else sequences[part] for part in self.parts]
-        return np.concatenate(pieces), np.repeat(self.kinds, [len(piece) for piece in pieces])
-
-
-def _room(layout: _Layout, max_length: int, stride: int | None) -> int:
-    """Tokens left for the texts."""
-    room = max_length - layout.special_tokens
-    if room < layout.texts:
-        raise UserError(
-            f"max_length: {max_length} leaves no room for text beside {layout.special_tokens} special tokens; "
-            f"expected at least {layout.special_tokens + layout.texts}"
-        )
-    if stride is not None and not 0 <= stride < room:
-        raise UserError(
-            f"stride: {stride} does not let a window of max_length {max_length} move on; expected 0 to {room - 1}"
-        )
-    return room
-
-
-def _truncate(sequences: Sequence[np.ndarray], room: int, left: bool) -> tuple[np.ndarray, ...]:
-    """Cuts the longest first; of two that are both too long the longer, or else the second, keeps the odd token."""
-    lengths = [room]
-    if len(sequences) == 2:
-        first, second = map(len, sequences)
-        half = room // 2
-        if min(first, second) <= half:
-            lengths = [min(first, room - min(second, half)), min(second, room - min(first, half))]
-        else:
-            lengths = [room - half, half] if first > second else [half, room - half]
-    return tuple(s[max(0, len(s) - n) :] if left else s[:n] for s, n in zip(sequences, lengths, strict=True))
-
-
-def _windows(sequences: Sequence[np.ndarray], room: int, stride: int) -> list[tuple[np.ndarray, ...]]:
-    """Windows over the last text, each behind the whole of the first."""
-    *first, last = sequences
-    if first and len(first[0]) + stride >= room:
-        first = [first[0][: max(room - len(last), min(room // 2, room - stride - 1))]]
-    size = room - sum(map(len, first))
-    starts = range(0, max(1, len(last) - stride), max(1, size - stride))
-    return [(*first, last[start : start + size]) for start in starts]

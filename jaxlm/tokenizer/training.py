@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from jaxlm.data.sources import text_inputs
-from jaxlm.errors import RunFailure, UserError
+from jaxlm.errors import UserError
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
-from jaxlm.tokenizer.families import FAMILIES, Family, assemble, family_of
+from jaxlm.tokenizer.families import FAMILIES, TokenizerFamily, choose_family
 from jaxlm.tokenizer.files import bert_backend
 from jaxlm.tokenizer.sentencepiece_training import MAX_SENTENCES, train_sentencepiece
 from jaxlm.tokenizer.tokenizer import Tokenizer
 from jaxlm.tokenizer.word_counts import count_words
-
-log = logging.getLogger("jaxlm")
 
 _SMALLEST = 64
 _LONGEST = 100  # characters: WordPiece takes a longer word for [UNK]
@@ -39,7 +35,7 @@ def train_tokenizer(
       UserError: a family that the type does not have, a `vocab_size` too small, or nothing to learn from.
     """
     kind, size = settings.type, settings.vocab_size
-    family = family_of(kind, settings.family)
+    family = choose_family(kind, settings.family)
     if kind == "wordpiece":
         return train_wordpiece(
             texts, vocab_size=size, lowercase=settings.lowercase, min_frequency=settings.min_frequency
@@ -49,37 +45,6 @@ def train_tokenizer(
     if kind == "char":
         return train_char(texts, family, vocab_size=size if "vocab_size" in settings.model_fields_set else None)
     return train_sentencepiece(texts, kind, family, vocab_size=size, max_sentences=max_sentences)
-
-
-def train_to_directory(
-    inputs: Sequence[str],
-    output: Path,
-    settings: TokenizerTrainingConfig,
-    *,
-    column: str = "text",
-    max_sentences: int = MAX_SENTENCES,
-) -> Tokenizer:
-    """Trains on files (`text_inputs`) and writes a Hugging Face directory, whole or not at all.
-
-    Raises:
-      UserError: as `train_tokenizer`; an unreadable file; an `output` that already holds something.
-      RunFailure: the directory cannot be written.
-    """
-    output = output.resolve()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        what = "a directory that is not empty" if output.is_dir() else "a file"
-        raise UserError(f"--output: {output} is {what}; expected a new or an empty directory, so name another")
-    files = text_inputs.input_files(inputs)
-    tokenizer = train_tokenizer(text_inputs.read_texts(files, column), settings, max_sentences=max_sentences)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-            tokenizer.save(Path(folder) / "whole")
-            (Path(folder) / "whole").replace(output)
-    except OSError as error:
-        raise RunFailure(f"--output: cannot write {output}: {error}") from error
-    log.info("wrote %s: %s, %d tokens", output, settings.type, tokenizer.vocab_size)
-    return tokenizer
 
 
 def train_wordpiece(
@@ -123,10 +88,12 @@ def train_wordpiece(
     backend = bert_backend(vocab, "[UNK]", lowercase=lowercase)
     lines = "".join(f"{token}\n" for token in sorted(vocab, key=vocab.__getitem__))
     config = {"do_lower_case": lowercase, "strip_accents": None, "tokenize_chinese_chars": True}
-    return assemble(backend, family, config=config, copies={"vocab.txt": lines.encode()})
+    return Tokenizer.from_backend(backend, family, config=config, copies={"vocab.txt": lines.encode()})
 
 
-def train_byte_bpe(texts: Iterable[str], family: Family, *, vocab_size: int, min_frequency: int = 2) -> Tokenizer:
+def train_byte_bpe(
+    texts: Iterable[str], family: TokenizerFamily, *, vocab_size: int, min_frequency: int = 2
+) -> Tokenizer:
     """Trains a byte-level BPE tokenizer as GPT-2's: any text in, the same text back.
 
     Args:
@@ -163,10 +130,10 @@ def train_byte_bpe(texts: Iterable[str], family: Family, *, vocab_size: int, min
     backend.decoder = decoders.ByteLevel()
     with tempfile.TemporaryDirectory() as folder:
         copies = {Path(file).name: Path(file).read_bytes() for file in backend.model.save(folder)}
-    return assemble(backend, family, config={"add_prefix_space": False}, copies=copies)
+    return Tokenizer.from_backend(backend, family, config={"add_prefix_space": False}, copies=copies)
 
 
-def train_char(texts: Iterable[str], family: Family, *, vocab_size: int | None = None) -> Tokenizer:
+def train_char(texts: Iterable[str], family: TokenizerFamily, *, vocab_size: int | None = None) -> Tokenizer:
     """One token to a character (code point), numbered in Unicode order behind the special tokens; decoding joins them.
 
     Args:
@@ -195,7 +162,7 @@ def train_char(texts: Iterable[str], family: Family, *, vocab_size: int | None =
     backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=unk))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
-    return assemble(backend, family, unk=unk)
+    return Tokenizer.from_backend(backend, family, unk=unk)
 
 
 def _some(counts: Counter[str], what: str) -> Counter[str]:

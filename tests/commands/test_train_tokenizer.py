@@ -14,7 +14,7 @@ from helpers.tokenizer_folders import ids
 
 from jaxlm.cli import main
 from jaxlm.errors import RunFailure, UserError
-from jaxlm.tokenizer import training
+from jaxlm.setup.tokenizer_training import train_to_directory
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -83,14 +83,10 @@ def test_output_is_never_overwritten(text, tmp_path, capsys):
 
 
 def test_output_is_whole_or_absent(text, tmp_path, monkeypatch):
-    train = functools.partial(
-        training.train_to_directory, [str(text)], tmp_path / "out", TokenizerTrainingConfig(type="char")
-    )
+    train = functools.partial(train_to_directory, [str(text)], tmp_path / "out", TokenizerTrainingConfig(type="char"))
     (tmp_path / "bad.jsonl").write_text("{")
     with pytest.raises(UserError):
-        training.train_to_directory(
-            [str(tmp_path / "bad.jsonl")], tmp_path / "out", TokenizerTrainingConfig(type="char")
-        )
+        train_to_directory([str(tmp_path / "bad.jsonl")], tmp_path / "out", TokenizerTrainingConfig(type="char"))
     save = Tokenizer.save
 
     def full_disk(self, directory):

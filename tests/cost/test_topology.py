@@ -20,10 +20,10 @@ from jaxlm.config.loading import load_config
 from jaxlm.cost.compile import CompiledStep, compile_step, estimate
 from jaxlm.cost.flops import matmul_flops
 from jaxlm.cost.hlo import Collective, cycles
-from jaxlm.cost.stand_in import stand_in
 from jaxlm.cost.topology import parse_topology, requested
 from jaxlm.errors import UserError
 from jaxlm.parallel.chips import CHIPS
+from jaxlm.tokenizer.stand_in import stand_in_tokenizer
 
 CONFIGS = REPOSITORY / "configs" / "pretrain"
 
@@ -68,7 +68,7 @@ def test_what_a_command_asks_for():
 
 @pytest.mark.parametrize("family, size", [("bert", 30522), ("t5", 32128), ("llama", 32000), ("qwen3", 500)])
 def test_a_vocabulary_that_stands_in(family, size):
-    tokenizer = stand_in(family, size)
+    tokenizer = stand_in_tokenizer(family, size)
     assert tokenizer.vocab_size == size
     assert (tokenizer.mask_id is not None) == (family == "bert")
     assert (tokenizer.id("<extra_id_99>") is not None) == (family == "t5")

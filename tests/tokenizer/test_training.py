@@ -19,8 +19,8 @@ import tokenizers
 from helpers.hard_texts import TRICKY
 from helpers.tokenizer_folders import ids
 
-from jaxlm.data.sources.text_inputs import read_texts
 from jaxlm.errors import UserError
+from jaxlm.setup.tokenizer_training import read_texts
 from jaxlm.tokenizer import sentencepiece_training, training
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.families import CHOICES
@@ -286,6 +286,7 @@ def test_deterministic_byte_for_byte(shared_data):
     script = f"""
         import functools, hashlib, tempfile
         from pathlib import Path
+        from jaxlm.setup.tokenizer_training import train_to_directory
         from jaxlm.tokenizer.config import TokenizerTrainingConfig
         from jaxlm.tokenizer import training, word_counts
         word_counts._BATCH = 50_000
@@ -295,7 +296,7 @@ def test_deterministic_byte_for_byte(shared_data):
                 settings = TokenizerTrainingConfig(type=kind, vocab_size=1000)
                 output = Path(folder) / "out"
                 files = [{str(shared_data / "lm/c4_demo/train.jsonl")!r}]
-                training.train_to_directory(files, output, settings, max_sentences=500)
+                train_to_directory(files, output, settings, max_sentences=500)
                 for path in sorted(output.iterdir()):
                     print(kind, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
     """

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.corpus.file_digests import Contents
 from jaxlm.data.sources import stdlib_docstrings, tfds
-from jaxlm.data.sources.files import RowReader, file_format, find_files, open_rows
+from jaxlm.data.sources.files import RowReader, file_format, find_files
 from jaxlm.data.sources.installed_docstrings import InstalledDocstrings
+from jaxlm.data.sources.sources import bad_row_error, check_keys, open_source
 from jaxlm.data.sources.table import place
-from jaxlm.data.sources.text_files import BadRow, Record, open_text
+from jaxlm.data.sources.text_files import BadRow, open_text
 from jaxlm.errors import UserError, did_you_mean
 
 _PIECE = 1 << 16
@@ -71,14 +72,23 @@ class Documents:
     """
 
     def __init__(
-        self, source: SourceConfig, *, key: str, split: str, text_column: str = "text", on_bad_row: str = "stop"
+        self,
+        source: SourceConfig,
+        *,
+        key: str,
+        split: str,
+        text_column: str = "text",
+        on_bad_row: str = "stop",
+        column_key: str = "task.text",
     ) -> None:
-        self._source, self._key, self._on_bad_row = source, key, on_bad_row
+        if source.mixture is not None:
+            raise UserError(f"{key}: a mixture has no documents of its own; read its sources one by one")
+        self._source, self._key, self._on_bad_row, self._column_key = source, key, on_bad_row, column_key
         self._split = source.split or split
         self._column = next((old for old, new in source.rename.items() if new == text_column), text_column)
-        self.files = find_files(source, key) if source.path is not None else ()
+        self.files = () if source.path is None else find_files(source.path, f"{key}.path")
         self._formats = [file_format(path, source, key, text=True) for path in self.files]
-        _check_keys(source, key, self._formats)
+        check_keys(source, key, self._formats)
         self._sizes = [path.stat().st_size for path in self.files]
         self._reading: tuple[int, Callable[[], float]] = (0, lambda: 0.0)
         self.name = f"{key} ({self._describe()})"
@@ -119,7 +129,7 @@ class Documents:
         if source.builtin == "installed_docstrings":
             content = InstalledDocstrings(self._split, source.limit).content(contents)
         elif source.builtin is not None:
-            content = _digest(self._builtin())
+            content = _digest(row["text"] for row in stdlib_docstrings.load_docstrings(self._split).rows)
         elif source.rows is not None:
             content = _digest(json.dumps(row, sort_keys=True, default=str) for row in source.rows)
         elif source.tfds is not None:
@@ -143,11 +153,16 @@ class Documents:
         return ", ".join(patterns[:3]) + (", ..." if len(patterns) > 3 else "") + files
 
     def _parts(self, number: int) -> Iterator[Part]:
-        """What one file holds, or the source as a whole."""
-        if not self.files:
-            return self._read_one()
-        path, kind = self.files[number], self._formats[number]
-        return self._read_text(path, number) if kind == "text" else self._read_rows(path, kind, number)
+        """Yields the parts of one file, or of a source that is not files."""
+        if self._formats and self._formats[number] == "text":
+            yield from self._read_text(self.files[number], number)
+            return
+        file = self.files[number] if self.files else None
+        with ExitStack() as stack:
+            reader = open_source(
+                self._source, key=self._key, split=self._split, stack=stack, file=file, column=self._column
+            )
+            yield from self._texts(reader, number)
 
     def _read_text(self, path: Path, number: int) -> Iterator[Part]:
         pieces = {"file": _whole, "line": _lines, "blank_line": _paragraphs}[self._source.documents]
@@ -156,38 +171,16 @@ class Documents:
             for text, ends in pieces(file.text):
                 yield text, ends, None
 
-    def _read_rows(self, path: Path, kind: str, number: int) -> Iterator[Part]:
-        with ExitStack() as stack:
-            opened = open_rows(path, kind, self._source, self._key, stack, only=self._column)
-            yield from self._texts(opened, number)
-
-    def _read_one(self) -> Iterator[Part]:
-        """A source that is not files."""
-        source = self._source
-        if source.rows is not None:
-            opened = RowReader(f"{self._key}.rows", _inline(source.rows))
-        elif source.tfds is not None:
-            opened = RowReader(*tfds.open_split(source.tfds, self._split, source.data_dir, self._key))
-        else:
-            records = enumerate(({self._column: text} for text in self._builtin()), start=1)
-            opened = RowReader(str(source.builtin), records)
-        yield from self._texts(opened, 0)
-
-    def _builtin(self) -> Iterable[str]:
-        if self._source.builtin == "installed_docstrings":
-            return InstalledDocstrings(self._split, self._source.limit)
-        return (row["text"] for row in stdlib_docstrings.load_docstrings(self._split).rows)
-
-    def _texts(self, opened: RowReader, number: int) -> Iterator[Part]:
-        """The text column of each row."""
-        self._reading = number, opened.fraction
-        columns = opened.columns
+    def _texts(self, reader: RowReader, number: int) -> Iterator[Part]:
+        """Yields the text column of each row."""
+        self._reading = number, reader.fraction
+        columns = reader.columns
         if columns is not None:
-            self._require(opened.name, columns, opened.hint)
-        for item, (line, row) in enumerate(opened.records, start=1):
+            self._require(reader.name, columns, reader.hint)
+        for item, (line, row) in enumerate(reader.records, start=1):
             if not isinstance(row, BadRow):
                 if columns is None:
-                    self._require(opened.name, columns := tuple(row), "")
+                    self._require(reader.name, columns := tuple(row), "")
                 text = row.get(self._column, ...)
                 if text is None:  # as parquet and TFDS mark a text that is not there
                     text = ""
@@ -196,41 +189,16 @@ class Documents:
                     continue
                 found = "no such column" if text is ... else type(text).__name__
                 row = BadRow(f"expected text in column {self._column!r}, found {found}")
-            problem = f"{place(opened.name, item, line)}: {row.problem}"
+            problem = f"{place(reader.name, item, line)}: {row.problem}"
             if self._on_bad_row != "skip":
-                raise UserError(f"{problem}. Correct the row, or set data.on_bad_row=skip to leave such rows out")
+                raise bad_row_error(problem)
             yield "", False, problem
 
     def _require(self, name: str, columns: tuple[str, ...], hint: str) -> None:
         if self._column not in columns:
-            message = f"{name}: no column {self._column!r}, which task.text asks for; its columns are: "
+            message = f"{name}: no column {self._column!r}, which {self._column_key} asks for; its columns are: "
             message += ", ".join(map(repr, columns)) + did_you_mean(self._column, columns)
             raise UserError(message + (f"; {hint}" if hint else ""))
-
-
-def _inline(rows: Iterable[dict[str, Any]]) -> Iterator[Record]:
-    for number, row in enumerate(rows, start=1):
-        try:
-            json.dumps(row, ensure_ascii=False, default=str).encode()
-            yield number, dict(row)
-        except UnicodeEncodeError:
-            yield number, BadRow("half a surrogate pair stands without the other half: no valid text")
-
-
-def _check_keys(source: SourceConfig, key: str, formats: Iterable[str]) -> None:
-    """Refuse keys that would be ignored."""
-    formats = set(formats)
-    if source.mixture is not None:
-        raise UserError(f"{key}: a mixture has no documents of its own; read its sources one by one")
-    if source.split and not (source.tfds or source.builtin):
-        raise UserError(f"{key}.split: only TFDS and built-in sources have splits; name the split's own files in path")
-    if source.data_dir and not source.tfds:
-        raise UserError(f"{key}.data_dir: only for a TFDS source ({key}.tfds)")
-    if source.columns and not formats & {"csv", "tsv"}:
-        raise UserError(f"{key}.columns: only for csv and tsv files; use {key}.rename to rename columns")
-    if source.documents != "file" and "text" not in formats:
-        kind = ", ".join(sorted(formats)) or "this source"
-        raise UserError(f"{key}.documents: only for plain text; in {kind} every row is a document")
 
 
 def _whole(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:

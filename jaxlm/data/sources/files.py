@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from jaxlm.data.config import SourceConfig
-from jaxlm.data.sources.text_files import BadRow, Record, open_text, read_delimited, read_jsonl
+from jaxlm.data.sources.text_files import BadRow, Record, open_binary, open_text, read_delimited, read_jsonl
 from jaxlm.errors import UserError, did_you_mean
 
 _FORMATS = {
@@ -49,13 +51,15 @@ class RowReader:
     fraction: Callable[[], float] = lambda: 0.0
 
 
-def find_files(source: SourceConfig, key: str) -> tuple[Path, ...]:
-    """The files that `source.path` names, each once: those of a pattern sorted by name, patterns in the given order.
+def find_files(patterns: str | Sequence[str], key: str) -> tuple[Path, ...]:
+    """Returns the files that names and patterns stand for, each once, in the given order; those of a pattern by name.
 
+    Args:
+      key: config key or option for messages, for instance "data.train.path".
     Raises:
-        UserError: a file that is not there, or a pattern that no file matches.
+      UserError: a file that is not there, or a pattern that no file matches.
     """
-    patterns = source.path if isinstance(source.path, tuple) else (source.path or "",)
+    patterns = [patterns] if isinstance(patterns, str) else patterns
     found: dict[Path, None] = {}
     for pattern in patterns:
         if not glob.has_magic(pattern) or Path(pattern).exists():  # a name may hold brackets, too
@@ -66,7 +70,7 @@ def find_files(source: SourceConfig, key: str) -> tuple[Path, ...]:
         if not files:
             folder = Path(*Path(pattern).parts[: _first_magic(pattern)])
             there = "" if folder.is_dir() else f"; there is no folder {folder}"
-            raise UserError(f"{key}.path: no file matches {pattern}{there}{_working_directory(Path(pattern))}")
+            raise UserError(f"{key}: no file matches {pattern}{there}{_working_directory(Path(pattern))}")
         found.update(dict.fromkeys(files))
     return tuple(found)
 
@@ -80,8 +84,8 @@ def check_file(path: Path, key: str) -> None:
     if path.is_file():
         return
     if path.is_dir():
-        raise UserError(f"{key}.path: {path} is a folder; name a file in it")
-    message = f"{key}.path: no file {path}"
+        raise UserError(f"{key}: {path} is a folder; name a file in it")
+    message = f"{key}: no file {path}"
     if not path.parent.is_dir():
         message += f"; there is no folder {path.parent} either"
     else:
@@ -95,19 +99,19 @@ def _working_directory(path: Path) -> str:
 
 
 def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = False) -> str:
-    """ "jsonl", "csv", "tsv", "parquet" or, where plain `text` may be asked for, "text".
+    """Returns the format: "jsonl", "csv", "tsv", "parquet" or, where plain `text` is allowed, "text".
 
     Raises:
-        UserError: the name does not tell.
+      UserError: the name does not tell.
     """
     if source.format != "auto":
         return source.format
-    suffix = (Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix).lower()
+    suffix = plain_suffix(path)
     if suffix == ".txt" and source.columns:
         return "tsv"
     if text and suffix in _TEXT:
         return "text"
-    if suffix not in _FORMATS or (path.suffix in _COMPRESSED and suffix == ".parquet"):
+    if suffix not in _FORMATS:
         formats = "text, jsonl, csv, tsv or parquet" if text else "jsonl, csv, tsv or parquet"
         raise UserError(
             f"{key}.path: the name {path} does not tell the format; set {key}.format to {formats}"
@@ -116,17 +120,21 @@ def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = Fals
     return _FORMATS[suffix]
 
 
+def plain_suffix(path: Path) -> str:
+    """Returns the suffix in lower case, that of a compression left out: ".jsonl" of "a.jsonl.gz"."""
+    return (Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix).lower()
+
+
 def open_rows(
     path: Path, kind: str, source: SourceConfig, key: str, stack: ExitStack, only: str | None = None
 ) -> RowReader:
-    """Open a file of rows; the stack closes it.
+    """Opens a file of rows; the stack closes it.
 
     Args:
-        kind: its format, other than "text".
-        only: the one column that will be used, where others of a parquet file need not be read.
-
+      kind: its format, other than "text".
+      only: the one column that will be used; others of a parquet file are not read.
     Raises:
-        UserError: the file is empty, or its beginning already cannot be read.
+      UserError: the file is empty, or its beginning cannot be read.
     """
     if source.columns and kind not in ("csv", "tsv"):
         raise UserError(f"{key}.columns: only for csv and tsv files, and {path} is {kind}; use {key}.rename")
@@ -136,7 +144,7 @@ def open_rows(
     lines = iter(file.text)
     first = next(lines, None)
     if first is None:
-        raise UserError(f"{path}: the file is empty; {key}.path needs at least one row")
+        raise UserError(f"{path}: the file is empty; {key} needs at least one row")
     lines = chain([first], lines)
     if kind == "jsonl":
         return RowReader(str(path), read_jsonl(lines), fraction=file.fraction)
@@ -154,8 +162,13 @@ def open_rows(
 
 
 def _open_parquet(path: Path, stack: ExitStack, only: str | None) -> RowReader:
+    content: Any = path
+    if path.suffix in _COMPRESSED:  # parquet is read from its end
+        content = stack.enter_context(tempfile.TemporaryFile())
+        with open_binary(path) as (_, stream):
+            shutil.copyfileobj(stream, content)
     try:
-        file = stack.enter_context(pyarrow.parquet.ParquetFile(path))
+        file = stack.enter_context(pyarrow.parquet.ParquetFile(content))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file: {error}") from None
     columns = tuple(file.schema_arrow.names)

@@ -1,7 +1,8 @@
-"""`load`: one split of data, from a file, inline rows, TFDS or a built-in source, as a `Table`."""
+"""Opens sources of any kind (files, rows in the config, TFDS, built-in data), and loads a split as a `Table`."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -13,55 +14,111 @@ from typing import Any
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources import stdlib_docstrings, tfds
 from jaxlm.data.sources.files import RowReader, check_file, file_format, open_rows
+from jaxlm.data.sources.installed_docstrings import InstalledDocstrings
 from jaxlm.data.sources.table import Table, place
 from jaxlm.data.sources.text_files import BadRow, Record, read_jsonl
 from jaxlm.errors import UserError
 
-__all__ = ["Table", "load", "load_jsonl_stream"]
-
-logger = logging.getLogger("jaxlm")
+log = logging.getLogger("jaxlm")
 
 
 def load(source: SourceConfig, *, key: str, split: str, on_bad_row: str = "stop") -> Table:
-    """Read one split.
+    """Reads one split of labeled rows.
 
     Args:
-        source: where the split comes from, and how it is read.
-        key: config key of the source for messages, for instance "data.train".
-        split: TFDS or built-in split, unless `source.split` names one.
-        on_bad_row: "stop", or "skip": bad rows are counted, logged and left out.
-
+      source: where the split comes from, and how it is read.
+      key: config key of the source for messages, for instance "data.train".
+      split: TFDS or built-in split, unless `source.split` names one.
+      on_bad_row: "stop", or "skip": bad rows are counted, logged and left out.
     Returns:
-        The rows, their columns renamed as `source.rename` asks.
-
+      The rows, with columns renamed by `source.rename`.
     Raises:
-        UserError: naming file, row and key, for whatever cannot be read.
+      UserError: whatever cannot be read, with its file, row and key.
     """
-    _check_keys(source, key)
+    if source.mixture is not None or isinstance(source.path, tuple):
+        raise UserError(f"{key}: labeled rows come from one source; a mixture or a list of files is for pretraining")
+    if source.format == "text" or source.builtin == "installed_docstrings":
+        raise UserError(f"{key}: {source.builtin or 'plain text'} has no labels; it is for pretraining")
+    formats = []
+    if source.path is not None:
+        check_file(Path(source.path), f"{key}.path")
+        formats = [file_format(Path(source.path), source, key)]
+    check_keys(source, key, formats)
     with ExitStack() as stack:
-        if source.builtin is not None:
-            table = stdlib_docstrings.load_docstrings(source.split or split)
-            table = table.select(range(min(len(table), source.limit or len(table))))
-        else:
-            if source.tfds is not None:
-                opened = RowReader(*tfds.open_split(source.tfds, source.split or split, source.data_dir, key))
-            elif source.rows is not None:
-                opened = RowReader(f"{key}.rows", _inline(source.rows))
-            else:
-                opened = _open_file(source, key, stack)
-            table = _collect(opened, key, on_bad_row, source.limit)
+        reader = open_source(source, key=key, split=split, stack=stack)
+        table = _collect(reader, key, on_bad_row, source.limit)
     return _rename(table, source.rename, key)
 
 
-def load_jsonl_stream(handle: Iterable[bytes] | Iterable[str], name: str) -> Iterator[dict[str, Any]]:
-    """Rows of jsonl as they arrive, for instance on stdin.
+def open_source(
+    source: SourceConfig,
+    *,
+    key: str,
+    split: str,
+    stack: ExitStack,
+    file: Path | None = None,
+    column: str | None = None,
+) -> RowReader:
+    """Opens a source of rows of any kind but a mixture; the stack closes it.
 
     Args:
-        handle: a binary stream of UTF-8 (preferred: its decoding does not hang on the locale), or a text stream.
-        name: what messages call it.
-
+      source: where the rows come from.
+      key: config key of the source for messages.
+      split: TFDS or built-in split, unless `source.split` names one.
+      file: one of several files of the source; None: `source.path` is the only one.
+      column: the one column that will be used, where others need not be read.
     Raises:
-        UserError: at the first bad row, naming it.
+      UserError: no such file, data set or split, or one whose beginning cannot be read.
+    """
+    split = source.split or split
+    if source.path is not None:
+        path = file or Path(str(source.path))
+        return open_rows(path, file_format(path, source, key), source, key, stack, only=column)
+    if source.rows is not None:
+        return RowReader(f"{key}.rows", _inline(source.rows))
+    if source.tfds is not None:
+        return RowReader(*tfds.open_split(source.tfds, split, source.data_dir, key))
+    name = f"{source.builtin}:{split}"
+    if source.builtin == "installed_docstrings":
+        texts = InstalledDocstrings(split, source.limit)
+        return RowReader(name, enumerate(({"text": text} for text in texts), start=1), ("text",))
+    table = stdlib_docstrings.load_docstrings(split)
+    return RowReader(name, enumerate(map(dict, table.rows), start=1), table.columns)
+
+
+def check_keys(source: SourceConfig, key: str, formats: Iterable[str]) -> None:
+    """Refuses keys that would be ignored.
+
+    Args:
+      formats: of the source's files; empty for a source that is not files.
+    Raises:
+      UserError: naming the key, and what to use instead.
+    """
+    formats = set(formats)
+    if source.split and not (source.tfds or source.builtin):
+        raise UserError(f"{key}.split: only TFDS and built-in sources have splits; name the split's own file in path")
+    if source.data_dir and not source.tfds:
+        raise UserError(f"{key}.data_dir: only for a TFDS source ({key}.tfds)")
+    if source.columns and not formats & {"csv", "tsv"}:
+        raise UserError(f"{key}.columns: only for csv and tsv files; use {key}.rename to rename columns")
+    if source.documents != "file" and "text" not in formats:
+        kind = ", ".join(sorted(formats)) or "this source"
+        raise UserError(f"{key}.documents: only for plain text; in {kind} every row is a document")
+
+
+def bad_row_error(problem: str) -> UserError:
+    """Returns the error for a bad row where `data.on_bad_row` is stop."""
+    return UserError(f"{problem}. Correct the row, or set data.on_bad_row=skip to leave such rows out")
+
+
+def load_jsonl_stream(handle: Iterable[bytes] | Iterable[str], name: str) -> Iterator[dict[str, Any]]:
+    """Yields rows of jsonl as they arrive, for instance on stdin.
+
+    Args:
+      handle: a binary stream of UTF-8 (preferred: its decoding does not depend on the locale), or a text stream.
+      name: what messages call it.
+    Raises:
+      UserError: at the first bad row, naming it.
     """
     for number, (line, row) in enumerate(read_jsonl(_decoded(handle, name)), start=1):
         if isinstance(row, BadRow):
@@ -86,36 +143,21 @@ def _decoded(handle: Iterable[bytes] | Iterable[str], name: str) -> Iterator[str
         offset += len(line)
 
 
-def _check_keys(source: SourceConfig, key: str) -> None:
-    """Refuse keys that would be ignored, and what only a corpus for pretraining may be."""
-    if source.mixture is not None or isinstance(source.path, tuple):
-        raise UserError(f"{key}: labelled rows come from one source; a mixture or a list of files is for pretraining")
-    if source.format == "text" or source.builtin == "installed_docstrings":
-        raise UserError(f"{key}: {source.builtin or 'plain text'} has no labels; it is for pretraining")
-    if source.split and (source.path or source.rows is not None):
-        raise UserError(f"{key}.split: only TFDS and built-in sources have splits; name the split's own file in path")
-    if source.data_dir and not source.tfds:
-        raise UserError(f"{key}.data_dir: only for a TFDS source ({key}.tfds)")
-    if source.columns and not source.path:
-        raise UserError(f"{key}.columns: only for csv and tsv files; use {key}.rename to rename columns")
-
-
-def _open_file(source: SourceConfig, key: str, stack: ExitStack) -> RowReader:
-    path = Path(str(source.path))
-    check_file(path, key)
-    return open_rows(path, file_format(path, source, key), source, key, stack)
-
-
 def _inline(rows: Iterable[dict[str, Any]]) -> Iterator[Record]:
-    yield from enumerate((dict(row) for row in rows), start=1)
+    for number, row in enumerate(rows, start=1):
+        try:
+            json.dumps(row, ensure_ascii=False, default=str).encode()
+            yield number, dict(row)
+        except UnicodeEncodeError:
+            yield number, BadRow("half a surrogate pair stands without the other half: no valid text")
 
 
-def _collect(opened: RowReader, key: str, on_bad_row: str, limit: int | None) -> Table:
+def _collect(reader: RowReader, key: str, on_bad_row: str, limit: int | None) -> Table:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     numbers: list[int] = []
     problems: list[str] = []
-    for number, (line, row) in enumerate(opened.records, start=1):
+    for number, (line, row) in enumerate(reader.records, start=1):
         if not isinstance(row, BadRow):
             rows.append(row)
             lines.append(line)
@@ -123,23 +165,23 @@ def _collect(opened: RowReader, key: str, on_bad_row: str, limit: int | None) ->
             if len(rows) == limit:
                 break
             continue
-        problem = f"{place(opened.name, number, line)}: {row.problem}"
+        problem = f"{place(reader.name, number, line)}: {row.problem}"
         if on_bad_row != "skip":
-            raise UserError(f"{problem}. Correct the row, or set data.on_bad_row=skip to leave such rows out")
+            raise bad_row_error(problem)
         problems.append(problem)
     if problems:
         total = len(rows) + len(problems)
-        logger.warning("%s: %d of %d rows are bad and were skipped; the first: %s",
-                       opened.name, len(problems), total, problems[0])  # fmt: skip
+        log.warning("%s: %d of %d rows are bad and were skipped; the first: %s",
+                    reader.name, len(problems), total, problems[0])  # fmt: skip
     if not rows:
         reason = f"all {len(problems)} rows are bad" if problems else "no rows"
-        raise UserError(f"{opened.name}: {reason}; {key} needs at least one row")
-    columns = opened.columns
+        raise UserError(f"{reader.name}: {reason}; {key} needs at least one row")
+    columns = reader.columns
     if columns is None:
         columns = tuple(dict.fromkeys(chain.from_iterable(rows)))
         if any(len(row) < len(columns) for row in rows):
             rows = [{column: row.get(column) for column in columns} for row in rows]
-    return Table(opened.name, columns, tuple(rows), tuple(lines), len(problems), tuple(numbers), opened.hint)
+    return Table(reader.name, columns, tuple(rows), tuple(lines), len(problems), tuple(numbers), reader.hint)
 
 
 def _rename(table: Table, rename: dict[str, str], key: str) -> Table:

@@ -89,13 +89,6 @@ def open_binary(path: Path) -> Iterator[tuple[io.BufferedReader, Any]]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-@contextmanager
-def open_lines(path: Path, encoding: str, key: str) -> Iterator[Iterator[str]]:
-    """Lines of a text file, as `open_text` reads it."""
-    with open_text(path, encoding, key) as file:
-        yield iter(file.text)
-
-
 def _decompressed(path: Path, raw: io.BufferedReader) -> Any:
     if path.suffix == ".gz":
         return gzip.open(raw)
@@ -123,11 +116,12 @@ def _undecodable(path: Path, encoding: str, key: str) -> str:
                 break
             offset += len(block)
             line += block.count(b"\n")
-    advice = "the file begins as UTF-16 does: set " if beginning in (b"\xff\xfe", b"\xfe\xff") else "set "
-    return (
-        f"{path}: not {encoding}: byte {byte:#04x} at byte offset {offset} (line {line}) cannot be decoded; "
-        f"{advice}{key}.encoding to the file's own ({_ENCODING_HINTS}), or convert the file"
-    )
+    hint = "the file begins as UTF-16 does: " if beginning in (b"\xff\xfe", b"\xfe\xff") else ""
+    advice = f"set {key}.encoding to the file's own ({_ENCODING_HINTS}), or convert the file"
+    if key.startswith("--"):  # a command's option, beside which there is none for encodings
+        advice = f"convert the file to {encoding}"
+    where = f"byte {byte:#04x} at byte offset {offset} (line {line})"
+    return f"{path}: not {encoding}: {where} cannot be decoded; {hint}{advice}"
 
 
 def read_jsonl(lines: Iterable[str]) -> Iterator[Record]:

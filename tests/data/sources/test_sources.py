@@ -238,7 +238,7 @@ def test_keys_that_would_be_ignored_are_refused(write):
     for key, value in refused.items():
         with pytest.raises(UserError, match=rf"data\.train\.{key}: only"):
             read(write("a.jsonl", '{"t": 1}\n'), **{key: value})
-    for name in ("a.txt", "a.parquet.gz", "a"):
+    for name in ("a.txt", "a.txt.gz", "a"):
         with pytest.raises(UserError, match=r"does not tell the format; set data\.train\.format"):
             read(write(name, "x\n"))
 
