@@ -112,6 +112,7 @@ def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
 
         print(dry_run_for(config, absent))
         return
+    from jaxlm.report.format import score_lines
     from jaxlm.training.stages import run_chain, run_pretraining
 
     if options.dry_run:
@@ -128,19 +129,6 @@ def _say(text: str) -> None:
 
     if is_first():
         print(text)
-
-
-def score_lines(summary: dict[str, Any]) -> str:
-    """The scores of a finished run in a few lines, baselines beside them."""
-    shown = ("accuracy", "f1_macro", "f1", "matthews", "f1_micro", "pearson", "spearman", "loss", "perplexity")
-    shown += ("bits_per_byte", "generator_loss", "discriminator_loss", "replaced_precision", "replaced_recall")
-    systems = {f"{split} ({summary['name']})": scores for split, scores in summary["scores"].items()}
-    systems.update({f"baseline {name}": scores for name, scores in summary["baselines"].items()})
-    lines = [
-        f"{name:40s} " + "  ".join(f"{metric} {scores[metric]:.4f}" for metric in shown if metric in scores)
-        for name, scores in systems.items()
-    ]
-    return "\n".join(lines or ["finished; no validation or test split to score"])
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -73,6 +73,23 @@ def confusion_matrix(gold: np.ndarray, predicted: np.ndarray, num_labels: int) -
     return cells.reshape(num_labels, num_labels)
 
 
+def one_vs_rest_counts(
+    gold: np.ndarray, predicted: np.ndarray, num_labels: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts every label against the rest.
+
+    Args:
+      gold, predicted: int [N], or {0, 1} [N, C] of a multi-label problem.
+    Returns:
+      True positives, predictions and gold labels, int64 [C] each.
+    """
+    if gold.ndim == 2:
+        return (gold & predicted).sum(axis=0), predicted.sum(axis=0), gold.sum(axis=0)
+    kinds = (gold[gold == predicted], predicted, gold)
+    tp_C, predicted_C, gold_C = (np.bincount(labels, minlength=num_labels) for labels in kinds)
+    return tp_C, predicted_C, gold_C
+
+
 def precision_recall_f1(tp: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> dict[str, np.ndarray]:
     """From int [C] counts of true positives, predictions and gold labels; 0/0 = 0."""
     return {
@@ -116,15 +133,11 @@ def classification_metrics(
 
     predicted = predicted_labels(problem, scores, threshold=threshold)
     if problem == "multilabel":
-        gold_NC, predicted_NC = labels.astype(bool), predicted.astype(bool)
-        accuracy = np.mean((gold_NC == predicted_NC).all(axis=1))
+        labels = labels.astype(np.int64)
+        accuracy = np.mean((labels == predicted).all(axis=1))
     else:
-        classes = np.arange(len(label_names))
-        gold_NC, predicted_NC = labels[:, None] == classes, predicted[:, None] == classes
         accuracy = np.mean(labels == predicted)
-
-    tp_C = (gold_NC & predicted_NC).sum(axis=0)
-    gold_C, predicted_C = gold_NC.sum(axis=0), predicted_NC.sum(axis=0)
+    tp_C, predicted_C, gold_C = one_vs_rest_counts(labels, predicted, len(label_names))
     per_class = precision_recall_f1(tp_C, predicted_C, gold_C)
     occurs = (gold_C + predicted_C) > 0
 
@@ -138,6 +151,7 @@ def classification_metrics(
     if problem != "multilabel" and len(np.unique(labels)) > 1:
         values["matthews"] = matthews_corrcoef(labels, predicted)
     columns = [1] if problem == "binary" else range(len(label_names))
+    gold_NC = labels.astype(bool) if problem == "multilabel" else labels[:, None] == np.arange(len(label_names))
     aucs = [roc_auc_score(gold_NC[:, c], scores[:, c]) for c in columns if 0 < gold_C[c] < len(labels)]
     if aucs:
         values["roc_auc"] = np.mean(aucs)

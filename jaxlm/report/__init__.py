@@ -1,1 +1,1 @@
-"""report.html: sections, charts, and the page."""
+"""report.html: sections, charts, curves, and the page."""

@@ -1,14 +1,15 @@
-"""Small SVG charts for report.html: no script, no fonts of their own, colours by the page's CSS classes.
+"""Small SVG charts for report.html: no script, no fonts of their own, colors by the page's CSS classes.
 
-The classes are `grid`, `axis`, `tick`, `mark` and, for the data, `raw`, `line-1`, `line-2`, `dot-1`, `diagonal`: so a
-chart follows the page into dark mode and onto paper.
+The classes are `grid`, `axis`, `tick`, `mark` and, for the data, `raw`, `line-1`, `line-2`, `dot-1`, `dot-2`,
+`diagonal`: so a chart follows the page into dark mode and onto paper.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -16,7 +17,19 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 520, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 22, 40
 _MOST_POINTS = 600
-"""Points per line; a longer one is thinned to the least and the greatest value of each of as many stretches."""
+"""Points per line; a longer line is cut into stretches and keeps the least and the greatest value of each."""
+_MOST_DISCS = 50
+"""A line of a report section that has more points is drawn without a disc at every point."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its heading, the (class, name) pairs of its legend, and a sentence below it."""
+
+    title: str
+    svg: Markup
+    keys: tuple[tuple[str, str], ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale from values to places in the drawing."""
+    """A linear scale: values from `low` to `high` lie at coordinates from `start` to `end`."""
 
     low: float
     high: float
@@ -41,20 +54,6 @@ class Axis:
 
     def place(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-
-def smooth(y: np.ndarray) -> np.ndarray:
-    """Bias-corrected exponential moving average of float [P], NaN passed over, over a twentieth of the points."""
-    window = min(max(len(y) / 20, 1.0), 100.0)
-    decay = 1 - 1 / window
-    total = weight = 0.0
-    averages = np.full(len(y), math.nan)
-    for i, value in enumerate(y):
-        if math.isfinite(value):
-            total, weight = decay * total + value, decay * weight + 1
-        if weight:
-            averages[i] = total / weight
-    return averages
 
 
 def chart(
@@ -68,16 +67,16 @@ def chart(
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
 ) -> Markup:
-    """Draw `series` over common axes as an `<svg>`.
+    """Draws `series` over common axes as an `<svg>`.
 
     Args:
-      alt: what the chart shows, for those who do not see it.
-      mark: a vertical line at this x, with a word beside it.
-      diagonal: draw the line x = y, and give both axes the same range.
-      x_range, y_range: absent: the range of the data.
+      alt: what the chart shows, for people who cannot see it.
+      mark: a vertical line at this x, with a word next to it.
+      diagonal: draws the line x = y and gives both axes the same range.
+      x_range, y_range: None: the range of the data.
     """
-    xs = np.concatenate([s.x for s in series])
-    ys = np.concatenate([s.y for s in series])
+    xs = np.concatenate([np.zeros(0), *(s.x for s in series)])
+    ys = np.concatenate([np.zeros(0), *(s.y for s in series)])
     x_low, x_high = x_range or _range(xs)
     y_low, y_high = y_range or _range(ys, margin=0.06)
     if diagonal and not (x_range or y_range):
@@ -102,6 +101,33 @@ def chart(
     return Markup("").join(parts)
 
 
+def section_figure(title: str, content: Mapping[str, Any], note: str = "") -> Figure:
+    """Draws a `ReportSection` of kind "chart"; `content` is described there."""
+    axes = content["axes"]
+    series, keys = [], []
+    for number, one in enumerate(content["series"]):
+        dots = one.get("style") == "dots"
+        style = f"{'dot' if dots else 'line'}-{number % 2 + 1}"
+        x, y = (np.array(one[name], np.float64) for name in "xy")  # null is read as NaN
+        series.append(Series(x, y, style, dots=dots or len(x) <= _MOST_DISCS, line=not dots))
+        if one.get("name"):
+            keys.append((style, str(one["name"])))
+    x_range, y_range = ((float(r[0]), float(r[1])) if (r := axes.get(f"{name}_range")) else None for name in "xy")
+    labels = str(axes.get("x", "")), str(axes.get("y", ""))
+    alt = content.get("alt") or f"{title}: {labels[1]} by {labels[0]}"
+    diagonal = bool(axes.get("diagonal"))
+    svg = chart(
+        series,
+        alt=alt,
+        x_label=labels[0],
+        y_label=labels[1],
+        diagonal=diagonal,
+        x_range=x_range,
+        y_range=y_range,
+    )
+    return Figure(title, svg, tuple(keys), note)
+
+
 def _range(values: np.ndarray, margin: float = 0.0) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     if finite.size == 0:
@@ -111,12 +137,12 @@ def _range(values: np.ndarray, margin: float = 0.0) -> tuple[float, float]:
     if low == high:
         return low - spread / 2, high + spread / 2
     floor = low - margin * spread
-    # an axis that nearly reaches zero starts there
+    # An axis that nearly reaches zero starts at zero.
     return (0.0 if low >= 0 and floor < 0.1 * spread else floor), high + margin * spread
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round values, 1, 2 or 5 times a power of ten apart, about `count` of them between `low` and `high`."""
+    """Returns about `count` round values between `low` and `high`, 1, 2 or 5 times a power of ten apart."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
@@ -184,7 +210,7 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stretches(x: np.ndarray, y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The runs of finite points: a line is broken where a value is not finite."""
+    """Returns the runs of finite points: a line is broken where a value is not finite."""
     finite = np.isfinite(y)
     edges = np.flatnonzero(np.diff(finite)) + 1
     runs = np.split(np.arange(len(y)), edges)

@@ -1,189 +1,236 @@
-"""What report.html says about single predictions: confusions, scores per class, calibration, the worst errors."""
+"""Sections of report.html about single predictions: confusions, scores by label, calibration, the worst errors."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.metrics.classification import precision_recall_f1
+from jaxlm.metrics.classification import confusion_matrix, one_vs_rest_counts, precision_recall_f1
+from jaxlm.report.sections import ReportSection, excerpt
 
-_EXCERPT = 280
-"""Characters shown of a text."""
+_MATRIX_LABELS = 25
+"""Most labels of a confusion matrix."""
+_TABLE_LABELS = 300
+_CONFUSIONS = 15
+_SCATTER_POINTS = 500
+_ERRORS = 20
+_NAME_LENGTH = 80
+"""Characters shown of a label."""
+
+
+class Answer(NamedTuple):
+    """A row, its gold label (None: unlabelled), and its prediction as predictions/<split>.jsonl has it."""
+
+    row: Mapping[str, Any]
+    label: Any
+    prediction: dict[str, Any]
+    kept: Any = None
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """The rows of predictions/<split>.jsonl that have both a gold label and a prediction.
+class _Scored:
+    """The answers with a gold label.
 
     `gold` and `predicted`: int64 [N]; multi-label {0, 1} [N, C]; regression float64 [N]. `scores`: float64 [N, C];
-    regression float64 [N]. `lines`: where each row stands in the file, from 1. `skipped`: rows left out.
+    regression [N]. `lines`: [N], of predictions/<split>.jsonl, from 1. `rows`: [N], input rows.
     """
 
-    split: str
     problem: str
-    labels: tuple[str, ...]
+    names: tuple[str, ...]
     gold: np.ndarray
     predicted: np.ndarray
     scores: np.ndarray
     lines: tuple[int, ...]
-    texts: tuple[tuple[str, ...], ...]
-    skipped: int
-
-    def __len__(self) -> int:
-        return len(self.lines)
+    rows: tuple[Mapping[str, Any], ...]
 
 
-def read_predictions(
-    path: Path,
-    problem: str,
-    labels: Sequence[str],
-    text_columns: Sequence[str],
-    label_column: str,
-    label_separator: str | None = None,
-) -> Predictions | None:
-    """Read predictions/<split>.jsonl; None if no row of it has both a gold label and a prediction.
+def classification_sections(
+    problem: str, label_names: Sequence[str], answers: Sequence[Answer], text_columns: Sequence[str]
+) -> list[ReportSection]:
+    """Describes the predictions of a split; of bounded size, whatever the size of the split.
 
-    A gold label is a label's name, or else its id; a multi-label one is a list of them, or a string that
-    `label_separator` divides.
+    Args:
+      problem: binary, multiclass, multilabel or regression.
+      label_names: the C labels in id order; of a regression, anything.
+      answers: of the whole split, in the order of its predictions file. `label`: an int, a float (regression) or {0, 1}
+        [C] (multi-label).
+      text_columns: of a row, shown with the worst errors.
+    Returns:
+      The sections; [] if no answer has a gold label.
     """
-    index = {name: i for i, name in enumerate(labels)}
-
-    def label_id(value: Any) -> int:
-        if str(value) in index:
-            return index[str(value)]
-        number = int(value)
-        if number != float(value) or not 0 <= number < len(labels):
-            raise ValueError(f"no label {value!r}")
-        return number
-
-    def label_set(value: Any) -> list[int]:
-        if isinstance(value, str):
-            value = value.split(label_separator) if label_separator else [value]
-            value = [part.strip() for part in value if part.strip()]
-        ids = {label_id(part) for part in value}
-        return [int(i in ids) for i in range(len(labels))]
-
-    def one(row: dict[str, Any]) -> tuple[Any, Any, Any]:
-        gold, prediction = row[label_column], row["prediction"]
-        if problem == "regression":
-            triple = float(gold), float(prediction["score"]), float(prediction["score"])
-            if not all(map(math.isfinite, triple)):
-                raise ValueError("not finite")
-            return triple
-        scores = [float(prediction["scores"][name]) for name in labels]
-        if problem == "multilabel":
-            return label_set(gold), label_set(prediction["labels"]), scores
-        return label_id(gold), label_id(prediction["label"]), scores
-
-    kept, lines, texts, skipped = [], [], [], 0
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-                kept.append(one(row))
-            except (KeyError, TypeError, ValueError):
-                skipped += 1
-                continue
-            lines.append(number)
-            texts.append(tuple(excerpt(str(row.get(column, ""))) for column in text_columns))
-    if not kept:
-        return None
-    gold, predicted, scores = (np.array(part) for part in zip(*kept, strict=True))
-    return Predictions(path.stem, problem, tuple(labels), gold, predicted, scores, tuple(lines), tuple(texts), skipped)
-
-
-def excerpt(text: str) -> str:
-    """The beginning of a text, cut at a word where there is one, control characters made visible."""
-    text = "".join(c if c.isprintable() or c in "\n\t " else "\ufffd" for c in text[: _EXCERPT + 1])
-    if len(text) <= _EXCERPT:
-        return text
-    cut = text[:_EXCERPT]
-    return (cut.rsplit(maxsplit=1)[0] if " " in cut[-30:] else cut) + " …"
-
-
-def per_class(p: Predictions) -> list[dict[str, Any]]:
-    """A row per label: label, precision, recall, f1 (None if it neither occurs nor was predicted), gold, predicted."""
-    if p.problem == "multilabel":
-        gold_NC, predicted_NC = p.gold.astype(bool), p.predicted.astype(bool)
+    labelled = [(line, answer) for line, answer in enumerate(answers, 1) if answer.label is not None]
+    if not labelled:
+        return []
+    p = _scored(problem, label_names, labelled)
+    if problem == "regression":
+        sections = [_scatter(p)]
+    elif problem == "multilabel":
+        sections = [_scores_by_label(p)]
     else:
-        classes = np.arange(len(p.labels))
-        gold_NC, predicted_NC = p.gold[:, None] == classes, p.predicted[:, None] == classes
-    gold_C, predicted_C = gold_NC.sum(axis=0), predicted_NC.sum(axis=0)
-    scores = precision_recall_f1((gold_NC & predicted_NC).sum(axis=0), predicted_C, gold_C)
-    return [
-        {"label": label, "gold": int(gold_C[c]), "predicted": int(predicted_C[c])}
-        | {name: float(values[c]) if gold_C[c] + predicted_C[c] else None for name, values in scores.items()}
-        for c, label in enumerate(p.labels)
+        sections = [*_confusions(p), _calibration(p), _scores_by_label(p)]
+    sections += _worst_errors(p, text_columns)
+    opening = _opening(p, len(answers) - len(labelled))
+    return [sections[0]._replace(note=f"{opening} {sections[0].note}".strip()), *sections[1:]]
+
+
+def _scored(problem: str, label_names: Sequence[str], labelled: Sequence[tuple[int, Answer]]) -> _Scored:
+    predictions = [answer.prediction for _, answer in labelled]
+    gold = np.array([answer.label for _, answer in labelled], np.float64 if problem == "regression" else np.int64)
+    if problem == "regression":
+        scores = predicted = np.array([p["score"] for p in predictions], np.float64)
+    else:
+        ids = {name: i for i, name in enumerate(label_names)}
+        scores = np.array([[p["scores"][name] for name in label_names] for p in predictions], np.float64)
+        if problem == "multilabel":
+            predicted = np.zeros(gold.shape, np.int64)
+            for i, p in enumerate(predictions):
+                predicted[i, [ids[name] for name in p["labels"]]] = 1
+        else:
+            predicted = np.array([ids[p["label"]] for p in predictions], np.int64)
+    names = tuple(excerpt(name, _NAME_LENGTH) for name in label_names)
+    lines, rows = tuple(line for line, _ in labelled), tuple(answer.row for _, answer in labelled)
+    return _Scored(problem, names, gold, predicted, scores, lines, rows)
+
+
+def _opening(p: _Scored, num_unlabelled: int) -> str:
+    """Says how many examples there are, and how many of them are wrong."""
+    count = len(p.lines)
+    text = f"{count:,} examples"
+    if p.problem != "regression":
+        wrong = p.gold != p.predicted
+        num_wrong = int((wrong.any(axis=1) if wrong.ndim > 1 else wrong).sum())
+        text += f", {num_wrong:,} of them wrong ({num_wrong / count:.1%})"
+    if num_unlabelled:
+        text += f"; {num_unlabelled:,} more rows have no gold label and are not counted"
+    return text + "."
+
+
+def _confusions(p: _Scored) -> list[ReportSection]:
+    """The confusion matrix, of many labels that of the most confused ones; and the most frequent confusions."""
+    num_labels = len(p.names)
+    wrong = p.gold != p.predicted
+    pairs, counts = np.unique(np.stack([p.gold[wrong], p.predicted[wrong]]), axis=1, return_counts=True)
+    gold_C = np.bincount(p.gold, minlength=num_labels)
+
+    shown, note = np.arange(num_labels), "Shade: share of the gold label's examples."
+    if num_labels > _MATRIX_LABELS:
+        errors_C = np.bincount(p.gold[wrong], minlength=num_labels)
+        errors_C += np.bincount(p.predicted[wrong], minlength=num_labels)
+        worst = np.argsort(-errors_C, kind="stable")[:_MATRIX_LABELS]
+        shown = np.sort(worst[errors_C[worst] > 0])
+        note = f"The {len(shown)} of {num_labels:,} labels that are most often confused. {note}"
+    sections = []
+    if len(shown):
+        place_C = np.full(num_labels, -1)
+        place_C[shown] = np.arange(len(shown))
+        inside = (place_C[p.gold] >= 0) & (place_C[p.predicted] >= 0)
+        matrix = confusion_matrix(place_C[p.gold[inside]], place_C[p.predicted[inside]], len(shown))
+        content = {"labels": [p.names[c] for c in shown], "counts": matrix, "totals": gold_C[shown]}
+        sections.append(ReportSection("Confusion matrix", "matrix", content, note))
+    if len(counts) and num_labels > 2:
+        order = np.argsort(-counts, kind="stable")[:_CONFUSIONS]
+        rows = [[p.names[g], p.names[q], n, f"{n / gold_C[g]:.1%}"] for g, q, n in
+                zip(*pairs[:, order].tolist(), counts[order].tolist(), strict=True)]  # fmt: skip
+        content = {"columns": ["Gold", "Predicted", "Count", "Of gold"], "rows": rows}
+        sections.append(ReportSection("Most frequent confusions", "table", content))
+    return sections
+
+
+def _scores_by_label(p: _Scored) -> ReportSection:
+    """Precision, recall, F1 and counts of every label; of many labels, those of the lowest F1."""
+    tp_C, predicted_C, gold_C = one_vs_rest_counts(p.gold, p.predicted, len(p.names))
+    scores = precision_recall_f1(tp_C, predicted_C, gold_C)
+    occurs = gold_C + predicted_C > 0
+    order, note = np.arange(len(p.names)), ""
+    if len(order) > _MATRIX_LABELS:
+        order = np.argsort(np.where(occurs, scores["f1"], np.inf), kind="stable")[:_TABLE_LABELS]
+        note = "By F1, the lowest first"
+        note += "." if len(order) == len(p.names) else f"; {len(order)} of {len(p.names):,} labels."
+    rows = [
+        [p.names[c], *(float(scores[name][c]) if occurs[c] else None for name in scores), gold_C[c], predicted_C[c]]
+        for c in order
     ]
+    columns = ["Label", "Precision", "Recall", "F1", "Gold", "Predicted"]
+    return ReportSection("Scores by label", "table", {"columns": columns, "rows": rows, "bars": "F1"}, note)
 
 
-def top_confusions(matrix: np.ndarray, labels: Sequence[str], count: int = 15) -> list[dict[str, Any]]:
-    """The largest cells off the diagonal of an int [C, C] confusion matrix: gold, predicted, count, share of gold."""
-    wrong = matrix - np.diag(np.diag(matrix))
-    cells = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    gold, predicted = (axis.tolist() for axis in np.unravel_index(cells, wrong.shape))
-    return [
-        {"gold": labels[g], "predicted": labels[p], "count": int(wrong[g, p]), "share": wrong[g, p] / matrix[g].sum()}
-        for g, p in zip(gold, predicted, strict=True)
-        if wrong[g, p]
-    ]
+def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, float]:
+    """Compares the probability of the predicted label with how often it is right.
 
-
-def calibration(p: Predictions, bins: int = 10) -> tuple[np.ndarray, np.ndarray, float]:
-    """Confidence of the predicted label against how often it is right.
-
-    Returns mean confidence and accuracy, float64 [bins that are not empty], and the expected calibration error, the sum
-    over bins of n_b / N |accuracy_b - confidence_b|: Guo et al., "On Calibration of Modern Neural Networks" (2017).
+    Args:
+      confidence: float [N], from 0 to 1.
+      right: bool [N].
+    Returns:
+      Mean confidence and accuracy, float64 [bins that are not empty], and the expected calibration error, the sum over
+      bins of n_b / N |accuracy_b - confidence_b|: Guo et al., "On Calibration of Modern Neural Networks" (2017).
     """
-    confidence = p.scores[np.arange(len(p)), p.predicted]
-    right = p.gold == p.predicted
     bin_N = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(bin_N, minlength=bins)
     full = counts > 0
     mean_confidence = np.bincount(bin_N, confidence, minlength=bins)[full] / counts[full]
     accuracy = np.bincount(bin_N, right, minlength=bins)[full] / counts[full]
-    error = float(np.sum(counts[full] / len(p) * np.abs(accuracy - mean_confidence)))
+    error = float(np.sum(counts[full] / len(bin_N) * np.abs(accuracy - mean_confidence)))
     return mean_confidence, accuracy, error
 
 
-def worst_errors(p: Predictions, count: int = 20) -> list[dict[str, Any]]:
-    """The predictions that are wrong with the highest confidence; in a regression, the furthest off.
+def _calibration(p: _Scored) -> ReportSection:
+    x, y, error = calibration(p.scores[np.arange(len(p.gold)), p.predicted], p.gold == p.predicted)
+    axes = {"x": "probability of the predicted label", "y": "share that is right", "diagonal": True}
+    content = {
+        "series": [{"x": x, "y": y, "style": "line"}],
+        "axes": axes | {"x_range": [0, 1], "y_range": [0, 1]},
+        "alt": "Share that is right by probability, "
+        + ", ".join(f"{a:.2f}: {b:.2f}" for a, b in zip(x, y, strict=True)),
+    }
+    note = f"On the dashed line, probability and share are equal. Expected calibration error: {error:.3f}."
+    return ReportSection("Calibration", "chart", content, note)
 
-    Each has line, texts, gold and predicted; with labels, `probability` of the predicted one and `gold_probability`;
-    multi-label, `label`, the one most in error, and its `probability`; in a regression, `error`.
-    """
+
+def _scatter(p: _Scored) -> ReportSection:
+    """Predicted against gold values, of a large split a sample."""
+    count = len(p.gold)
+    shown = np.unique(np.linspace(0, count - 1, min(count, _SCATTER_POINTS)).astype(int))
+    content = {
+        "series": [{"x": p.gold[shown], "y": p.predicted[shown], "style": "dots"}],
+        "axes": {"x": "gold", "y": "predicted", "diagonal": True},
+        "alt": f"Predicted against gold values of {len(shown)} examples",
+    }
+    note = "" if len(shown) == count else f"{len(shown):,} of them are drawn, at even distances in the file."
+    return ReportSection("Predicted against gold", "chart", content, note)
+
+
+def _worst_errors(p: _Scored, text_columns: Sequence[str]) -> list[ReportSection]:
+    """The wrong predictions of the highest confidence; of a regression, those furthest off. [] if nothing is wrong."""
+    note = "Wrong, and most confident"
     if p.problem == "regression":
+        columns, note = ("Error",), "Furthest from the gold value"
         badness = np.abs(p.predicted - p.gold)
     elif p.problem == "multilabel":
-        wrong_NC = p.gold != p.predicted
-        badness = np.where(wrong_NC, np.abs(p.gold - p.scores), 0).max(axis=1)
+        columns = ("Worst label", "Its probability")
+        badness = np.where(p.gold != p.predicted, np.abs(p.gold - p.scores), 0).max(axis=1)
     else:
-        badness = np.where(p.gold != p.predicted, p.scores[np.arange(len(p)), p.predicted], 0)
-    order = [i for i in np.argsort(-badness, kind="stable").tolist() if badness[i] > 0][:count]
-    return [{"line": p.lines[i], "texts": p.texts[i], **_error(p, i)} for i in order]
+        columns = ("P(predicted)", "P(gold)")
+        badness = np.where(p.gold != p.predicted, p.scores[np.arange(len(p.gold)), p.predicted], 0)
+    order = [i for i in np.argsort(-badness, kind="stable")[:_ERRORS].tolist() if badness[i] > 0]
+    rows = [
+        [p.lines[i], *(excerpt(str(p.rows[i].get(column, ""))) for column in text_columns), *_error(p, i)]
+        for i in order
+    ]
+    content = {"columns": ["Line", *text_columns, "Gold", "Predicted", *columns], "rows": rows}
+    note += "; line numbers are those of the split's file in predictions/."
+    return [ReportSection("Worst errors", "texts", content, note)] if rows else []
 
 
-def _error(p: Predictions, i: int) -> dict[str, Any]:
+def _error(p: _Scored, i: int) -> list[Any]:
+    """Gold, predicted, and how wrong it is."""
+    gold, predicted, scores = p.gold[i], p.predicted[i], p.scores[i]
     if p.problem == "regression":
-        gold, predicted = float(p.gold[i]), float(p.predicted[i])
-        return {"gold": f"{gold:.4g}", "predicted": f"{predicted:.4g}", "error": predicted - gold}
-    scores = p.scores[i]
+        return [f"{gold:.4g}", f"{predicted:.4g}", f"{predicted - gold:+.3g}"]
     if p.problem == "multilabel":
-        gold, predicted = (
-            ", ".join(p.labels[c] for c in np.flatnonzero(v[i])) or "none" for v in (p.gold, p.predicted)
-        )
-        worst = int(np.where(p.gold[i] != p.predicted[i], np.abs(p.gold[i] - scores), 0).argmax())
-        return {"gold": gold, "predicted": predicted, "label": p.labels[worst], "probability": float(scores[worst])}
-    gold, predicted = int(p.gold[i]), int(p.predicted[i])
-    return {
-        "gold": p.labels[gold],
-        "predicted": p.labels[predicted],
-        "probability": float(scores[predicted]),
-        "gold_probability": float(scores[gold]),
-    }
+        shown = [excerpt(", ".join(p.names[c] for c in np.flatnonzero(v))) or "none" for v in (gold, predicted)]
+        worst = int(np.where(gold != predicted, np.abs(gold - scores), 0).argmax())
+        return [*shown, p.names[worst], float(scores[worst])]
+    return [p.names[gold], p.names[predicted], float(scores[predicted]), float(scores[gold])]

@@ -9,16 +9,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxlm.hf.checkpoint import export_model
 from jaxlm.inference.evaluate_corpus import CorpusEvaluator
 from jaxlm.inference.evaluator import Evaluator
+from jaxlm.metrics.classification import higher_is_better
 from jaxlm.parallel import processes
 from jaxlm.report.report import write_report
-from jaxlm.run.run_dir import RunDir
+from jaxlm.report.sections import ReportSection, write_analysis
+from jaxlm.run.run_dir import ANALYSIS, RunDir
 from jaxlm.run.tracking import Tracker
 from jaxlm.setup.setup import Setup
-from jaxlm.tasks.baselines import baseline_scores
+from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
+from jaxlm.tasks.classification import Classification, Examples
+from jaxlm.tasks.classification_report import Answer, classification_sections
 from jaxlm.training.progress import Progress
 
 PACKAGES = ("jaxlm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
@@ -48,17 +53,21 @@ def finish_run(
     """
     task = setup.task
     scores: dict[str, dict[str, float]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for name in ("validation", "test"):
         if name not in setup.splits:
             continue
         scores[name], predictions = evaluator.evaluate(params, setup.splits[name])
         tracker.evaluation(steps, name if name == "test" else "validation (best)", scores[name])
         if predictions is not None and processes.is_first():
-            run.write_text(f"predictions/{name}.jsonl", to_jsonl(predictions()))
+            rows[name] = predictions()
+            run.write_text(f"predictions/{name}.jsonl", to_jsonl(rows[name]))
     scored = next((name for name in ("test", "validation") if name in scores), None)
     baselines: dict[str, Any] = dict(reference_scores)
     if getattr(setup.config.task, "baselines", False) and scored is not None and processes.is_first():
-        baselines |= baseline_scores(task, setup.splits["train"], setup.splits[scored], setup.config.seed)
+        train, test = (_labelled_texts(task, setup.splits[name]) for name in ("train", scored))
+        baselines |= baseline_scores(task.problem, task.label_names, train, test, setup.config.seed)
+    names = dict.fromkeys([task.primary_metric, *(name for name in task.metric_names if "/" not in name)])
     summary = {
         "name": setup.config.name,
         "status": "finished",
@@ -67,6 +76,15 @@ def finish_run(
         "epochs": round(steps / steps_per_epoch, 3) if steps_per_epoch else None,
         "best_step": progress.best.step if metric is not None else None,
         "metric": metric,
+        "metrics": [
+            {
+                "name": name,
+                "higher_is_better": higher_is_better(name),
+                "headline": name == task.primary_metric or not name.startswith(("precision_", "recall_", "f1_micro")),
+            }
+            for name in names
+        ],
+        "analysis_split": scored,
         "scores": scores,
         "baselines": baselines,
         **task.describe(),
@@ -85,9 +103,25 @@ def finish_run(
     if processes.is_first():
         setup.tokenizer.save(run.model)
         run.write_json("summary.json", {**summary, "status": "reporting"})
+        found: list[ReportSection] = []
+        if isinstance(task, Classification) and scored is not None:
+            answers = _answers(setup.splits[scored], rows[scored])
+            found = classification_sections(task.problem, task.label_names, answers, task.text_columns)
+        write_analysis(run.path / ANALYSIS, found)
         write_report(run.path)
         run.write_json("summary.json", summary)
     return summary
+
+
+def _answers(split: Examples, rows: Sequence[dict[str, Any]]) -> list[Answer]:
+    labels = {example.index: example.label for example in split.examples}
+    return [Answer(row, labels[i], row["prediction"]) for i, row in zip(sorted(labels), rows, strict=True)]
+
+
+def _labelled_texts(task: Classification, split: Examples) -> LabelledTexts:
+    labels = {example.index: int(example.label) for example in split.examples}
+    texts = [" ".join(str(split.table.rows[i][column]) for column in task.text_columns) for i in labels]
+    return LabelledTexts(texts, np.asarray(list(labels.values())))
 
 
 def environment(setup: Setup) -> dict[str, Any]:
