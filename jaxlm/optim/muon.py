@@ -1,4 +1,4 @@
-"""Muon (Jordan et al., 2024) on the matrices of hidden layers, told by their logical axes; Adam on everything else."""
+"""Muon (Jordan et al., 2024) for the matrices of hidden layers, told by their logical axes; Adam for the rest."""
 
 from __future__ import annotations
 
@@ -26,34 +26,33 @@ def scale_by_muon_or(
 ) -> optax.GradientTransformation:
     """Returns Muon for hidden matrices and `adam` for embeddings, output layers, norms and biases.
 
-    Each layer's matrix is orthogonalised by itself, its heads joined; query, key and value of a fused one, and the
-    gates of a recurrent one, each by itself. Updates are scaled to Adam's size, so that one learning rate serves both.
+    Each layer's matrix is orthogonalized by itself, with its heads joined; so are query, key and value of a fused
+    matrix, and the gates of a recurrent one. Updates are scaled to Adam's size: one learning rate serves both rules.
+    `optax.contrib.muon(consistent_rms=0.2)` is the same rule, but for moments that `store` cannot reach.
 
     Args:
       axes: tree of the parameters' logical axes.
-      momentum: decay of the mean of gradients, looked at one step ahead (Nesterov).
-      store: wraps the part of the rule that keeps moments.
+      momentum: decay of the mean of gradients, which is looked at one step ahead (Nesterov).
+      store: wraps a rule that keeps moments.
     """
 
     def dimensions(names: Any) -> Any:
-        block = matrix_dims(names)
-        return optax.MaskedNode() if block.table or not block.rows else MuonDimensionNumbers(block.rows, block.columns)
+        matrix = matrix_dims(names)
+        hidden = matrix.rows and not matrix.table
+        return MuonDimensionNumbers(matrix.rows, matrix.columns) if hidden else optax.MaskedNode()
+
+    def rule(numbers: Any) -> str:
+        return "muon" if isinstance(numbers, MuonDimensionNumbers) else "adam"
 
     numbers = jax.tree.map(dimensions, axes, is_leaf=is_axes)
-    kinds = jax.tree.map(
-        lambda number: "muon" if isinstance(number, MuonDimensionNumbers) else "adam", numbers, is_leaf=_is_number
-    )
+    rules = jax.tree.map(rule, numbers, is_leaf=lambda x: isinstance(x, (MuonDimensionNumbers, optax.MaskedNode)))
     muon = optax.chain(
         store(scale_by_muon(beta=momentum, weight_dimension_numbers=numbers)),
-        optax.stateless(lambda updates, _: jax.tree.map(_to_adams_size, updates, numbers)),
+        optax.stateless(lambda updates, _: jax.tree.map(_scale_to_adam, updates, numbers)),
     )
-    return optax.partition({"muon": muon, "adam": adam}, kinds)
+    return optax.partition({"muon": muon, "adam": adam}, rules)
 
 
-def _to_adams_size(update: jax.Array, number: MuonDimensionNumbers) -> jax.Array:
-    sides: Any = number
-    return update * (_RMS * max(math.prod(update.shape[dim] for dim in side) for side in sides) ** 0.5)
-
-
-def _is_number(node: Any) -> bool:
-    return isinstance(node, (MuonDimensionNumbers, optax.MaskedNode))
+def _scale_to_adam(update: jax.Array, numbers: Any) -> jax.Array:
+    longest = max(math.prod(update.shape[dim] for dim in side) for side in numbers)
+    return update * (_RMS * longest**0.5)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +14,20 @@ import numpy as np
 import optax
 import pytest
 from helpers.saved_states import tree_digest
-from helpers.tiny_models import tiny
 from helpers.update_rules import AXES, CHOICES, FACTORED_FROM, SHAPES, choices, draw, optimizer_of
 from jax.sharding import PartitionSpec as P
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import flatten
-from jaxlm.nn.layers import ComputeConfig
 from jaxlm.optim.moments import round_stochastic
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
 from jaxlm.training.checkpoint import Checkpointer
-from jaxlm.training.state import HOST_MEMORY, abstract_state, init_state, offloaded, state_shardings
+from jaxlm.training.state import HOST_MEMORY, TrainState, abstract_state, init_state, offloaded, state_shardings
+
+SPLIT_SHAPES = {"q": (2, 16, 4, 4), "q_bias": (2, 4, 4), "o": (2, 4, 4, 16), "fused": (2, 16, 3, 4, 4),
+                "tokens": (32, 16), "norm_scale": (16,), "up": (2, 16, 32)}  # fmt: skip
+SPLIT_AXES = {name: AXES.get(name, ("layers", "embed", "mlp")) for name in SPLIT_SHAPES}
+"""Sizes that the mesh presets divide."""
 
 
 def state_bytes(optimizer: optax.GradientTransformation, params: Any) -> int:
@@ -68,7 +71,7 @@ def test_a_second_moment_in_bfloat16_falls_as_one_in_float32():
     axes, params = {"w": ("norm",)}, {"w": np.zeros(4096, np.float32)}
     moments = {}
     for stored in ("float32", "bfloat16"):
-        optimizer = optimizer_of(axes, moments=stored)
+        optimizer = optimizer_of(axes, moment_dtype=stored)
         update = jax.jit(optimizer.update)
         state = update({"w": np.ones(4096, np.float32)}, optimizer.init(params), params)[1]
         for _ in range(500):
@@ -91,7 +94,7 @@ def test_training_with_bfloat16_moments_stays_beside_float32():
     for name in ("adamw", "muon"):
         ends = {}
         for stored in ("float32", "bfloat16"):
-            optimizer = optimizer_of(axes, name=name, moments=stored, weight_decay=0.0)
+            optimizer = optimizer_of(axes, name=name, moment_dtype=stored, weight_decay=0.0)
 
             def step(carry: Any, _: None, optimizer: Any = optimizer) -> tuple[Any, None]:
                 params, state = carry
@@ -106,104 +109,131 @@ def test_training_with_bfloat16_moments_stays_beside_float32():
         assert ends["bfloat16"] == pytest.approx(ends["float32"], rel=0.05)
 
 
-def sharded_model(preset: str) -> Any:
+class Setting(NamedTuple):
+    """A choice of optimizer for parameters of every form, split as a mesh preset says, and its jitted update."""
+
+    optimizer: optax.GradientTransformation
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    rules: Rules
+    update: Any
+    offload: bool
+
+    def start(self) -> TrainState:
+        drawn = draw({name: struct.shape for name, struct in self.shapes.items()}, 7)
+        params = {name: jax.device_put(value, self.shapes[name].sharding) for name, value in drawn.items()}
+        return init_state(params, self.optimizer, jax.random.key(0), self.rules, offload=self.offload)
+
+    def advance(self, state: TrainState, num: int) -> TrainState:
+        """The state after further steps, by gradients that are a function of the step alone."""
+        for _ in range(num):
+            state = self.update(state, draw({name: x.shape for name, x in self.shapes.items()}, int(state.step)))
+        return state
+
+
+def shapes_of(preset: str) -> tuple[dict[str, jax.ShapeDtypeStruct], Rules]:
     rules = Rules(make_mesh(preset))
-    return tiny("llama", ComputeConfig(rules=rules), embed_dim=32, num_heads=8, mlp_dim=64)
+    sharding = {name: rules.sharding(SPLIT_AXES[name], shape) for name, shape in SPLIT_SHAPES.items()}
+    return {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding[name]) for name, shape in SPLIT_SHAPES.items()
+    }, rules
 
 
-def steps(model: Any, choice: dict[str, Any], num: int, state: Any = None, *, offload: bool = False) -> Any:
-    """The state after further steps by gradients that are a function of the step alone."""
-    rules, key = model.compute.rules, jax.random.key(0)
-    optimizer = optimizer_of(model.axes, clip_norm=1.0, **choice)
-    params = jax.tree.map(lambda s: s.shape, model.shapes)
-    if state is None:
-        drawn = jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), draw(params, 7), model.shapes)
-        state = init_state(drawn, optimizer, key, rules, offload=offload)
-    shardings = state_shardings(model.shapes, optimizer, rules, offload=offload)
-    if offload:
-        optimizer = offloaded(optimizer, model.shapes, rules)
+@functools.cache
+def setting(preset: str, choice: str, offload: bool = False) -> Setting:
+    """One compilation for all tests; they run with Adafactor's sizes lowered (`small_matrices`)."""
+    shapes, rules = shapes_of(preset)
+    optimizer = optimizer_of(SPLIT_AXES, clip_norm=1.0, **CHOICES[choice])
+    shardings = state_shardings(shapes, optimizer, rules, offload=offload)
+    used = offloaded(optimizer, shapes, rules) if offload else optimizer
 
-    def step(state: Any, grads: Any) -> Any:
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return state._replace(
-            step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state
-        )
+    def update(state: TrainState, grads: Any) -> TrainState:
+        updates, opt_state = used.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return state._replace(step=state.step + 1, params=params, opt_state=opt_state)
 
-    compiled = jax.jit(step, out_shardings=shardings, donate_argnums=0)
-    for _ in range(num):
-        state = compiled(state, draw(params, int(state.step)))
-    return state
+    jitted = jax.jit(update, out_shardings=shardings, donate_argnums=0)
+    return Setting(optimizer, shapes, rules, jitted, offload)
+
+
+@functools.cache
+def third(preset: str, choice: str) -> tuple[dict[str, np.ndarray], str]:
+    """The parameters, and the digest of the whole state, after three steps."""
+    made = setting(preset, choice)
+    state = made.advance(made.start(), 3)
+    return jax.device_get(state.params), tree_digest(state)
+
+
+@pytest.fixture
+def small_matrices(monkeypatch):
+    monkeypatch.setattr(FACTORED_FROM, 8)
 
 
 @choices
-@pytest.mark.parametrize("preset", ["fsdp", "fsdp_tp"])
-def test_split_over_devices_the_update_is_the_same(choice, preset, monkeypatch):
-    monkeypatch.setattr(FACTORED_FROM, 8)
-    whole = steps(sharded_model("ddp"), CHOICES[choice], 3)
-    split = steps(sharded_model(preset), CHOICES[choice], 3)
-    # Sums in another order may round a bfloat16 moment to the other neighbour, 1 part in 128 of a step of 0.01.
+@pytest.mark.usefixtures("small_matrices")
+def test_split_over_devices_the_update_is_the_same(choice):
+    whole, _ = third("ddp", choice)
+    split, _ = third("fsdp_tp", choice)
+    # Sums in another order may round a bfloat16 moment to the other neighbor, 1 part in 128 of a step of 0.01.
     most, mean = (3e-4, 1e-6) if choice.endswith("bfloat16") else (2e-5, 1e-6)
-    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(split.params), strict=True):
-        difference = np.abs(np.asarray(a) - np.asarray(b))
-        assert difference.max() < most and difference.mean() < mean
+    for name in SPLIT_SHAPES:
+        difference = np.abs(whole[name] - split[name])
+        assert difference.max() < most and difference.mean() < mean, name
 
 
 @choices
-def test_every_moment_is_split_as_its_parameter(choice, monkeypatch):
-    monkeypatch.setattr(FACTORED_FROM, 8)
-    model = sharded_model("fsdp_tp")
-    optimizer = optimizer_of(model.axes, **CHOICES[choice])
-    shardings = state_shardings(model.shapes, optimizer, model.compute.rules)
-    states = jax.tree_util.tree_leaves_with_path(jax.eval_shape(optimizer.init, model.shapes))
-    params = flatten(model.shapes)
+@pytest.mark.usefixtures("small_matrices")
+def test_every_moment_is_split_as_its_parameter(choice):
+    made = setting("fsdp_tp", choice)
+    shardings = state_shardings(made.shapes, made.optimizer, made.rules)
+    states = jax.tree_util.tree_leaves_with_path(jax.eval_shape(made.optimizer.init, made.shapes))
     seen = set()
     for (path, leaf), sharding in zip(states, jax.tree.leaves(shardings.opt_state), strict=True):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        owner = next((param for param in params if name.endswith(param)), None)
-        if owner is None:
-            assert leaf.ndim == 0 or name.endswith("ns_coeffs")
+        owner = name.split("/")[-1]
+        if owner not in made.shapes:
+            assert leaf.ndim == 0 or owner == "ns_coeffs"
             assert sharding.spec == P()
             continue
         seen.add(owner)
-        spec = [*params[owner].sharding.spec, *[None] * leaf.ndim][: leaf.ndim]
-        kept = [part for part, size, full in zip(spec, leaf.shape, params[owner].shape, strict=True) if size == full]
+        param = made.shapes[owner]
+        spec = [*param.sharding.spec, *[None] * leaf.ndim][: leaf.ndim]
+        kept = [part for part, size, full in zip(spec, leaf.shape, param.shape, strict=True) if size == full]
         assert [p for p in sharding.spec if p] == [p for p in kept if p], name
-    assert seen == set(params)
+    assert seen == set(made.shapes)
+    assert any("fsdp" in str(sharding.spec) for sharding in jax.tree.leaves(shardings.opt_state))
+    assert any("tensor" in str(sharding.spec) for sharding in jax.tree.leaves(shardings.opt_state))
 
 
-def test_factored_moments_keep_the_split_of_what_is_left(monkeypatch):
-    monkeypatch.setattr(FACTORED_FROM, 8)
-    model = sharded_model("fsdp_tp")
-    optimizer = optimizer_of(model.axes, name="adafactor")
-    state = state_shardings(model.shapes, optimizer, model.compute.rules).opt_state[0]
-    rows, columns = (flatten(tree)["trunk/layers/q"].spec for tree in (state.rows, state.columns))
-    assert rows == P(None, "fsdp", None, None) and columns == P(None, None, "tensor", None)
+@pytest.mark.usefixtures("small_matrices")
+def test_factored_moments_keep_the_split_of_what_is_left():
+    made = setting("fsdp_tp", "adafactor")
+    state = state_shardings(made.shapes, made.optimizer, made.rules).opt_state[1][0]
+    assert state.rows["q"].spec == P(None, "fsdp", None, None)
+    assert state.columns["q"].spec == P(None, None, "tensor", None)
 
 
-@choices
-def test_a_restored_state_goes_on_bit_for_bit(choice, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("choice", "offload"),
+    [*((choice, False) for choice in CHOICES), ("adamw", True), ("adafactor", True), ("muon-bfloat16", True)],
+)
+@pytest.mark.usefixtures("small_matrices")
+def test_a_restored_state_goes_on_bit_for_bit(choice, offload, tmp_path):
     """With the state in the devices' memory, and in the host's."""
-    monkeypatch.setattr(FACTORED_FROM, 8)
-    keys, model = CHOICES[choice], sharded_model("fsdp")
-    undisturbed = steps(model, keys, 4)
-    for offload in (False, True):
-        state = steps(model, keys, 2, offload=offload)
-        with Checkpointer(tmp_path / str(offload), keep=1, metric=None) as checkpoints:
-            checkpoints.save(2, state, {}, wait=True)
-            optimizer = optimizer_of(model.axes, clip_norm=1.0, **keys)
-            rules = model.compute.rules
-            wanted = abstract_state(model.shapes, optimizer, jax.random.key(0), rules, offload=offload)
-            _, state, _ = checkpoints.restore(wanted)
-        kinds = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim > 1}
-        assert kinds == {HOST_MEMORY if offload else "device"}
-        assert tree_digest(steps(model, keys, 2, state, offload=offload)) == tree_digest(undisturbed)
+    made = setting("fsdp_tp", choice, offload)
+    with Checkpointer(tmp_path, keep=1, metric=None) as checkpoints:
+        checkpoints.save(1, made.advance(made.start(), 1), {}, wait=True)
+        wanted = abstract_state(made.shapes, made.optimizer, jax.random.key(0), made.rules, offload=offload)
+        _, state, _ = checkpoints.restore(wanted)
+    kinds = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim > 1}
+    assert kinds == {HOST_MEMORY if offload else "device"}
+    assert tree_digest(made.advance(state, 2)) == third("fsdp_tp", choice)[1]
 
 
 def test_offload_needs_devices_with_host_memory(monkeypatch):
-    model = sharded_model("ddp")
+    shapes, rules = shapes_of("ddp")
     monkeypatch.setattr("jaxlm.training.state.HOST_MEMORY", "moon_dust")
     with pytest.raises(UserError, match=r"optimizer.offload: cpu devices have no moon_dust memory \(they have device,"):
-        offloaded(optimizer_of(model.axes), model.shapes, model.compute.rules)
+        offloaded(optimizer_of(SPLIT_AXES), shapes, rules)
 
 
 # In a process of its own, as in test_tpu_aot.py: what the TPU compiler says of an update whose state lies on the host.
@@ -211,7 +241,7 @@ OFFLOAD = """
 import math, jax, jax.numpy as jnp, optax
 from jax.experimental import topologies
 from jaxlm.optim.config import OptimizerConfig
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.models import FAMILIES, Model
 from jaxlm.optim import make_optimizer
 from jaxlm.parallel.sharding import Rules
@@ -221,7 +251,7 @@ from jaxlm.training.state import abstract_state, offloaded, state_shardings
 devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
 rules = Rules(make_mesh("fsdp", devices=devices))
 record = FAMILIES["bert"]
-model = Model(record, record.presets["small"], "classification", 3, Compute(rules=rules))
+model = Model(record, record.presets["small"], "classification", 3, ComputeConfig(rules=rules))
 optimizer = make_optimizer(OptimizerConfig(), 10, model.axes)
 
 def update(state, grads):
