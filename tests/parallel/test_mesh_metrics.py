@@ -19,6 +19,7 @@ from helpers.pretraining_runs import write_pretraining
 from helpers.tiny_models import weights
 
 from jaxlm.config.loading import load_config
+from jaxlm.errors import UserError
 from jaxlm.inference import evaluate_corpus, evaluator
 from jaxlm.parallel.placement import shard_batch
 from jaxlm.parallel.sharding import Rules
@@ -123,3 +124,11 @@ def test_metrics_are_those_of_one_device(case, mesh):
     assert {name: found[name] for name in counted} == {name: case.scores[name] for name in counted}
     assert found == pytest.approx(case.scores, rel=1e-6, abs=1e-6)
     assert {n: f"{v:.4f}" for n, v in found.items()} == {n: f"{v:.4f}" for n, v in case.scores.items()}
+
+
+def test_a_row_that_context_does_not_divide_is_refused(tmp_path):
+    mesh = {"context": 8, "preset": "context"}
+    setup = make_setup(load_config(write_pretraining(tmp_path, "causal_lm", data={"max_length": 36}, mesh=mesh)))
+    params, _ = setup.init_params()
+    with pytest.raises(UserError, match=r"mesh.context=8: rows of 36 columns .* make data.row_length .* a multiple"):
+        make_evaluator(setup).evaluate(params, setup.splits["validation"])
