@@ -13,7 +13,7 @@ from jaxlm.data.corpus.masking import apply_masks, sample_mask_positions
 from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.tasks.language_model import METRICS, LanguageModelConfig, PretrainingTask, concat_segments, show_segments
 from jaxlm.tokenizer.tokenizer import Tokenizer
-from jaxlm.tokenizer.vocabulary import Vocabulary, masking_vocabulary
+from jaxlm.tokenizer.vocabulary import MaskingVocabulary, masking_vocabulary
 
 
 class MaskedLMConfig(LanguageModelConfig):
@@ -42,7 +42,7 @@ class MaskedRows:
     pad_id: int
     before: np.ndarray
     after: np.ndarray
-    vocabulary: Vocabulary
+    vocabulary: MaskingVocabulary
     rate: float
     whole_word: bool
     masked: float = 0.8

@@ -15,9 +15,9 @@ class TokenizerTrainingConfig(Section):
     type: Literal["wordpiece", "unigram", "bpe", "byte_bpe", "char"] = "wordpiece"
     """Kind of vocabulary: WordPiece, SentencePiece unigram or BPE, byte-level BPE, or one token to a character."""
     family: str | None = None
-    """Whose special tokens it has; absent: `bert`, `t5`, `llama`, `gpt2` by type."""
+    """Model family whose special tokens are used; absent: `bert`, `t5`, `llama`, `gpt2` by type."""
     vocab_size: int = Field(default=8000, gt=5)
-    """Entries at most, special tokens included; characters are all kept."""
+    """Maximum number of entries, special tokens included; `char` keeps all characters unless this is set."""
     lowercase: bool = True
     """WordPiece: fold case and strip accents."""
     min_frequency: int = Field(default=2, gt=0)

@@ -1,4 +1,4 @@
-"""Reading a Hugging Face tokenizer directory, in any of its formats, into one `tokenizers` backend."""
+"""Reads a Hugging Face tokenizer directory, in any of its formats, into one `tokenizers` backend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEPT = ("vocab.txt", "vocab.json", "merges.txt", *_SENTENCEPIECE, "chat_templat
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What a directory holds: the backend, the token of each role, tokenizer_config.json, and files copied as found."""
+    """Contents of a directory: the backend, role -> token, tokenizer_config.json, and files to copy as they are."""
 
     backend: tokenizers.Tokenizer
     roles: Mapping[str, str]
@@ -60,7 +60,7 @@ def read(directory: Path) -> TokenizerFiles:
 
 
 def bert_backend(vocab: Mapping[str, int], unk: str, *, lowercase: bool, **normalizer: Any) -> tokenizers.Tokenizer:
-    """WordPiece over BERT's normalizer and pre-tokenizer, without special tokens."""
+    """Returns WordPiece over BERT's normalizer and pre-tokenizer, without special tokens."""
     backend = tokenizers.Tokenizer(models.WordPiece(dict(vocab), unk_token=unk))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase, **normalizer)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -68,11 +68,11 @@ def bert_backend(vocab: Mapping[str, int], unk: str, *, lowercase: bool, **norma
     return backend
 
 
-# Which convention.
+# Family.
 
 
 def _family(directory: Path, config: Mapping[str, Any]) -> TokenizerFamily | None:
-    """By tokenizer class, else by the model's type; None where both are silent or generic."""
+    """Returns the family of the tokenizer class, else of the model's type; None where both are absent or generic."""
     model = _json(directory / "config.json")
     name = str(config.get("tokenizer_class") or model.get("tokenizer_class") or "").removesuffix("Fast")
     for family in FAMILIES.values():
@@ -162,7 +162,7 @@ def _byte_level(directory: Path, config: Mapping[str, Any]) -> tokenizers.Tokeni
 
 
 def _bert_settings(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """`BertNormalizer` arguments: the config's where it has them, else `defaults`."""
+    """Returns the arguments of `BertNormalizer`: the config's where it has them, else `defaults`."""
     keys = {
         "lowercase": "do_lower_case",
         "strip_accents": "strip_accents",
@@ -172,7 +172,7 @@ def _bert_settings(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
 
 
 def _follow_config(backend: tokenizers.Tokenizer, family: TokenizerFamily | None, config: Mapping[str, Any]) -> None:
-    """Transformers lets a BERT tokenizer's config overrule the normalizer of its tokenizer.json."""
+    """Applies the config of a BERT tokenizer over the normalizer of its tokenizer.json, as Transformers does."""
     normalizer = backend.normalizer
     if family is FAMILIES["bert"] and isinstance(normalizer, normalizers.BertNormalizer):
         for argument, value in _bert_settings(config, {}).items():
@@ -181,7 +181,7 @@ def _follow_config(backend: tokenizers.Tokenizer, family: TokenizerFamily | None
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, config: Mapping[str, Any]) -> None:
-    """Tokens added after training, at the ids the files give them."""
+    """Adds the tokens that were added after training, and checks that they get the ids in the files."""
     added = {int(i): token for i, token in config.get("added_tokens_decoder", {}).items()}
     for token, i in _json(directory / "added_tokens.json").items():
         added.setdefault(int(i), {"content": token})
@@ -200,7 +200,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, config: Mapping[
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no such file."""
+    """Returns the object in a JSON file; {} where there is no such file."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""SentencePiece model files, turned into a `tokenizers` backend that gives the same ids.
+"""Converts SentencePiece model files into a `tokenizers` backend that gives the same ids.
 
 Measured against the sentencepiece library: BPE gives equal ids on 69,000 lines of prose and source code and on 10,000
 random Unicode strings. Unigram differs where two splits of a run of punctuation score the same (13 of those lines), and
@@ -30,7 +30,7 @@ def read(path: Path, *, fairseq: bool = False, extra_ids: int = 0, legacy: bool 
       path: the `.model` file; Unigram or BPE.
       fairseq: XLM-R's ids: `<s> <pad> </s> <unk>` are 0..3, the model's pieces from the fourth on move up by one, and
         `<mask>` is last.
-      extra_ids: T5's sentinels: so many `<extra_id_i>` at the end, the highest number first.
+      extra_ids: number of T5's sentinels `<extra_id_i>` at the end, the highest number first.
       legacy: the text after a special token also gets the leading space mark; Llama's `legacy` flag.
     Raises:
       UserError: not a SentencePiece model, or one of type word or char.
@@ -98,13 +98,16 @@ def read(path: Path, *, fairseq: bool = False, extra_ids: int = 0, legacy: bool 
 
 
 def _short(score: float) -> float:
-    """The score with the fewest digits that tell float32 numbers apart. The JSON reader of `tokenizers` is exact for so
-    few, but may change the last bit of longer ones, and with it the choice between ties once the tokenizer is saved."""
+    """Returns the score with the fewest digits that tell float32 numbers apart.
+
+    The JSON reader of `tokenizers` is exact for so
+    few, but may change the last bit of longer ones, and with it the choice between ties once the tokenizer is saved.
+    """
     return float(str(np.float32(score)))
 
 
 def _merges(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, str]]:
-    """Every way to join two pieces into a third, best score first.
+    """Returns every way to join two pieces into a third, best score first.
 
     SentencePiece ranks the result only. Where results tie (runs of spaces all score the same), the longer left part
     first reproduces its left-to-right choice.

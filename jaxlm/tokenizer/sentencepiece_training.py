@@ -1,4 +1,4 @@
-"""Training SentencePiece models, unigram and BPE, on an even sample of the texts."""
+"""Trains SentencePiece models, unigram and BPE, on an even sample of the texts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def train_sentencepiece(
       kind: unigram or bpe.
       family: t5, llama or xlm-roberta.
       vocab_size: most tokens, special ones, sentinels and bytes included. Single characters, the most frequent first,
-        take at most half of what those leave.
+        take at most half of the rest.
       max_sentences: pieces of text that are held and learned from, drawn evenly. Unigram needs about 25 bytes of memory
         for a character of them.
     Raises:
@@ -89,7 +89,11 @@ def train_sentencepiece(
 
 
 def sample_evenly(items: Iterable[str], most: int) -> tuple[list[str], int]:
-    """At most so many of the items, each with the same chance, always the same of the same; and how many there were."""
+    """Draws at most `most` items, each with the same chance; the same items give the same sample.
+
+    Returns:
+      The sample, and the number of items.
+    """
     generator = random.Random(0)
     kept: list[str] = []
     seen = 0
@@ -103,7 +107,7 @@ def sample_evenly(items: Iterable[str], most: int) -> tuple[list[str], int]:
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """Lines, cut at spaces where they are long: the library would leave out what is longer than 4,192 bytes."""
+    """Yields lines, cut at spaces where they are long: the library would leave out lines of more than 4,192 bytes."""
     for text in texts:
         for line in text.split("\n"):
             start = 0
@@ -121,7 +125,7 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _without_rare(texts: Sequence[str], most: int) -> list[str]:
-    """The texts with a space for every character that gets no entry, blank ones left out."""
+    """Returns the texts with a space for every character that gets no entry, without blank ones."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)

@@ -1,4 +1,4 @@
-"""Text to token ids: loading a tokenizer, encoding texts and pairs with truncation or windows, and saving."""
+"""Tokenizers: loading and saving; encoding texts, pairs, words and prompts; decoding."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Encoding:
     type_ids: np.ndarray
     """int32 [T]: 0 / 1 for the first / second text, where the tokenizer tells them apart."""
     truncated: bool
-    """The text was longer than `max_length`, so that this is not all of it."""
+    """The text was longer than `max_length`, so that this is a part of it."""
 
 
 class Tokenizer:
@@ -184,7 +184,7 @@ class Tokenizer:
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
-        """Ids of all special tokens, those without a role ("<extra_id_0>") included, ascending."""
+        """Ids of all special tokens, ascending, those without a role ("<extra_id_0>") included."""
         added = self._backend.get_added_tokens_decoder()
         named = (getattr(self, f"{role}_id") for role in ROLES)
         return tuple(sorted({i for i, token in added.items() if token.special} | {i for i in named if i is not None}))

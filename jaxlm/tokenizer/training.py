@@ -1,4 +1,4 @@
-"""Training a tokenizer on the user's own texts: WordPiece, byte-level BPE and characters here, and SentencePiece."""
+"""Trains tokenizers on the user's own texts: WordPiece, byte-level BPE and characters here, and SentencePiece."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train_tokenizer(
 
     Args:
       texts: read once.
-      settings: what kind of tokenizer, how large. Type char keeps all characters unless `vocab_size` was set.
+      settings: type, size and family of the tokenizer. Type char keeps all characters unless `vocab_size` was set.
       max_sentences: pieces of text that unigram and bpe learn from, drawn evenly; the other types count everything.
     Raises:
       UserError: a family that the type does not have, a `vocab_size` too small, or nothing to learn from.
@@ -134,7 +134,7 @@ def train_byte_bpe(
 
 
 def train_char(texts: Iterable[str], family: TokenizerFamily, *, vocab_size: int | None = None) -> Tokenizer:
-    """One token to a character (code point), numbered in Unicode order behind the special tokens; decoding joins them.
+    """Makes a tokenizer with one token to a character (code point), in Unicode order behind the special tokens.
 
     Args:
       texts: read once.
@@ -180,19 +180,19 @@ def _train(model: models.Model, trainer: trainers.Trainer, words: dict[str, int]
 
 
 def _repeat(words: dict[str, int], size: int = 1000) -> Iterator[str]:
-    """Each word as often as it was counted, in texts of at most `size` words: the trainer takes no counts."""
+    """Yields each word as often as it was counted, in texts of at most `size` words: the trainer takes no counts."""
     for word, count in words.items():
         for start in range(0, count, size):
             yield " ".join([word] * min(size, count - start))
 
 
 def _characters(word: str) -> list[str]:
-    """The single-character tokens of a word, "##" before all but the first."""
+    """Returns the single-character tokens of a word, with "##" before all but the first."""
     return [word[0], *(f"##{character}" for character in word[1:])]
 
 
 def _alphabet(words: Counter[str], limit: int) -> set[str]:
-    """The single-character tokens of the most frequent characters."""
+    """Returns the single-character tokens of the most frequent characters."""
     counts: Counter[str] = Counter()
     tokens: dict[str, set[str]] = {}
     for word, count in words.items():

@@ -1,4 +1,4 @@
-"""What pretraining must know of a vocabulary: which tokens are masked, which begin a word, which stand for spans."""
+"""Facts of a vocabulary that pretraining reads: tokens that can be masked, that begin a word, that stand for spans."""
 
 from __future__ import annotations
 
@@ -14,8 +14,23 @@ _CONTINUES, _BEGINS = "##", ("▁", "Ġ")
 """WordPiece's mark of a token that goes on; SentencePiece's and byte-level BPE's of a space before a token."""
 
 
-def masking_vocabulary(tokenizer: Tokenizer, kind: str) -> Vocabulary:
-    """The part of a tokenizer that masking reads.
+@dataclass(frozen=True)
+class MaskingVocabulary:
+    """The ids that masking reads of a tokenizer.
+
+    Attributes:
+      mask_id: the id of [MASK].
+      special: bool [V], True for tokens that are never masked and never drawn as a replacement.
+      continues: bool [V], True for tokens that continue the word of the token before ("##ing").
+    """
+
+    mask_id: int
+    special: np.ndarray
+    continues: np.ndarray
+
+
+def masking_vocabulary(tokenizer: Tokenizer, kind: str) -> MaskingVocabulary:
+    """Returns the part of a tokenizer that masking reads.
 
     Args:
       kind: `task.kind`, for the message.
@@ -29,15 +44,15 @@ def masking_vocabulary(tokenizer: Tokenizer, kind: str) -> Vocabulary:
         )
     special = np.zeros(tokenizer.vocab_size, bool)
     special[list(tokenizer.special_ids)] = True
-    return Vocabulary(tokenizer.mask_id, special, continues_word(tokenizer) & ~special)
+    return MaskingVocabulary(tokenizer.mask_id, special, continues_word(tokenizer) & ~special)
 
 
 def continues_word(tokenizer: Tokenizer) -> np.ndarray:
-    """bool [V]: True for tokens that belong to the word of the token before them.
+    """Returns bool [V], True for tokens that belong to the word of the token before them.
 
-    In WordPiece those that begin with "##"; in the others all that do not begin with the mark of a space; in a
-    vocabulary without such marks none. Any vocabulary may have a few tokens that only look marked (GPT-2 has "####"):
-    the mark that most tokens bear decides.
+    In WordPiece they begin with "##"; in other vocabularies they are all tokens without the mark of a space; a
+    vocabulary without such marks has none. Any vocabulary may have a few tokens that only look marked (GPT-2 has
+    "####"), so the mark that most tokens have decides.
     """
     tokens = tokenizer.tokens(range(tokenizer.vocab_size))
     marked = {mark: np.asarray([token.startswith(mark) for token in tokens]) for mark in (_CONTINUES, *_BEGINS)}
@@ -48,7 +63,7 @@ def continues_word(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def sentinels(tokenizer: Tokenizer) -> np.ndarray:
-    """int32 ids of <extra_id_0>, <extra_id_1>, ...
+    """Returns the int32 ids of <extra_id_0>, <extra_id_1>, ...
 
     Raises:
       UserError: the tokenizer has none.
@@ -61,18 +76,3 @@ def sentinels(tokenizer: Tokenizer) -> np.ndarray:
             "expected one of T5's kind (train_tokenizer.py --type unigram --family t5)"
         )
     return ids
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What masking must know of a tokenizer.
-
-    Attributes:
-        mask_id: the id of [MASK].
-        special: bool [V], True for tokens that are never masked and never drawn as a replacement.
-        continues: bool [V], True for tokens that continue the word of the token before ("##ing").
-    """
-
-    mask_id: int
-    special: np.ndarray
-    continues: np.ndarray

@@ -1,4 +1,4 @@
-"""Counting the words of any number of texts in bounded memory."""
+"""Counts the words of any number of texts in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHUNK = re.compile(r"\s*\S+|\s+")
 
 
 def count_words(texts: Iterable[str], split: Callable[[str], Iterable[str]], most: int = MOST_WORDS) -> Counter[str]:
-    """How often each word occurs; the same texts give the same counts.
+    """Returns how often each word occurs; the same texts give the same counts.
 
     Counts are exact for as long as there are no more than `most` different words. Each time there are more, every
     occurrence so far and to come is kept with half the probability: counts then stand for an even sample of the texts,
@@ -42,7 +42,7 @@ def count_words(texts: Iterable[str], split: Callable[[str], Iterable[str]], mos
 
 
 def _batches(texts: Iterable[str]) -> Iterator[Counter[str]]:
-    """Chunks, each white space and what follows it, of some `_BATCH` characters at a time."""
+    """Yields the chunks (white space and the word behind it) of some `_BATCH` characters at a time, counted."""
     chunks: Counter[str] = Counter()
     size = 0
     for text in texts:

@@ -21,12 +21,12 @@ from jaxlm.data.sources.text_files import BadRow, open_text
 from jaxlm.errors import UserError, did_you_mean
 
 _PIECE = 1 << 16
-"""Characters of plain text that are read at a time: the pieces of a longer document are tokenised by themselves, and
+"""Characters of plain text that are read at a time: the pieces of a longer document are tokenized by themselves, and
 in parallel."""
 
 
 class Place(NamedTuple):
-    """Where reading goes on: a file, the rows or pieces of it that have been read, and the documents read in all."""
+    """A place in a source: a file, the rows or pieces of it that have been read, and the documents read in all."""
 
     file: int = 0
     item: int = 0
@@ -37,10 +37,10 @@ class Piece(NamedTuple):
     """A document, or a part of a long one.
 
     Attributes:
-        text: as it stands in the source; of a bad row, empty.
-        ends: whether it is the last of its document.
-        after: the place behind it.
-        problem: what is wrong with a row that is skipped, which is no document.
+      text: as it stands in the source; of a bad row, empty.
+      ends: whether it is the last of its document.
+      after: the place behind it.
+      problem: what is wrong with a row that is skipped, which is no document.
     """
 
     text: str
@@ -54,21 +54,20 @@ Part = tuple[str, bool, str | None]
 
 
 class Documents:
-    """The documents of one source, which may be read any number of times, from any place that a reading has passed.
+    """The documents of one source; they can be read any number of times, from any place that a reading has passed.
 
     Args:
-        source: anything but a mixture.
-        key: config key of the source for messages, for instance "data.train".
-        split: TFDS or built-in split, unless `source.split` names one.
-        text_column: the column that holds the text, after `source.rename`; plain text has none.
-        on_bad_row: "stop", or "skip": they are passed on as pieces with a `problem`.
-
+      source: anything but a mixture.
+      key: config key of the source for messages, for instance "data.train".
+      split: TFDS or built-in split, unless `source.split` names one.
+      text_column: the column that holds the text, after `source.rename`; plain text has none.
+      on_bad_row: "stop", or "skip": bad rows are passed on as pieces with a `problem`.
+      column_key: config key or option that names `text_column`, for messages.
     Attributes:
-        name: what messages call the source.
-        files: the files that are read, in order; of TFDS and built-in sources, none.
-
+      name: what messages call the source.
+      files: the files that are read, in order; of TFDS and built-in sources, none.
     Raises:
-        UserError: a file that is not there, a format that the name does not tell, keys that do not go together.
+      UserError: a file that is not there, a format that the name does not tell, keys that do not go together.
     """
 
     def __init__(
@@ -94,27 +93,27 @@ class Documents:
         self.name = f"{key} ({self._describe()})"
 
     def read(self, start: Place | None = None) -> Iterator[Piece]:
-        """The documents from a place on.
+        """Yields the documents from a place on.
 
         Raises:
-            UserError: naming file and row, for whatever cannot be read.
+          UserError: whatever cannot be read, with its file and row.
         """
         start = start or Place()
         documents, limit = start.documents, self._source.limit
         for number in range(start.file, max(1, len(self.files))):
-            behind = start.item if number == start.file else 0
+            num_skipped = start.item if number == start.file else 0
             for item, (text, ends, problem) in enumerate(self._parts(number), start=1):
                 if limit is not None and documents >= limit:
                     return
-                if item <= behind:
+                if item <= num_skipped:
                     continue
                 documents += ends
                 yield Piece(text, ends, Place(number, item, documents), problem)
 
     def fraction(self) -> float:
-        """How much the latest reading has read, from 0 to 1, by bytes where the source is files.
+        """Returns the share that the latest reading has read, from 0 to 1, by bytes where the source is files.
 
-        Only for the thread that reads: it asks the file that is open.
+        Only the thread that reads may call it, since it asks the open file.
         """
         number, of_this = self._reading
         if not self.files:
@@ -122,7 +121,7 @@ class Documents:
         return (sum(self._sizes[:number]) + self._sizes[number] * of_this()) / max(1, sum(self._sizes))
 
     def identity(self, contents: Contents) -> dict[str, Any]:
-        """Everything that decides the documents: the settings, and a digest of the content of what is read."""
+        """Returns everything that decides the documents: the settings, and a digest of the content."""
         source = self._source
         settings = source.model_dump(include={"documents", "columns", "quoting", "encoding", "limit"})
         settings |= {"column": self._column, "formats": self._formats, "on_bad_row": self._on_bad_row, "piece": _PIECE}
@@ -202,7 +201,7 @@ class Documents:
 
 
 def _whole(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
-    """One document, in pieces cut at line ends where there are any, else between words."""
+    """Yields one document in pieces, cut at line ends where there are any, else between words."""
     held = ""
     while block := text.read(_PIECE):
         held += block
@@ -214,7 +213,7 @@ def _whole(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
 
 
 def _lines(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
-    """A document to a line, without its line end."""
+    """Yields each line as a document, without its line end."""
     open_ = False
     while part := text.readline(_PIECE):
         open_ = not part.endswith("\n") and len(part) == _PIECE
@@ -224,7 +223,7 @@ def _lines(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
 
 
 def _paragraphs(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
-    """A document between blank lines, without the line end of its last line."""
+    """Yields what stands between blank lines as a document, without the line end of its last line."""
     lines: list[str] = []
     size, open_, starts = 0, False, True
     while line := text.readline(_PIECE):

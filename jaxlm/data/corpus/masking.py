@@ -1,21 +1,23 @@
-"""What pretraining takes out of a text, for the model to put back: masked tokens and spans."""
+"""Corruption of texts for denoising objectives: masked tokens and spans."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from jaxlm.tokenizer.vocabulary import Vocabulary
+from jaxlm.tokenizer.vocabulary import MaskingVocabulary
 
 
 def sample_mask_positions(
-    tokens: np.ndarray, rng: np.random.Generator, vocabulary: Vocabulary, *, rate: float, whole_word: bool
+    tokens: np.ndarray, rng: np.random.Generator, vocabulary: MaskingVocabulary, *, rate: float, whole_word: bool
 ) -> np.ndarray:
-    """The columns to predict, ascending: round(rate x n) of the n ordinary tokens, at least one where there is any.
+    """Draws the columns to predict: round(rate x n) of the n ordinary tokens, at least one where there is any.
 
     Args:
-        tokens: int32 [T], one row, padding and special tokens included.
-        whole_word: take all pieces of a word or none; words are taken in random order, and one that would go beyond the
-            number is passed over (Devlin et al., whole-word masking), so that a few less may come out.
+      tokens: int32 [T], one row, padding and special tokens included.
+      whole_word: take all pieces of a word or none (Devlin et al., whole-word masking). Words are taken in random
+        order; one that would exceed the number is skipped, so that the result can be a few columns short.
+    Returns:
+      int64 [n], ascending.
     """
     ordinary = np.flatnonzero(~vocabulary.special[tokens])
     if not ordinary.size:
@@ -23,7 +25,7 @@ def sample_mask_positions(
     number = max(1, round(rate * ordinary.size))
     if not whole_word:
         return np.sort(rng.choice(ordinary, number, replace=False))
-    # A word begins at a token that continues nothing, or whose neighbour on the left is not an ordinary token.
+    # A word begins at a token that continues nothing, or whose neighbor on the left is not an ordinary token.
     begins = ~vocabulary.continues[tokens[ordinary]]
     begins[0] = True
     begins[1:] |= np.diff(ordinary) > 1
@@ -43,15 +45,15 @@ def apply_masks(
     tokens: np.ndarray,
     columns: np.ndarray,
     rng: np.random.Generator,
-    vocabulary: Vocabulary,
+    vocabulary: MaskingVocabulary,
     *,
     masked: float = 0.8,
     random: float = 0.1,
 ) -> np.ndarray:
-    """`tokens` with each of the columns turned into [MASK], into a random ordinary token, or left as it is.
+    """Returns `tokens` with each of the columns replaced by [MASK] or by a random ordinary token, or left unchanged.
 
     Args:
-        masked, random: probabilities of the first two (Devlin et al., 2019, section 3.1: 80 %, 10 %, and 10 % left).
+      masked, random: probabilities of the first two (Devlin et al., 2019, section 3.1: 80 %, 10 %, and 10 % left).
     """
     hidden = tokens.copy()
     draw = rng.random(len(columns))
@@ -63,10 +65,12 @@ def apply_masks(
 
 
 def span_counts(length: int, *, density: float, mean_span: float) -> tuple[int, int]:
-    """How many of `length` tokens are taken out, and in how many spans: at least one of each, and one token stays.
+    """Returns how many of `length` tokens are taken out, and in how many spans.
+
+    There is at least one token in at least one span, and one token stays.
 
     Raises:
-        ValueError: fewer than two tokens.
+      ValueError: fewer than two tokens.
     """
     if length < 2:
         raise ValueError(f"expected at least two tokens to take a span out of, found {length}")
@@ -76,7 +80,7 @@ def span_counts(length: int, *, density: float, mean_span: float) -> tuple[int, 
 
 
 def corrupted_lengths(length: int, *, density: float, mean_span: float) -> tuple[int, int]:
-    """Tokens of the input and of the target that `corrupt_spans` makes of `length` tokens, the two EOS included."""
+    """Returns the lengths of the input and the target that `corrupt_spans` makes of `length` tokens, EOS included."""
     if length < 2:
         return length + 1, 1
     noise, spans = span_counts(length, density=density, mean_span=mean_span)
@@ -98,15 +102,13 @@ def corrupt_spans(
     sums of positive numbers; a stretch that stays comes first.
 
     Args:
-        tokens: int32 [n]; fewer than two tokens are left whole, with an empty target.
-        sentinels: ids of <extra_id_0>, <extra_id_1>, ..., in that order.
-
+      tokens: int32 [n]; fewer than two tokens are left whole, with an empty target.
+      sentinels: ids of <extra_id_0>, <extra_id_1>, ..., in that order.
     Returns:
-        The input, ending in EOS, in which the k-th span is sentinel k; and the target: each sentinel followed by its
-        span, then EOS.
-
+      The input, ending in EOS, in which the k-th span is sentinel k; and the target: each sentinel followed by its
+      span, then EOS.
     Raises:
-        ValueError: more spans than sentinels.
+      ValueError: more spans than sentinels.
     """
     end = np.asarray([eos_id], np.int32)
     if len(tokens) < 2:
@@ -123,6 +125,6 @@ def corrupt_spans(
 
 
 def _parts(total: int, number: int, rng: np.random.Generator) -> np.ndarray:
-    """`total` as a sum of `number` positive numbers, each way equally likely."""
+    """Returns `number` positive integers that sum to `total`, each way equally likely."""
     cuts = np.sort(rng.choice(total - 1, number - 1, replace=False)) + 1 if number > 1 else np.zeros(0, np.int64)
     return np.diff(np.concatenate([[0], cuts, [total]]))

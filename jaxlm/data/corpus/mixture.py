@@ -1,4 +1,4 @@
-"""Which source of a mixture each row comes from: exact shares, computed for any row without those before it."""
+"""Assigns the rows of a mixture to its sources: exact shares, computed for any row without those before it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ _FEWEST, _LONGEST = 20, 10**6  # rows of the rarest source in a period, for whic
 
 
 class Mixture:
-    """Shares out rows among sources in proportion to their weights.
+    """Assigns rows to sources in proportion to the weights of the sources.
 
     Every period of 1,000 rows (more where a source would have fewer than 20 of them) holds the same number of rows of
     each source, rounded by largest remainder, in an order drawn from (seed, period).
 
     Attributes:
-        counts: int64 [sources]: rows of each in a period.
-
+      counts: int64 [sources]: rows of each in a period.
     Raises:
-        UserError: a source with a share of less than a fifty-thousandth.
+      UserError: a source with a share of less than a fifty-thousandth.
     """
 
     def __init__(self, weights: Sequence[float], seed: int) -> None:
@@ -41,7 +40,7 @@ class Mixture:
         self._arranged = functools.lru_cache(maxsize=2)(self._arrange)
 
     def locate(self, draw: int) -> tuple[int, int]:
-        """The source of row `draw` of the whole mixture, and which of that source's rows it is, both from 0."""
+        """Returns the source of row `draw` of the mixture, and its number among that source's rows, both from 0."""
         if len(self.counts) == 1:
             return 0, draw
         period, place = divmod(draw, self._period)
@@ -50,7 +49,7 @@ class Mixture:
         return source, period * int(self.counts[source]) + int(ranks[place])
 
     def _arrange(self, period: int) -> tuple[np.ndarray, np.ndarray]:
-        """[period] each: source of every row, and its number among that source's rows of the period."""
+        """Returns int64 [period] each: source of every row, and its number among that source's rows of the period."""
         sources = np.repeat(np.arange(len(self.counts)), self.counts)
         sources = np.random.default_rng([self._seed, period, 0x3A]).permutation(sources)
         ranks = np.empty_like(sources)

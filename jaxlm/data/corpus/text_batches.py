@@ -1,4 +1,4 @@
-"""Documents on their way to the tokenizer: cleaned, hashed, and gathered into batches, in a thread of their own."""
+"""Batches of cleaned and hashed documents for the tokenizer, made in a thread of their own."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class TextBatch:
     """Pieces of documents, in order.
 
     Attributes:
-        texts: cleaned.
-        ended: for each text the document that ends with it, or None.
-        counts: what reading and cleaning counted on the way.
-        problem: the first bad row among those that were skipped on the way.
-        place: where the document that is open at the batch's end begins; where none is, the next.
-        pieces: how many pieces of that document have come so far.
-        fraction: how much of the source has been read, from 0 to 1.
+      texts: cleaned.
+      ended: for each text the document that ends with it, or None.
+      counts: counts of reading and cleaning on the way.
+      problem: the first bad row among those that were skipped on the way.
+      place: where the document that is open at the batch's end begins; without one, where the next begins.
+      pieces: number of pieces of that document so far.
+      fraction: how much of the source has been read, from 0 to 1.
     """
 
     place: Place
@@ -52,11 +52,11 @@ class TextBatch:
 def text_batches(
     documents: Documents, clean: CleanConfig, start: Place | None = None, skip: int = 0
 ) -> Iterator[TextBatch]:
-    """The texts of a source in batches; blank documents are left out and counted.
+    """Yields the texts of a source in batches; leaves out blank documents and counts them.
 
     Args:
-        start: where a document begins.
-        skip: pieces of that document which are hashed, but not passed on.
+      start: where a document begins.
+      skip: number of pieces of that document that are hashed, but not passed on.
     """
     cleaner, place, pieces = DocumentCleaner(clean), start or Place(), 0
     batch, size, digest = TextBatch(place, 0), 0, TextDigest()
@@ -94,7 +94,7 @@ def _finish(batch: TextBatch, cleaner: DocumentCleaner, place: Place, pieces: in
 
 
 def read_ahead(items: Iterable[T], size: int = 2) -> Generator[T]:
-    """The items, made in another thread, at most `size` ahead; that thread ends with this iterator."""
+    """Yields items that another thread makes, at most `size` ahead; that thread ends with this iterator."""
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(size)
     stopped = threading.Event()
 

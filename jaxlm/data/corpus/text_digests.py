@@ -11,10 +11,10 @@ _CHUNK = 1 << 20
 
 
 class TextDigest:
-    """Takes in a document piece by piece; where it is cut plays no part.
+    """The hash of a document that comes in pieces; where it is cut makes no difference.
 
     Attributes:
-        num_bytes: UTF-8 bytes so far.
+      num_bytes: UTF-8 bytes so far.
     """
 
     def __init__(self) -> None:
@@ -27,12 +27,12 @@ class TextDigest:
         self.num_bytes += len(encoded)
 
     def value(self) -> int:
-        """The hash, below 2**64. Among 20 million documents, two different ones have the same with odds of 1e-5."""
+        """Returns the hash, below 2**64; among 20 million documents, two different ones share one with odds of 1e-5."""
         return int.from_bytes(self._hash.digest(), "little")
 
 
 class DigestSet:
-    """A growing set of hashes: 8 bytes each, as sorted arrays of which each is at least twice as long as the next."""
+    """A growing set of hashes: 8 bytes each, as sorted arrays, each at least twice as long as the next."""
 
     def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
@@ -44,7 +44,7 @@ class DigestSet:
         return sum(map(len, self._runs))
 
     def contains(self, digests: np.ndarray) -> np.ndarray:
-        """bool [n]: which of these (uint64 [n]) are in the set."""
+        """Returns bool [n]: which of these (uint64 [n]) are in the set."""
         found = np.zeros(len(digests), bool)
         for run in self._runs:
             places = np.minimum(np.searchsorted(run, digests), len(run) - 1)
@@ -52,19 +52,19 @@ class DigestSet:
         return found
 
     def add(self, digests: np.ndarray) -> np.ndarray:
-        """bool [n]: which of these (uint64 [n]) were not in the set, nor earlier among them. Now all of them are."""
+        """Adds hashes (uint64 [n]); returns bool [n]: which were not in the set, nor earlier among them."""
         new = np.zeros(len(digests), bool)
         new[np.unique(digests, return_index=True)[1]] = True
         new &= ~self.contains(digests)
         run = np.sort(digests[new])
         while self._runs and len(self._runs[-1]) < 2 * len(run):
-            run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")  # which merges what is sorted
+            run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")  # merges sorted runs
         if len(run):
             self._runs.append(run)
         return new
 
     def add_all(self, arrays: Iterable[np.ndarray]) -> DigestSet:
-        """Add memory-mapped arrays, a part at a time; returns the set."""
+        """Adds memory-mapped arrays, a part at a time; returns the set."""
         for array in arrays:
             for start in range(0, len(array), _CHUNK):
                 self.add(np.array(array[start : start + _CHUNK]))

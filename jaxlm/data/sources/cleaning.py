@@ -14,7 +14,7 @@ from jaxlm.data.config import CleanConfig
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 
-logger = logging.getLogger("jaxlm")
+log = logging.getLogger("jaxlm")
 
 # Format characters that stay. The joiners U+200C and U+200D are spelling, in Persian and the Indic scripts, and hold
 # emoji together: without them the words are other words. The rest are visible signs of Arabic, Syriac and Kaithi.
@@ -25,7 +25,7 @@ Action = tuple[str, Callable[[str], str]]
 
 
 def clean_text(text: str, clean: CleanConfig) -> str:
-    """Apply the text actions of `clean`, in the order control characters, Unicode form, white space.
+    """Applies the text actions of `clean`, in the order control characters, Unicode form, white space.
 
     Cleaning twice gives what cleaning once gives.
 
@@ -55,12 +55,12 @@ class DocumentCleaner:
         self.take_counts()
 
     def take_counts(self) -> Counter[str]:
-        """How many pieces each action changed since the last call: `whitespace_changed` and the like."""
+        """Returns how many pieces each action changed since the last call: `whitespace_changed` and the like."""
         counts, self._counts = self._counts, Counter({f"{name}_changed": 0 for name, _ in self._actions})
         return counts
 
     def piece(self, text: str, *, starts: bool) -> str:
-        """Clean the next piece, with which a document may start."""
+        """Cleans the next piece; `starts`: it is the first of its document."""
         before = text
         for name, action in self._actions:
             before, text = text, action(text)
@@ -80,21 +80,19 @@ class DocumentCleaner:
 def clean_tables(
     tables: dict[str, Table], text_columns: tuple[str, ...], clean: CleanConfig
 ) -> tuple[dict[str, Table], dict[str, int]]:
-    """Clean the text columns of every split, then drop duplicates and leaks from the training rows.
+    """Cleans the text columns of every split, then drops duplicates and leaks from the training rows.
 
     Two rows are the same where all their text columns are, after cleaning; labels are not looked at.
 
     Args:
-        tables: by split name; duplicates and leaks concern "train" against "validation" and "test".
-        text_columns: what `clean` is applied to; values that are not strings are left alone.
-        clean: the actions.
-
+      tables: by split name; duplicates and leaks concern "train" against "validation" and "test".
+      text_columns: what `clean` is applied to; values that are not strings are left alone.
+      clean: the actions.
     Returns:
-        The tables, and a count for each action asked for: `control_characters_changed`, `unicode_changed`,
-        `whitespace_changed` (texts), `duplicates_dropped`, `leaks_validation`, `leaks_test`, `leaks_dropped` (rows).
-
+      The tables, and a count for each action asked for: `control_characters_changed`, `unicode_changed`,
+      `whitespace_changed` (texts), `duplicates_dropped`, `leaks_validation`, `leaks_test`, `leaks_dropped` (rows).
     Raises:
-        UserError: no training row is left.
+      UserError: no training row is left.
     """
     counts: dict[str, int] = {}
     for name, action in _text_actions(clean):
@@ -108,7 +106,7 @@ def clean_tables(
                 if isinstance(old.get(column), str)
             )
         counts[f"{name}_changed"] = changed
-        logger.info("clean.%s: %d texts changed", name, changed)
+        log.info("clean.%s: %d texts changed", name, changed)
     if "train" in tables:
         train = tables["train"]
         if clean.deduplicate:
@@ -156,7 +154,7 @@ def _map_texts(table: Table, columns: tuple[str, ...], action: Callable[[str], s
 
 
 def _keys(table: Table, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """What makes two rows the same."""
+    """Returns the key of each row: rows with equal keys are the same."""
     values = (tuple(row.get(column) for column in columns) for row in table.rows)
     return [tuple(value if isinstance(value, str) else repr(value) for value in row) for row in values]
 
@@ -166,7 +164,7 @@ def _deduplicate(train: Table, columns: tuple[str, ...], counts: dict[str, int])
     for i, key in enumerate(_keys(train, columns)):
         first.setdefault(key, i)
     counts["duplicates_dropped"] = dropped = len(train) - len(first)
-    logger.info("clean.deduplicate: %d of %d training rows repeat an earlier one and were dropped", dropped, len(train))
+    log.info("clean.deduplicate: %d of %d training rows repeat an earlier one and were dropped", dropped, len(train))
     return train.select(first.values()) if dropped else train
 
 
@@ -183,12 +181,12 @@ def _check_leaks(
         counts[f"leaks_{split}"] = len(shared)
         leaked.update(shared)
         if set(keys) == held_out:
-            logger.warning(
+            log.warning(
                 "train (%s) and %s (%s) hold the same texts: a score on %s says nothing about unseen text; "
                 "give data.%s rows of its own", train.name, split, tables[split].name, split, split
             )  # fmt: skip
         elif shared:
-            logger.warning(
+            log.warning(
                 "clean.leaks: the texts of %d of %d training rows also stand in %s, the first: %s; %s",
                 len(shared), len(train), split, train.where(shared[0]),
                 "they are dropped" if leaks == "drop" else "data.clean.leaks=drop drops them",
@@ -196,7 +194,7 @@ def _check_leaks(
     if leaks != "drop":
         return train
     counts["leaks_dropped"] = len(leaked)
-    logger.info("clean.leaks: %d of %d training rows dropped", len(leaked), len(train))
+    log.info("clean.leaks: %d of %d training rows dropped", len(leaked), len(train))
     if len(leaked) == len(train):
         raise UserError(
             f"{train.name}: every training row also stands in validation or test, so that data.clean.leaks=drop leaves "

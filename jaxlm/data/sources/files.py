@@ -1,4 +1,4 @@
-"""The files of a source: found by name or pattern, their format told from the name, opened row by row."""
+"""Finds the files of a source by name or pattern, tells their format by the name, and opens them row by row."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _COMPRESSED = (".gz", ".zst")
 
 @dataclass(frozen=True)
 class RowReader:
-    """A source whose rows are still to be read.
+    """A source of rows that is open for reading.
 
     Attributes:
-        name: what messages call it.
-        records: the rows.
-        columns: their names; None: the union of the rows' keys.
-        hint: ends the message about a missing column.
-        fraction: how much has been read, from 0 to 1.
+      name: what messages call it.
+      records: the rows.
+      columns: their names; None: the union of the rows' keys.
+      hint: ends the message about a missing column.
+      fraction: how much has been read, from 0 to 1.
     """
 
     name: str
@@ -80,7 +80,7 @@ def _first_magic(pattern: str) -> int:
 
 
 def check_file(path: Path, key: str) -> None:
-    """Raises UserError where there is no such file, with the nearest name there is."""
+    """Raises UserError, with the nearest name in the folder, where there is no such file."""
     if path.is_file():
         return
     if path.is_dir():
@@ -121,7 +121,7 @@ def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = Fals
 
 
 def plain_suffix(path: Path) -> str:
-    """Returns the suffix in lower case, that of a compression left out: ".jsonl" of "a.jsonl.gz"."""
+    """Returns the suffix in lower case, without that of a compression: ".jsonl" of "a.jsonl.gz"."""
     return (Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix).lower()
 
 
@@ -198,7 +198,7 @@ class _ParquetRecords:
 
 
 def _decode_bytes(row: dict[str, Any]) -> dict[str, Any] | BadRow:
-    """Binary columns are UTF-8 text that its writer did not mark as text."""
+    """Decodes binary columns, which hold UTF-8 text that its writer did not mark as text."""
     for column, value in row.items():
         if isinstance(value, bytes):
             try:

@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sysconfig
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxlm.data.corpus.file_digests import Contents
 from jaxlm.data.sources import stdlib_docstrings
-from jaxlm.data.sources.docstring_scan import read_docstrings
+from jaxlm.data.sources.docstrings import prose, read_docstrings
+from jaxlm.data.sources.near_copies import CopyIndex
 from jaxlm.errors import UserError, did_you_mean
 
 SPLITS = ("train", "validation")
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "testing", "site-packages", "dist-packages", "__pycache__"}
-_VERSION = 1  # of what follows from the files
+_VERSION = 2  # of what follows from the files
 
 
 @dataclass(frozen=True)
 class InstalledDocstrings:
     """One split of the docstrings, an iterable of texts: 95 % train, 5 % validation, by a hash of the text.
 
-    Nothing is imported or executed: the sources are read, file after file, in an order that a hash of their names
-    gives, so that the first texts come from everywhere. The texts are cleaned as those of `stdlib_docstrings`, and each
-    comes once. What is an exact or near copy (`docstrings.near_copies`) of a validation or test text of
-    `stdlib_docstrings` is left out, so that a model that is pretrained on the one may be tested on the other. The texts
-    depend on what is installed, and on nothing else.
+    Nothing is imported or executed: the sources are parsed, file after file, in an order that a hash of their names
+    gives, so that the first texts come from everywhere. The texts are cleaned like those of `stdlib_docstrings`, and
+    each comes once. Near-copies (`near_copies.CopyIndex`) of a validation or test text of `stdlib_docstrings` are left
+    out, so that a model that is pretrained on this source can be tested on that one. The texts depend on what is
+    installed, and on nothing else.
 
     Args:
-        split: one of `SPLITS`.
-        limit: only the first texts.
-
+      split: one of `SPLITS`.
+      limit: only the first texts.
     Raises:
-        UserError: an unknown split.
+      UserError: an unknown split.
     """
 
     split: str
@@ -48,7 +46,7 @@ class InstalledDocstrings:
             raise UserError(message + did_you_mean(self.split, SPLITS))
 
     def __iter__(self) -> Iterator[str]:
-        copies = _Copies(
+        copies = CopyIndex(
             row["text"]
             for split in stdlib_docstrings.SPLITS[1:]
             for row in stdlib_docstrings.load_docstrings(split).rows
@@ -56,7 +54,7 @@ class InstalledDocstrings:
         seen: set[bytes] = set()
         left = self.limit
         for path in source_files():
-            for text in map(stdlib_docstrings.prose, read_docstrings(path)):
+            for text in map(prose, read_docstrings(path)):
                 digest = hashlib.sha256(text.encode()).digest()[:8]
                 if not text or digest in seen:
                     continue
@@ -70,13 +68,13 @@ class InstalledDocstrings:
                         return
 
     def content(self, contents: Contents) -> str:
-        """Hex SHA-256 of what decides the texts: all files, in order."""
+        """Returns the hex SHA-256 of what decides the texts: all files, in order."""
         digests = [contents.digest(path) for path in source_files()]
         return hashlib.sha256("\n".join([str(_VERSION), *digests]).encode()).hexdigest()
 
 
 def source_files() -> list[Path]:
-    """Python files of the standard library and of installed packages, tests left out, in the order of reading."""
+    """Returns the Python files of the standard library and of installed packages without tests, in reading order."""
     roots = dict.fromkeys(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
     found: dict[tuple[bytes, str], Path] = {}
     for root in roots:
@@ -92,28 +90,3 @@ def source_files() -> list[Path]:
 
 def _side(digest: bytes) -> str:
     return SPLITS[digest[0] < 256 // 20]
-
-
-class _Copies:
-    """Which texts are near-copies of given ones, by the rule of `docstrings.near_copies`."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._texts_of: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-        self._sizes: list[int] = []
-        for number, text in enumerate(texts):
-            own = _shingles(text)
-            self._sizes.append(len(own))
-            for shingle in own:
-                self._texts_of[shingle].append(number)
-
-    def __contains__(self, text: str) -> bool:
-        own = _shingles(text)
-        shared = Counter(number for shingle in self._texts_of.keys() & own for number in self._texts_of[shingle])
-        return any(stdlib_docstrings.are_near(count, len(own), self._sizes[number]) for number, count in shared.items())
-
-
-def _shingles(text: str) -> set[tuple[str, ...]]:
-    """As `docstrings.shingles`, faster."""
-    words = re.findall(r"\w+", text.lower())
-    size = stdlib_docstrings.SHINGLE
-    return set(zip(*(words[i:] for i in range(size)), strict=False)) if len(words) >= size else {tuple(words)}

@@ -14,13 +14,13 @@ class Table:
     """Rows of one split.
 
     Attributes:
-        name: what messages call the source: "data/x.tsv", "tfds glue/sst2:test", "data.train.rows".
-        columns: column names; every row holds them all.
-        rows: column -> value (str, int, float, bool, list, or None where a row lacks the column).
-        lines: 1-based line of the file at which each row starts; the row number where a format has no lines.
-        numbers: 1-based number of each row in the source, bad rows counted; absent: 1, 2, 3, ...
-        skipped: bad rows that were skipped.
-        hint: ends the message about a missing column, for instance that the first line was read as the header.
+      name: what messages call the source: "data/x.tsv", "tfds glue/sst2:test", "data.train.rows".
+      columns: column names; every row holds them all.
+      rows: column -> value (str, int, float, bool, list, or None where a row lacks the column).
+      lines: 1-based line of the file at which each row starts; the row number where a format has no lines.
+      numbers: 1-based number of each row in the source, bad rows counted; absent: 1, 2, 3, ...
+      skipped: bad rows that were skipped.
+      hint: ends the message about a missing column, for instance that the first line was read as the header.
     """
 
     name: str
@@ -35,18 +35,17 @@ class Table:
         return len(self.rows)
 
     def where(self, i: int) -> str:
-        """The place of row `i` (from 0) in words: "data/x.tsv, row 17 (line 18)"."""
+        """Returns the place of row `i` (from 0) in words: "data/x.tsv, row 17 (line 18)"."""
         return place(self.name, self.numbers[i] if self.numbers is not None else i + 1, self.lines[i])
 
     def require(self, *columns: str, key: str) -> None:
-        """Check that the columns exist.
+        """Checks that the columns exist.
 
         Args:
-            columns: names that must be there.
-            key: the config key that asks for them, for instance "task.text".
-
+          columns: names that must be there.
+          key: the config key that asks for them, for instance "task.text".
         Raises:
-            UserError: naming the source, the missing column, the columns there are and the nearest one.
+          UserError: names the source, the missing column, the columns there are and the nearest one.
         """
         for column in columns:
             if column not in self.columns:
@@ -55,13 +54,13 @@ class Table:
                 raise UserError(message + (f"; {self.hint}" if self.hint else ""))
 
     def replace_rows(self, rows: tuple[dict[str, Any], ...]) -> Table:
-        """The table with other values in the same places, one row for each of its rows."""
+        """Returns the table with other values in the same places, one row for each of its rows."""
         if len(rows) != len(self.rows):
             raise ValueError(f"expected {len(self.rows)} rows, got {len(rows)}")
         return replace(self, rows=rows)
 
     def select(self, indices: Iterable[int]) -> Table:
-        """The rows at `indices` (from 0), which keep their places in the file."""
+        """Returns the rows at `indices` (from 0), with their places in the file."""
         kept = list(indices)
         numbers = self.numbers if self.numbers is not None else range(1, len(self) + 1)
         return replace(
@@ -73,5 +72,5 @@ class Table:
 
 
 def place(name: str, number: int, line: int) -> str:
-    """A row in words; the line is left out where it is the row's own number."""
+    """Returns a row's place in words, without the line where it equals the row's number."""
     return f"{name}, row {number}" + (f" (line {line})" if line != number else "")

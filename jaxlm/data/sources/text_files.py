@@ -36,25 +36,25 @@ Record = tuple[int, dict[str, Any] | BadRow]
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text file that is being read: its characters, and how much of it is behind."""
+    """An open text file, with how much of it has been read."""
 
     text: io.TextIOWrapper
     raw: io.BufferedReader
     size: int
 
     def fraction(self) -> float:
-        """From 0 to 1, by bytes of the file as it lies on disk."""
+        """Returns the share that has been read, from 0 to 1, by bytes of the file as it lies on disk."""
         return 1.0 if self.raw.closed or not self.size else self.raw.tell() / self.size
 
 
 @contextmanager
 def open_text(path: Path, encoding: str, key: str) -> Iterator[TextFile]:
-    """A text file, decompressed where its name ends in .gz or .zst, without a byte-order mark.
+    """Opens a text file, decompressed where its name ends in .gz or .zst, without a byte-order mark.
 
     Only a line feed ends a line: a carriage return, U+2028 or U+0085 inside a text does not.
 
     Raises:
-        UserError: wrong encoding (with the byte offset), unknown encoding, broken gzip or zstd, unreadable file.
+      UserError: wrong encoding (with the byte offset), unknown encoding, broken gzip or zstd, unreadable file.
     """
     try:
         codec = codecs.lookup(encoding).name
@@ -73,10 +73,10 @@ def open_text(path: Path, encoding: str, key: str) -> Iterator[TextFile]:
 
 @contextmanager
 def open_binary(path: Path) -> Iterator[tuple[io.BufferedReader, Any]]:
-    """A file as it lies on disk, and its content: decompressed where its name ends in .gz or .zst.
+    """Opens a file; yields it as it lies on disk, and its content, decompressed where its name ends in .gz or .zst.
 
     Raises:
-        UserError: broken gzip or zstd, unreadable file.
+      UserError: broken gzip or zstd, unreadable file.
     """
     try:
         with path.open("rb") as raw, _decompressed(path, raw) as stream:
@@ -98,7 +98,10 @@ def _decompressed(path: Path, raw: io.BufferedReader) -> Any:
 
 
 def _undecodable(path: Path, encoding: str, key: str) -> str:
-    """The message for a file that is not in `encoding`; reads it again, since a stream's error knows no offset."""
+    """Returns the message for a file that is not in `encoding`.
+
+    It reads the file again, since a stream's error knows no offset.
+    """
     decoder = codecs.getincrementaldecoder(encoding)()
     offset, line, beginning, byte, more = 0, 1, b"", 0, True
     with path.open("rb") as raw, _decompressed(path, raw) as stream:
@@ -125,7 +128,7 @@ def _undecodable(path: Path, encoding: str, key: str) -> str:
 
 
 def read_jsonl(lines: Iterable[str]) -> Iterator[Record]:
-    """One JSON object to a line; blank lines are passed over."""
+    """Yields the JSON object of each line; skips blank lines."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -161,19 +164,18 @@ def _checked(value: Any, line: str) -> dict[str, Any] | BadRow:
 def read_delimited(
     lines: Iterator[str], *, name: str, key: str, delimiter: str, quoting: bool, columns: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], Iterator[Record]]:
-    """Column names and rows of a csv or tsv file.
+    """Returns the column names and rows of a csv or tsv file.
 
     Args:
-        lines: the file's lines with their line feeds.
-        name: the file's name for messages.
-        key: config key of the source for messages.
-        delimiter: "," or tab.
-        quoting: whether double quotes enclose fields, which may then hold delimiters and line feeds.
-        columns: names for a file without a header; None: the first row is the header.
-
+      lines: the file's lines with their line feeds.
+      name: the file's name for messages.
+      key: config key of the source for messages.
+      delimiter: "," or tab.
+      quoting: whether double quotes enclose fields, which may then hold delimiters and line feeds.
+      columns: names for a file without a header; None: the first row is the header.
     Raises:
-        UserError: a header with an empty or repeated name; a quote that is never closed, because no one can
-            tell which rows it swallowed.
+      UserError: a header with an empty or repeated name; a quote that is never closed, because no one can
+        tell which rows it swallowed.
     """
     fields = (_quoted if quoting else _unquoted)(lines, name, key, delimiter)
     if columns is None:

@@ -15,21 +15,19 @@ _BATCH = 256  # examples read at once, which is many times faster than one by on
 
 
 def open_split(name: str, split: str, data_dir: str | None, key: str) -> tuple[str, Iterator[Record], tuple[str, ...]]:
-    """Open one split of a dataset, which is downloaded and prepared first where it is not yet in `data_dir`.
+    """Opens one split of a dataset; downloads and prepares the dataset first where it is not yet in `data_dir`.
 
     Args:
-        name: TFDS name, "glue/sst2" or "glue/sst2:2.0.0".
-        split: TFDS split, sub-splits such as "train[:10%]" included.
-        data_dir: TFDS directory; None: TFDS's default.
-        key: config key of the source for messages.
-
+      name: TFDS name, "glue/sst2" or "glue/sst2:2.0.0".
+      split: TFDS split, sub-splits such as "train[:10%]" included.
+      data_dir: TFDS directory; None: TFDS's default.
+      key: config key of the source for messages.
     Returns:
-        The name for messages, the rows, and the columns. Text is decoded; a ClassLabel becomes its label's name, and
-        None where it is TFDS's -1 ("not labelled").
-
+      The name for messages, the rows, and the columns. Text is decoded; a ClassLabel becomes its label's name, and
+      None where it is TFDS's -1 ("not labeled").
     Raises:
-        UserError: TFDS is not installed; unknown dataset or split; a preparation that failed; files that are not
-            ArrayRecord (TFDS reads its own Parquet files back with rows missing); a row count unlike the recorded one.
+      UserError: TFDS is not installed; unknown dataset or split; a preparation that failed; files that are not
+        ArrayRecord (TFDS reads its own Parquet files back with rows missing); a row count unlike the recorded one.
     """
     builder = _prepared(name, data_dir, key)
     formats = {fmt.value for fmt in builder.info.available_file_formats()}
@@ -55,7 +53,7 @@ def open_split(name: str, split: str, data_dir: str | None, key: str) -> tuple[s
 
 
 def data_folder(name: str, data_dir: str | None, key: str) -> Path:
-    """Where the files of a dataset lie, prepared as `open_split` does."""
+    """Returns the folder of a dataset, which is prepared as in `open_split`."""
     return Path(_prepared(name, data_dir, key).data_dir)
 
 
@@ -106,7 +104,7 @@ def _records(examples: Any, features: Any) -> Iterator[Record]:
 
 
 def _converter(feature: Any) -> Callable[[Any], Any]:
-    """From a feature's value, which holds numpy types and bytes, to str, int, float, bool, list or dict."""
+    """Returns the function from a feature's value (numpy types, bytes) to str, int, float, bool, list or dict."""
     inner = getattr(feature, "feature", None)  # first: a Sequence answers for the attributes of what it holds
     if inner is not None and hasattr(inner, "keys"):  # TFDS turns a sequence of dicts into a dict of lists
         lists = {name: _converter(inner[name]) for name in inner}

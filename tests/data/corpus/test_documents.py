@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from helpers.few_docstrings import few_docstrings
 from helpers.paths import TESTS
 
 from jaxlm.data.config import CleanConfig, SourceConfig
@@ -156,8 +157,9 @@ def test_patterns_and_lists(write, tmp_path, monkeypatch):
 def test_rows_in_the_config_and_built_in_sources(prepared):
     rows = [{"text": "a"}, {"text": "b"}]
     assert read({"rows": rows}) == ["a", "b"]
-    found = read({"builtin": "stdlib_docstrings", "split": "test", "limit": 20})
-    assert found == [row["text"] for row in stdlib_docstrings.load_docstrings("test").rows[:20]]
+    with few_docstrings():
+        found = read({"builtin": "stdlib_docstrings", "split": "test", "limit": 20})
+        assert found == [row["text"] for row in stdlib_docstrings.load_docstrings("test").rows[:20]]
     source = {"tfds": "reviews_for_test", "data_dir": str(prepared / "array_record")}
     assert sorted(read(source)) == sorted(f"é{i}" for i in range(30))
     assert len(read(source | {"split": "test"})) == 5

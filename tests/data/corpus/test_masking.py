@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jaxlm.data.corpus.masking import apply_masks, corrupt_spans, corrupted_lengths, sample_mask_positions, span_counts
-from jaxlm.tokenizer.vocabulary import Vocabulary
+from jaxlm.tokenizer.vocabulary import MaskingVocabulary
 
 MASK, SIZE = 4, 100
-VOCABULARY = Vocabulary(MASK, np.arange(SIZE) < 5, np.arange(SIZE) >= 80)
+VOCABULARY = MaskingVocabulary(MASK, np.arange(SIZE) < 5, np.arange(SIZE) >= 80)
 """0..4 are special, 80..99 continue a word."""
 
 
