@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.bench.harness import run_measurement
 from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus.cache import open_corpora
 from jaxlm.data.corpus.loader import CorpusLoader
 from jaxlm.data.corpus.row_plan import plan_corpus
-from jaxlm.errors import RunFailure
 from jaxlm.tasks.language_model import next_token_row
 from jaxlm.tokenizer.stand_in import word_tokenizer
 from jaxlm.tokenizer.tokenizer import load_tokenizer
@@ -59,10 +58,7 @@ def bench_corpus(
             "rows": rows, "length": length, "concat_documents": concat_documents,
         }  # fmt: skip
         command = [sys.executable, "-m", "jaxlm.bench.corpus", json.dumps(job)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise RunFailure(f"{' '.join(command)} failed; see above")
-    return _table(size, job, json.loads(done.stdout.strip().split("\n")[-1]))
+        return _table(size, job, run_measurement(command, show_stderr=True))
 
 
 def write_corpus(path: Path, size: int) -> int:

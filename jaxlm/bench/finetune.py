@@ -6,10 +6,8 @@ Compare the medians of the ratios; a single absolute time says little.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -18,13 +16,14 @@ from typing import Any
 
 import jax
 
+from jaxlm.bench.harness import run_measurement
 from jaxlm.config.schema import Config
-from jaxlm.errors import RunFailure, UserError
+from jaxlm.errors import UserError
 from jaxlm.parallel.cpu_env import settings
 from jaxlm.setup.setup import make_setup
 from jaxlm.training.plan import make_plan
 
-PEER = Path(__file__).resolve().parents[1] / "scripts" / "peers" / "transformers_trainer.py"
+PEER = Path(__file__).resolve().parents[2] / "scripts" / "peers" / "transformers_trainer.py"
 MEGA_BATCH = 50
 """Batches that the Trainer's group-by-length sampler sorts by falling length at a time, where there are 200 or more."""
 BASE = "jaxlm packed, balanced order"
@@ -55,7 +54,7 @@ def measure(
                 "train": {"path": train, "columns": ("text", "label")},
                 "max_length": 128,
                 "packing": packing,
-                "order": order,
+                "batch_order": order,
             },
             "train": {"batch_size": 32, "steps": steps + warmup},
         }
@@ -121,19 +120,12 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
             counts = ["--steps", str(total), "--warmup", str(warmup), "--seed", str(number)]
             # jaxlm takes the settings by itself; others run as their users run them.
             environ = {**os.environ, **TUNED} if "malloc" in name else _without(TUNED)
-            results[name].append(_run([*command, *counts], environ))
+            results[name].append(run_measurement([*command, *counts], environ))
     return _table(results)
 
 
 def _without(settings: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if settings.get(name) != value}
-
-
-def _run(command: list[str], environ: Mapping[str, str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, env=environ)
-    if done.returncode != 0:
-        raise RunFailure(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().split("\n")[-1])
 
 
 def _table(results: dict[str, list[dict[str, Any]]]) -> str:

@@ -6,14 +6,13 @@ nothing gets faster, and the ratio to one device is the overhead of the division
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
 
+from jaxlm.bench.harness import run_measurement
 from jaxlm.errors import RunFailure
 
 PRESETS = ("ddp", "fsdp", "fsdp_tp")
@@ -89,10 +88,7 @@ def _run(preset: str, number: int, steps: int, warmup: int) -> float:
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={number}",
         "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",  # collectives of fake devices can deadlock otherwise
     }
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        raise RunFailure(f"{' '.join(command)} on {number} fake devices failed:\n{done.stderr[-2000:]}")
-    figures = json.loads(done.stdout.strip().split("\n")[-1])
+    figures = run_measurement(command, environment)
     if figures["devices"] != number:
         raise RunFailure(f"asked for {number} fake devices, found {figures['devices']}")
     return figures["seconds"]

@@ -48,6 +48,11 @@ class ModelConfig(Section):
     unroll: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Layers unrolled per scan step; `auto`: all of them on a CPU (faster steps), one elsewhere (faster compiles)."""
 
+    @property
+    def chunk(self) -> int | None:
+        """`logits_chunk` as a number of tokens; None for `auto`."""
+        return None if self.logits_chunk == "auto" else self.logits_chunk
+
     @model_validator(mode="after")
     def _random_or_given(self) -> ModelConfig:
         given = [k for k in ("preset", "config") if getattr(self, k)]

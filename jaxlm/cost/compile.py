@@ -14,6 +14,7 @@ import jax
 from jaxlm.config.schema import Config
 from jaxlm.cost.flops import matmul_flops
 from jaxlm.cost.hlo import Collective, collectives, cycles, kernels
+from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
 from jaxlm.cost.stand_in import prepare_shapes
 from jaxlm.cost.topology import CompileTarget, Topology, has_cudnn, quiet
 from jaxlm.errors import RunFailure, UserError
@@ -96,11 +97,10 @@ def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
             raise RunFailure(f"the compiler gave up: {str(error).strip()[:2000]}") from error
         return replace(cost, refusal=str(error))
     memory, text = compiled.memory_analysis(), compiled.as_text()
-    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return replace(
         cost,
         temporaries=memory.temp_size_in_bytes,
-        peak=kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        peak=peak_bytes(memory),
         collectives=tuple(collectives(text)),
         cycles=cycles(text),
         kernel_flops=sum(call.times * kernel_flops(call.name, call.operands) for call in kernels(text)),
@@ -111,8 +111,7 @@ def _forward_flops(setup: Setup, batch: dict[str, jax.ShapeDtypeStruct]) -> int:
     """Of the matrix products of a forward pass over one whole batch, attention in full included."""
     config, whole = setup.config, setup.model
     model = replace(whole, compute=replace(whole.compute, attention="xla", remat="none", unroll=1, rules=Rules()))
-    chunk = None if config.model.logits_chunk == "auto" else config.model.logits_chunk
-    loss = setup.task.loss(config.train.label_smoothing, chunk)
+    loss = setup.task.loss(config.train.label_smoothing, config.model.chunk)
     micro = {key: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for key, value in batch.items()}
     turns = next(iter(batch.values())).shape[0]
     return turns * matmul_flops(lambda params, rows: loss(model.apply(params, rows, None), rows), model.shapes, micro)
@@ -179,18 +178,12 @@ def report(cost: CompiledStep, topology: Topology | None, number: int) -> list[s
 
 
 def _memory_lines(cost: CompiledStep, topology: Topology | None) -> list[str]:
-    lines = [
-        f"parameters       {cost.params / GIB:.3f} GiB per device",
-        f"optimizer state  {cost.optimizer / GIB:.3f} GiB per device",
-    ]
+    lines = state_lines(cost.params, cost.optimizer)
     limit = topology.chip.memory if topology else None
     if cost.peak is None or cost.temporaries is None:
         said = re.sub(r"\s+", " ", cost.refusal).strip()[:400]
         return [*lines, "peak             more than there is", f"fits             NO: {said}"]
-    lines += [
-        f"temporaries      {cost.temporaries / GIB:.3f} GiB per device (gradients and activations)",
-        f"peak             {cost.peak / GIB:.3f} GiB per device",
-    ]
+    lines += step_lines(cost.temporaries, cost.peak)
     if limit is not None:
         share = cost.peak / limit
         lines.append(f"fits             {'yes' if share <= 1 else 'NO'}: {share:.0%} of {limit / GIB:.0f} GiB")

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxlm.config.loading import dump_config
 from jaxlm.config.schema import Config
-from jaxlm.parallel.chips import GIB
+from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
 from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.training.plan import Plan, make_plan
 from jaxlm.training.state import bytes_on_device
@@ -58,22 +58,11 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _memory(plan: Plan, compiled: Any) -> list[str]:
-    """Bytes on one device: exact for what is kept between steps, the compiler's own figure for the rest."""
-    state = plan.abstract_state()
-
-    on_host = ", the rest in host memory" if plan.setup.config.optimizer.offload else ""
-    lines = [
-        f"parameters       {bytes_on_device(state.params) / GIB:.3f} GiB per device",
-        f"optimizer state  {bytes_on_device(state.opt_state) / GIB:.3f} GiB per device{on_host}",
-    ]
+    """Memory of one device: exact for what stays between steps, the compiler's own figures for the rest."""
+    state, offload = plan.abstract_state(), plan.setup.config.optimizer.offload
+    lines = state_lines(bytes_on_device(state.params), bytes_on_device(state.opt_state), offload=offload)
     analysis = compiled.memory_analysis()
-    if analysis is not None:
-        peak = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
-        lines += [
-            f"temporaries      {analysis.temp_size_in_bytes / GIB:.3f} GiB per device (gradients and activations)",
-            f"peak             {peak / GIB:.3f} GiB per device, about",
-        ]
-    return lines
+    return lines if analysis is None else lines + step_lines(analysis.temp_size_in_bytes, peak_bytes(analysis))
 
 
 def _flops(compiled: Any) -> list[str]:

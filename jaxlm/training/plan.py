@@ -79,7 +79,7 @@ def make_plan(setup: Setup, loader: Loader | None = None) -> Plan:
     if offload:
         optimizer = offloaded(optimizer, model.shapes, setup.rules)
     shardings = state_shardings(model.shapes, optimizer, setup.rules, offload=offload)
-    chunk = None if config.model.logits_chunk == "auto" else config.model.logits_chunk
+    chunk = config.model.chunk
     loss = setup.task.loss(train.label_smoothing, chunk)
     step = jax.jit(
         make_train_step(setup.model.apply, loss, optimizer, schedule),

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from jaxlm.hf.checkpoint import HFCheckpoint, LoadedParams, load_params
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
-from jaxlm.models.weight_map import rows_for
+from jaxlm.models.weight_map import rules_for
 
 
 def read_golden(name: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def write_checkpoint(
     record = FAMILIES[config["model_type"]]
     shapes = {name: s.shape for name, s in flatten(Model(record, record.from_hf(config), head, 2).shapes).items()}
     tensors = {key: formula_tensor(key, shape) for key, shape in extra}
-    for row in rows_for(record.table, shapes):
+    for row in rules_for(record.table, shapes):
         tensors |= {key: formula_tensor(key, row.hf_shape(shapes[row.param])) for key in row.keys(shapes[row.param])}
     save_file(tensors, directory / "model.safetensors")
 

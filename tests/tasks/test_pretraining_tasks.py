@@ -35,7 +35,7 @@ def generator(seed=0):
 
 
 def segments(*tokens: list[int]) -> list[Segment]:
-    return [Segment(np.asarray(ids, np.int32), 0) for ids in tokens]
+    return [Segment(np.asarray(ids, np.int32)) for ids in tokens]
 
 
 @pytest.fixture(scope="module")

@@ -33,11 +33,9 @@ class Segment:
 
     Attributes:
         tokens: int32 [n + lookahead]; the first n are inputs.
-        start: place of its first token in the corpus; -1 in a stream.
     """
 
     tokens: np.ndarray
-    start: int
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ class RowPlan:
         lookahead: tokens that a segment carries beyond its inputs.
         num_rows: rows of every epoch.
         max_segments: most segments in a row.
-        num_inputs: input tokens of one epoch, which with `lookahead` 1 are the predictions, too.
         num_columns: columns of one epoch that are not padding.
         settings: what decided the rows, under the names of config keys where there is one.
         layout: (row, epoch) -> (start, number of input tokens) of each segment.
@@ -61,7 +58,6 @@ class RowPlan:
     lookahead: int
     num_rows: int
     max_segments: int
-    num_inputs: int
     num_columns: int
     settings: dict[str, Any]
     layout: Callable[[int, int], list[tuple[int, int]]]
@@ -71,13 +67,7 @@ class RowPlan:
         if not 0 <= row < self.num_rows:
             raise IndexError(f"row {row} of {self.num_rows}")
         stretches = self.layout(row, epoch)
-        return [Segment(self.corpus.read(start, start + n + self.lookahead), start) for start, n in stretches]
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Hex SHA-256 of the corpus's content and the settings: equal rows have equal fingerprints."""
-        identity = [self.corpus.fingerprint, self.settings]
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return [Segment(self.corpus.read(start, start + n + self.lookahead)) for start, n in stretches]
 
 
 def row_settings(row_length: int, lookahead: int, concat_documents: bool, costs: np.ndarray) -> dict[str, Any]:
@@ -180,10 +170,9 @@ def _cut(
         start = offset(epoch) + row * size
         return [(start, min(size, inputs - start))]
 
-    num_inputs = min(inputs, num_rows * size)
-    last = num_inputs - (num_rows - 1) * size
+    last = min(inputs, num_rows * size) - (num_rows - 1) * size
     num_columns = (num_rows - 1) * int(costs[size]) + int(costs[last])
-    return RowPlan(corpus, row_length, lookahead, num_rows, 1, num_inputs, num_columns, settings, layout)
+    return RowPlan(corpus, row_length, lookahead, num_rows, 1, num_columns, settings, layout)
 
 
 # Whole documents.
@@ -202,6 +191,7 @@ def _pack(
         if not (folder / "rows.json").is_file():
             _make_folder(folder, lambda to: _write_rows(to, corpus, row_length, lookahead, costs))
         facts = json.loads((folder / "rows.json").read_text("utf-8"))
+        facts.pop("num_inputs", None)  # of plans that version 0.1 wrote
         starts, lengths, ends = _read_rows(folder)
     if not facts["num_rows"]:
         raise _nothing(corpus)
@@ -236,7 +226,7 @@ def _make_folder(folder: Path, write: Callable[[Path], Any]) -> None:
 
 def _write_rows(folder: Path, corpus: Corpus, row_length: int, lookahead: int, costs: np.ndarray) -> dict[str, int]:
     """Plan window after window into the folder's files; returns the counts, which rows.json holds too."""
-    num_rows = max_segments = num_inputs = num_columns = pieces = 0
+    num_rows = max_segments = num_columns = pieces = 0
     with (
         (folder / "starts.bin").open("wb") as starts_file,
         (folder / "lengths.bin").open("wb") as lengths_file,
@@ -253,15 +243,9 @@ def _write_rows(folder: Path, corpus: Corpus, row_length: int, lookahead: int, c
             pieces += len(starts)
             num_rows += len(rows)
             max_segments = max(max_segments, int(sizes.max()))
-            num_inputs += int(lengths.sum())
             num_columns += int(costs[lengths].sum())
             release(corpus.offsets)
-    facts = {
-        "num_rows": num_rows,
-        "max_segments": max_segments,
-        "num_inputs": num_inputs,
-        "num_columns": num_columns,
-    }
+    facts = {"num_rows": num_rows, "max_segments": max_segments, "num_columns": num_columns}
     (folder / "rows.json").write_text(json.dumps(facts) + "\n", "utf-8")
     return facts
 
