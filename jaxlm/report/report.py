@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxlm.errors import UserError
 from jaxlm.files import atomic_write, explain_write_errors
+from jaxlm.metrics.best import rank
 from jaxlm.report.charts import section_figure
 from jaxlm.report.curves import training_curves
 from jaxlm.report.format import (
@@ -128,8 +129,7 @@ def _subtitle(summary: Mapping[str, Any]) -> str:
 def _best_step(rows: Sequence[Mapping[str, Any]], metric: str, higher_is_better: bool) -> int | None:
     evaluations = [r for r in rows if r.get("kind") == "evaluation" and r.get("split") == "validation"]
     finite = [r for r in evaluations if math.isfinite(r.get(metric, math.nan))]
-    sign = 1 if higher_is_better else -1
-    return max(finite, key=lambda r: sign * r[metric])["step"] if finite else None
+    return max(finite, key=lambda r: rank(r[metric], higher_is_better=higher_is_better))["step"] if finite else None
 
 
 def _scores_at(rows: Sequence[Mapping[str, Any]], step: int | None) -> dict[str, dict[str, float]]:

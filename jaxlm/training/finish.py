@@ -12,56 +12,51 @@ import jax
 import numpy as np
 
 from jaxlm.hf.checkpoint import export_model
-from jaxlm.inference.evaluate_corpus import CorpusEvaluator
-from jaxlm.inference.evaluator import Evaluator
 from jaxlm.metrics.classification import higher_is_better
 from jaxlm.parallel import processes
 from jaxlm.report.report import write_report
 from jaxlm.report.sections import ReportSection, write_analysis
-from jaxlm.run.run_dir import ANALYSIS, RunDir
-from jaxlm.run.tracking import Tracker
+from jaxlm.run.run_dir import ANALYSIS, SUMMARY
 from jaxlm.setup.setup import Setup
 from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
 from jaxlm.tasks.classification import Classification, Examples
 from jaxlm.tasks.classification_report import Answer, classification_sections
 from jaxlm.training.progress import Progress
+from jaxlm.training.run import Run
+from jaxlm.training.state import TrainState
 
 PACKAGES = ("jaxlm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
 
 def finish_run(
-    run: RunDir,
-    setup: Setup,
-    params: Any,
-    steps: int,
-    steps_per_epoch: int | None,
+    run: Run,
+    state: TrainState,
     progress: Progress,
-    evaluator: Evaluator | CorpusEvaluator,
-    tracker: Tracker,
-    initialised: Sequence[str],
-    metric: str | None,
     command: str,
     reference_scores: Mapping[str, dict[str, float]],
 ) -> dict[str, Any]:
     """Scores, exports and reports.
 
     Args:
-      params: those of the best checkpoint, or the last without a validation split.
+      state: that of the best checkpoint, or the last without a validation split.
+      command: what the user typed.
       reference_scores: scores of other systems on the same data.
     Returns:
       The summary, as in summary.json; written last, so that a run that has one is whole.
     """
+    setup, steps, steps_per_epoch = run.plan.setup, progress.step, run.plan.loader.steps_per_epoch
+    directory, metric = run.directory, run.metric
     task = setup.task
     scores: dict[str, dict[str, float]] = {}
     rows: dict[str, list[dict[str, Any]]] = {}
     for name in ("validation", "test"):
         if name not in setup.splits:
             continue
-        scores[name], predictions = evaluator.evaluate(params, setup.splits[name])
-        tracker.evaluation(steps, name if name == "test" else "validation (best)", scores[name])
+        scores[name], predictions = run.evaluate(state, name)
+        run.tracker.evaluation(steps, name if name == "test" else "validation (best)", scores[name])
         if predictions is not None and processes.is_first():
             rows[name] = predictions()
-            run.write_text(f"predictions/{name}.jsonl", to_jsonl(rows[name]))
+            directory.write_text(f"predictions/{name}.jsonl", to_jsonl(rows[name]))
     scored = next((name for name in ("test", "validation") if name in scores), None)
     baselines: dict[str, Any] = dict(reference_scores)
     if getattr(setup.config.task, "baselines", False) and scored is not None and processes.is_first():
@@ -95,21 +90,21 @@ def finish_run(
             "family": setup.model.family.name,
             "parameters": setup.model.num_parameters,
             "init": setup.config.model.init,
-            "new_parameters": list(initialised),
+            "new_parameters": list(run.initialized),
         },
         "environment": environment(setup),
     }
-    export_model(run.model, setup.model, params, task.hf_config())
+    export_model(directory.model, setup.model, state.params, task.hf_config())
     if processes.is_first():
-        setup.tokenizer.save(run.model)
-        run.write_json("summary.json", {**summary, "status": "reporting"})
+        setup.tokenizer.save(directory.model)
+        directory.write_json(SUMMARY, {**summary, "status": "reporting"})
         found: list[ReportSection] = []
         if isinstance(task, Classification) and scored is not None:
             answers = _answers(setup.splits[scored], rows[scored])
             found = classification_sections(task.problem, task.label_names, answers, task.text_columns)
-        write_analysis(run.path / ANALYSIS, found)
-        write_report(run.path)
-        run.write_json("summary.json", summary)
+        write_analysis(directory.path / ANALYSIS, found)
+        write_report(directory.path)
+        directory.write_json(SUMMARY, summary)
     return summary
 
 

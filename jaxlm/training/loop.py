@@ -3,48 +3,40 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxlm.config.loading import dump_config, load_config
+from jaxlm.config.loading import dump_config
 from jaxlm.config.schema import Config
-from jaxlm.data.examples.example import Batch
-from jaxlm.errors import Interrupted, UserError
-from jaxlm.inference.evaluate_corpus import CorpusEvaluator
-from jaxlm.inference.evaluator import Evaluator
-from jaxlm.inference.samples import Sampler, save_samples
+from jaxlm.errors import Interrupted
+from jaxlm.inference.samples import Sampler
 from jaxlm.metrics.classification import higher_is_better
 from jaxlm.parallel import processes
-from jaxlm.parallel.placement import sum_over_processes
-from jaxlm.run.interrupt import Interrupt, watch_signals
-from jaxlm.run.run_dir import RunDir
+from jaxlm.run.interrupt import watch_signals
+from jaxlm.run.run_dir import CONFIG, SUMMARY, RunDir
 from jaxlm.run.tracking import Tracker
-from jaxlm.setup.setup import Setup, make_setup
+from jaxlm.setup.setup import make_setup
 from jaxlm.training.checkpoint import Checkpointer
 from jaxlm.training.finish import finish_run
 from jaxlm.training.loaders import make_evaluator
 from jaxlm.training.plan import Plan, make_plan
-from jaxlm.training.progress import BestCheckpoint, Progress
+from jaxlm.training.progress import Progress
+from jaxlm.training.run import Run, best_state, select_metric, start
+from jaxlm.training.settings import check_same_settings
 from jaxlm.training.state import TrainState
 
 log = logging.getLogger("jaxlm")
-
-IN_FLIGHT = 2
-"""Steps the device may be ahead of the host: enough to hide the loader, few enough to stop promptly."""
 
 
 def run_training(
     config: Config, *, command: str = "", reference_scores: Mapping[str, dict[str, float]] | None = None
 ) -> dict[str, Any]:
-    """Runs, resumes or reports a run of pretraining or fine-tuning; returns its summary.
+    """Runs or resumes a run of pretraining or fine-tuning; returns its summary, as it is if the run is finished.
 
     Args:
       command: what the user typed, for the summary.
@@ -52,217 +44,139 @@ def run_training(
 
     Raises:
       UserError, RunFailure: see the message; what was saved stays.
-      Interrupted: a signal came; the state, or what is tokenised so far, is saved.
+      Interrupted: a signal came; the state, or the part of the corpus that is tokenized, is saved.
     """
-    run = RunDir(Path(config.logging.directory).absolute() / config.name)
+    directory = RunDir(Path(config.logging.directory).absolute() / config.name)
     with ExitStack() as held, watch_signals() as interrupt:
-
-        def take() -> dict[str, Any] | None:
-            """Opens the run; returns the summary of a finished one."""
-            opened = RunDir.open(Path(config.logging.directory), config.name, restart=config.train.restart)
-            held.enter_context(opened.lock())
-            same_settings(opened, config)
-            return opened.read_json("summary.json") if opened.finished else None
-
         processes.assert_same("the settings", lambda: dump_config(config))
-        if (summary := processes.broadcast_from_first(take)) is not None:
-            log.info("%s is finished; start over with train.restart=true, or choose another name", run.path)
+        if (summary := processes.broadcast_from_first(lambda: _open(config, held))) is not None:
+            log.info("%s is finished; start over with train.restart=true, or choose another name", directory.path)
             return summary
-        setup = make_setup(config, tokenizer_cache=run.path / "tokenizer", stop=lambda: interrupt.received)
-        plan = make_plan(setup)
-        metric = _metric(setup)
+        setup = make_setup(config, tokenizer_cache=directory.path / "tokenizer", stop=lambda: interrupt.received)
+        plan, metric = make_plan(setup), select_metric(setup)
         processes.assert_same("the training data, or the versions of packages,", lambda: plan.loader.fingerprint)
-        processes.broadcast_from_first(lambda: run.write_text("config.yaml", dump_config(config)))
-        with processes.collective_section(), _checkpointer(run, config, metric) as checkpoints:
-            state, progress, initialised = _start(plan, checkpoints, metric)
-            start = int(state.step)
-            log.info(
-                "%s: %d parameters, %d steps%s, %s", config.name, setup.model.num_parameters, plan.total_steps,
-                f", resumed at {start}" if start else "", _devices(plan),
-            )  # fmt: skip
-            evaluator = make_evaluator(setup)
-            with _tracker(run, plan, start) as tracker:
-                sample = _sampling(run, setup, tracker)
-                state = _loop(
-                    plan, state, progress, checkpoints, evaluator, tracker, interrupt, initialised, metric, sample
-                )
-                steps, params = int(state.step), state.params
-                checkpoints.wait()
-                best = None if metric is None else processes.broadcast_from_first(checkpoints.best_step)
-                if best not in (None, steps):
-                    params = checkpoints.restore(plan.abstract_state(), best)[1].params
-                return finish_run(
-                    run, setup, params, steps, plan.loader.steps_per_epoch, progress, evaluator, tracker,
-                    initialised, metric, command, reference_scores or {},
-                )  # fmt: skip
+        processes.broadcast_from_first(lambda: directory.write_text(CONFIG, dump_config(config)))
+        with processes.collective_section(), _checkpointer(directory, config, metric) as checkpoints:
+            state, progress, initialized = start(plan, checkpoints, metric)
+            _announce(plan, progress.step)
+            with _tracker(directory, plan, progress.step) as tracker:
+                evaluator, sampler = make_evaluator(setup), Sampler.of(setup)
+                run = Run(plan, directory, checkpoints, evaluator, tracker, interrupt, metric, initialized, sampler)
+                state = best_state(run, loop(run, state, progress), progress)
+                return finish_run(run, state, progress, command, reference_scores or {})
 
 
-def _checkpointer(run: RunDir, config: Config, metric: str | None) -> Checkpointer:
+def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
+    """Trains until the last step, or until early stopping; returns the state then, and updates `progress`.
+
+    Args:
+      state: donated.
+
+    Raises:
+      RunFailure: the loss is not finite, or a checkpoint cannot be saved.
+      Interrupted: a signal came; the state is saved.
+    """
+    plan, meter, cadence = run.plan, progress.meter, Cadence.from_plan(run.plan)
+    while progress.step < plan.total_steps and not progress.best.stopped:
+        batch = next(plan.loader)
+        with meter.time_step(batch):
+            state, metrics = plan.step(state, plan.to_device(batch))
+            meter.add(metrics)
+            step = progress.step = progress.step + 1
+            stop, due = run.interrupt.after_step(), cadence.due(step)
+            if any(due) or stop:
+                meter.wait()
+        if any(due) or stop:
+            meter.sum_counts(plan.setup.rules)
+        run.tracker.advance(step)
+        meter.check(step)
+        if due.log:
+            run.tracker.train(step, meter.flush(float(np.asarray(plan.schedule(step - 1)))))
+        scores, best = _evaluate(run, state, progress) if due.evaluate else ({}, False)
+        if due.save or best or progress.best.stopped or stop:
+            run.save(state, progress, scores, wait=stop is not None)
+        if stop and step < plan.total_steps:
+            raise Interrupted(f"{stop}: saved at step {step} of {plan.total_steps}; the same command resumes")
+    return state
+
+
+def _evaluate(run: Run, state: TrainState, progress: Progress) -> tuple[dict[str, float], bool]:
+    """Returns the scores of the validation split, empty without one, and whether they are the best."""
+    if run.metric is None:
+        return {}, False
+    scores = run.evaluate(state, "validation").scores
+    run.tracker.evaluation(progress.step, "validation", scores)
+    rule = run.plan.setup.config.train.early_stopping
+    best = progress.best.update(progress.step, scores.get(run.metric), rule)
+    run.sample(state, progress.step)
+    return scores, best
+
+
+class Due(NamedTuple):
+    """What follows a step."""
+
+    log: bool
+    evaluate: bool
+    save: bool
+
+
+class Cadence(NamedTuple):
+    """Steps between log lines, evaluations and saves; all three follow the last step, too."""
+
+    log: int
+    evaluate: int
+    save: int
+    total_steps: int
+
+    @classmethod
+    def from_plan(cls, plan: Plan) -> Cadence:
+        config = plan.setup.config
+        epoch = plan.loader.steps_per_epoch or plan.total_steps
+        evaluate = epoch if config.train.eval_every == "epoch" else int(config.train.eval_every)
+        return cls(config.logging.every, evaluate, config.checkpoint.every or evaluate, plan.total_steps)
+
+    def due(self, step: int) -> Due:
+        last = step == self.total_steps
+        return Due(*(last or step % every == 0 for every in (self.log, self.evaluate, self.save)))
+
+
+def _open(config: Config, held: ExitStack) -> dict[str, Any] | None:
+    """Makes and locks the run directory, for as long as `held` is open; returns the summary of a finished run."""
+    directory = RunDir.open(Path(config.logging.directory), config.name, restart=config.train.restart)
+    held.enter_context(directory.lock())
+    check_same_settings(directory, config)
+    return directory.read_json(SUMMARY) if directory.finished else None
+
+
+def _checkpointer(directory: RunDir, config: Config, metric: str | None) -> Checkpointer:
     return Checkpointer(
-        run.checkpoints,
+        directory.checkpoints,
         keep=config.checkpoint.keep,
         metric=metric,
         higher_is_better=metric is None or higher_is_better(metric),
     )
 
 
-def _tracker(run: RunDir, plan: Plan, start: int) -> Tracker:
+def _tracker(directory: RunDir, plan: Plan, step: int) -> Tracker:
     return Tracker(
-        run.path,
-        resume_step=start,
+        directory.path,
+        resume_step=step,
         total_steps=plan.total_steps,
         tensorboard=plan.setup.config.logging.tensorboard,
         enabled=processes.is_first(),
     )
 
 
-def _sampling(run: RunDir, setup: Setup, tracker: Tracker) -> Callable[[Any, int], None]:
-    """Returns what lets a generative model write, into the log and the run directory."""
-    sampler = Sampler.of(setup)
-
-    def sample(params: Any, step: int) -> None:
-        if sampler is None:
-            return
-        written = sampler.write(params, step)
-        save_samples(run, written)
-        for text in written:
-            tracker.log(f"sample: {text['prompt']!r} -> {text['text']!r}")
-
-    return sample
-
-
-def _devices(plan: Plan) -> str:
-    return f"{jax.device_count()} {jax.devices()[0].platform} device(s), {plan.setup.rules.description}"
-
-
-def same_settings(run: RunDir, config: Config) -> None:
-    """Refuses to resume under settings that would change the result.
-
-    Raises:
-      UserError: names every key that differs from the run's config.yaml.
-    """
-    if not run.config.is_file():
-        return
-    old, new = (_flat(c.model_dump()) for c in (load_config(run.config), config))
-    free = ("train.restart", "logging.", "checkpoint.", "mesh.", "optimizer.offload")
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not key.startswith(free)]
-    if changed:
-        listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed[:5])
-        raise UserError(
-            f"{run.path} was started with other settings ({listed}). Use the old ones to resume, another name=NAME, "
-            "or train.restart=true to start over (the old run is moved aside)"
-        )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    dotted = f"{prefix}." if prefix else ""
-    return {key: leaf for name, item in value.items() for key, leaf in _flat(item, dotted + name).items()}
-
-
-def _metric(setup: Setup) -> str | None:
-    """What ranks checkpoints; None without a validation split."""
-    train, task = setup.config.train, setup.task
-    if "validation" not in setup.splits:
-        if train.early_stopping or train.metric:
-            raise UserError("train.metric, train.early_stopping: expected data.validation to evaluate on")
-        return None
-    metric = train.metric or task.primary_metric
-    if metric not in task.metric_names:
-        raise UserError(f"train.metric={metric}: expected one of {', '.join(task.metric_names)}")
-    return metric
-
-
-def _start(plan: Plan, checkpoints: Checkpointer, metric: str | None) -> tuple[TrainState, Progress, tuple[str, ...]]:
-    """The state to go on from: the newest sound checkpoint, else the first step."""
-    if processes.broadcast_from_first(checkpoints.latest_step) is None:
-        state, initialised = plan.init_state()
-        return state, Progress(BestCheckpoint(metric is None or higher_is_better(metric))), initialised
-    _, state, extra = checkpoints.restore(plan.abstract_state())
-    plan.loader.set_state(extra["data"])
-    return state, Progress.from_json(extra["progress"]), tuple(extra["initialised"])
-
-
-def _loop(
-    plan: Plan,
-    state: TrainState,
-    progress: Progress,
-    checkpoints: Checkpointer,
-    evaluator: Evaluator | CorpusEvaluator,
-    tracker: Tracker,
-    interrupt: Interrupt,
-    initialised: tuple[str, ...],
-    metric: str | None,
-    sample: Callable[[Any, int], None],
-) -> TrainState:
-    config, setup = plan.setup.config, plan.setup
-    step = int(state.step)
-    every_epoch = plan.loader.steps_per_epoch or plan.total_steps
-    eval_every = every_epoch if config.train.eval_every == "epoch" else int(config.train.eval_every)
-    meter, clock, shapes, counts = progress.meter, _Clock(), set(), Counter()
-    pending: deque[dict[str, jax.Array]] = deque()
-
-    def collect(limit: int) -> None:
-        while len(pending) > limit:
-            done = jax.device_get(pending.popleft())
-            meter.losses.append(float(done["loss"]))
-            meter.norms.append(float(done["grad_norm"]))
-
-    while step < plan.total_steps and not progress.best.stopped:
-        batch = next(plan.loader)
-        compiled = (shape := batch["tokens"].shape) in shapes
-        with clock.lap(meter if compiled else None):
-            state, metrics = plan.step(state, plan.to_device(batch))
-            step += 1
-            pending.append({"loss": metrics["loss"], "grad_norm": metrics["grad_norm"]})
-            collect(IN_FLIGHT if compiled else 0)
-            last = step == plan.total_steps
-            stop = interrupt.after_step()
-            log_now, eval_now = step % config.logging.every == 0 or last, step % eval_every == 0 or last
-            save_now = eval_now if config.checkpoint.every is None else step % config.checkpoint.every == 0 or last
-            if log_now or eval_now or save_now or stop:
-                collect(0)
-        shapes.add(shape)
-        counts.update(_count(batch, timed=compiled))
-        if log_now or eval_now or save_now or stop:
-            meter.add(sum_over_processes(counts, setup.rules))
-            counts.clear()
-        tracker.advance(step)
-        meter.check(step)
-        if log_now:
-            tracker.train(step, meter.flush(float(np.asarray(plan.schedule(step - 1)))))
-        scores, best = None, False
-        if eval_now and metric is not None:
-            scores = evaluator.evaluate(state.params, setup.splits["validation"]).scores
-            tracker.evaluation(step, "validation", scores)
-            best = progress.best.update(step, scores.get(metric), config.train.early_stopping)
-            sample(state.params, step)
-        if save_now or best or progress.best.stopped or stop:
-            extra = {"data": plan.loader.get_state(), "progress": progress.to_json(), "initialised": initialised}
-            checkpoints.save(step, state, extra, scores, wait=stop is not None)
-        if stop and not last:
-            raise Interrupted(f"{stop}: saved at step {step} of {plan.total_steps}; the same command resumes")
-    return state
-
-
-class _Clock:
-    """Adds the time of training steps to a window; evaluation, saving and compilation are left out."""
-
-    @contextmanager
-    def lap(self, meter: Any) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if meter is not None:
-            meter.seconds += time.perf_counter() - start
-
-
-def _count(batch: Batch, *, timed: bool) -> dict[str, int]:
-    """Tokens, examples and cells of this process's rows, by their names in a `Window`."""
-    # Those of an encoder's and a decoder's rows.
-    segments = [value for key, value in batch.items() if key.endswith("segment_ids")]
-    tokens = sum(int((value > 0).sum()) for value in segments)
-    whole_rows = (batch["segment_ids"] > 0).any(-1)  # in pretraining, a row is an example
-    examples = int((batch["examples"] >= 0).sum() if "examples" in batch else whole_rows.sum())
-    counts = {"tokens": tokens, "examples": examples, "cells": sum(math.prod(value.shape) for value in segments)}
-    return counts | {"timed_tokens": tokens * timed, "timed_examples": examples * timed}
+def _announce(plan: Plan, step: int) -> None:
+    """Logs the size of the run, and where it starts."""
+    setup, devices = plan.setup, jax.devices()
+    log.info(
+        "%s: %d parameters, %d steps%s, %d %s device(s), %s",
+        setup.config.name,
+        setup.model.num_parameters,
+        plan.total_steps,
+        f", resumed at {step}" if step else "",
+        len(devices),
+        devices[0].platform,
+        setup.rules.description,
+    )

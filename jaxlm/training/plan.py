@@ -13,8 +13,9 @@ from jaxlm.optim import make_optimizer, make_schedule
 from jaxlm.parallel.placement import shard_batch
 from jaxlm.parallel.sharding import batch_shardings
 from jaxlm.setup.setup import Setup
+from jaxlm.training.gradients import accumulated_gradients, without_frozen
 from jaxlm.training.loaders import Loader, make_loader
-from jaxlm.training.state import TrainState, abstract_state, init_state, offloaded, state_shardings
+from jaxlm.training.state import NO_PARAMS, TrainState, abstract_state, init_state, offloaded, state_shardings
 from jaxlm.training.step import make_train_step
 
 DEFAULT_EPOCHS = 3.0
@@ -61,6 +62,10 @@ class Plan:
         offload = self.setup.config.optimizer.offload
         return init_state(params, self.optimizer, self.key, self.setup.rules, offload=offload), initialised
 
+    def init_frozen(self) -> Any:
+        """Returns the parameters that are not trained; made at every start, since no checkpoint holds them."""
+        return NO_PARAMS
+
     def abstract_state(self) -> TrainState:
         setup, offload = self.setup, self.setup.config.optimizer.offload
         return abstract_state(setup.model.shapes, self.optimizer, self.key, setup.rules, offload=offload)
@@ -82,7 +87,7 @@ def make_plan(setup: Setup, loader: Loader | None = None) -> Plan:
     chunk = config.model.chunk
     loss = setup.task.loss(train.label_smoothing, chunk)
     step = jax.jit(
-        make_train_step(setup.model.apply, loss, optimizer, schedule),
+        make_train_step(accumulated_gradients(without_frozen(setup.model.apply), loss), optimizer, schedule),
         donate_argnums=0,
         out_shardings=(shardings, None),
     )

@@ -1,66 +1,120 @@
-"""What a run remembers beside its parameters: the best score so far, patience, the running averages of its log.
+"""What a run remembers beside its training state: its best score, its patience, and sums since the last log line.
 
-All of it is part of the checkpoint (as JSON), so that a resumed run stops, logs and chooses as an undisturbed one.
+All of it is saved in checkpoints as JSON, so that a resumed run stops, logs and chooses like an undisturbed one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+import jax
+
 from jaxlm.config.training import EarlyStoppingConfig
 from jaxlm.errors import RunFailure
+from jaxlm.fields import EXAMPLES, Batch
+from jaxlm.metrics.best import rank
+from jaxlm.parallel.placement import sum_over_processes
+from jaxlm.parallel.sharding import Rules
+
+IN_FLIGHT = 2
+"""Steps by which the device may be ahead of the host: enough to hide the loader, few enough to stop promptly."""
 
 
 @dataclass
 class BestCheckpoint:
-    """The best evaluation so far, and how many came after it without improvement."""
+    """The best evaluation so far, and the patience of early stopping."""
 
     higher_is_better: bool
     value: float | None = None
     step: int = 0
     evaluations_since: int = 0
+    """Evaluations since the last one that improved by more than `EarlyStoppingConfig.min_delta`."""
     stopped: bool = False
+    """Whether early stopping has ended the run."""
 
     def update(self, step: int, value: float | None, rule: EarlyStoppingConfig | None) -> bool:
-        """Takes in an evaluation; returns whether it is the best. A value that is undefined never is."""
-        sign = 1.0 if self.higher_is_better else -1.0
-        margin = rule.min_delta if rule else 0.0
-        if value is not None and math.isfinite(value):
-            if self.value is None or sign * (value - self.value) > margin:
-                self.value, self.step, self.evaluations_since = value, step, 0
-                return True
-        self.evaluations_since += 1
+        """Takes in an evaluation; returns whether it is the best. An undefined or infinite value never is."""
+        new, old = (rank(v, higher_is_better=self.higher_is_better) for v in (value, self.value))
+        gain = new - old  # NaN where neither value is finite
+        if best := gain > 0:
+            self.value, self.step = value, step
+        self.evaluations_since = 0 if gain > (rule.min_delta if rule else 0.0) else self.evaluations_since + 1
         self.stopped = rule is not None and self.evaluations_since >= rule.patience
-        return False
+        return best
 
 
 @dataclass
 class StepMeter:
-    """Sums since the last log line, and since the run began."""
+    """Measures training steps: losses, gradient norms, counts and time, since the last log line and in all.
+
+    Around each step: `with meter.time_step(batch)`, and in it `add` for the step's metrics. They stay on the device
+    until `wait`, or until more than `IN_FLIGHT` steps are under way, so that the host need not wait for each step.
+    """
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     tokens: int = 0
     cells: int = 0
+    """Tokens and padding."""
     examples: int = 0
     seconds: float = 0.0
-    """Spent in training steps that compiled nothing."""
+    """Spent in steps that compiled nothing, without evaluation and saving."""
     timed_tokens: int = 0
+    """Tokens of the steps that `seconds` covers."""
     timed_examples: int = 0
     total: dict[str, float] = field(default_factory=dict)
+    """Sums of the above until the last log line."""
 
     _TOTALS: ClassVar[tuple[str, ...]] = ("tokens", "cells", "examples", "seconds", "timed_tokens", "timed_examples")
 
-    def add(self, counts: Mapping[str, int]) -> None:
-        """Adds counts, by the names of the fields."""
-        for name, count in counts.items():
+    def __post_init__(self) -> None:
+        self._in_flight: deque[dict[str, jax.Array]] = deque()
+        self._counts: Counter[str] = Counter()  # of this process, since the last `sum_counts`
+        self._compiled: set[tuple[int, ...]] = set()  # shapes of batches
+        self._max_in_flight = 0
+
+    @contextmanager
+    def time_step(self, batch: Batch) -> Iterator[None]:
+        """Times the block, a training step on `batch`, unless it is the first of the batch's shape, which compiles."""
+        shape = batch["tokens"].shape
+        compiled = shape in self._compiled
+        self._max_in_flight = IN_FLIGHT if compiled else 0
+        start = time.perf_counter()
+        yield
+        if compiled:
+            self.seconds += time.perf_counter() - start
+        self._compiled.add(shape)
+        self._counts.update(_count(batch, timed=compiled))
+
+    def add(self, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes in the metrics of a step; waits for earlier steps if too many are in flight."""
+        self._in_flight.append({name: metrics[name] for name in ("loss", "grad_norm")})
+        self._fetch(self._max_in_flight)
+
+    def wait(self) -> None:
+        """Waits for all steps in flight."""
+        self._fetch(0)
+
+    def _fetch(self, limit: int) -> None:
+        while len(self._in_flight) > limit:
+            done = jax.device_get(self._in_flight.popleft())
+            self.losses.append(float(done["loss"]))
+            self.norms.append(float(done["grad_norm"]))
+
+    def sum_counts(self, rules: Rules) -> None:
+        """Adds the counts of all processes since the last call; all processes have to call it."""
+        for name, count in sum_over_processes(self._counts, rules).items():
             setattr(self, name, getattr(self, name) + count)
+        self._counts.clear()
 
     def flush(self, learning_rate: float) -> dict[str, float]:
-        """Averages since the last flush, as a log line; empties the meter."""
+        """Returns the averages since the last flush, the values of a log line, and starts new ones."""
         values = {
             "loss": sum(self.losses) / len(self.losses),
             "learning_rate": learning_rate,
@@ -77,7 +131,7 @@ class StepMeter:
         return values
 
     def check(self, step: int) -> None:
-        """Raises RunFailure where a loss or gradient is not finite: such a state is never saved."""
+        """Raises RunFailure if a loss or gradient norm is not finite; called before each save."""
         for name, values in (("loss", self.losses), ("gradient norm", self.norms)):
             if not all(map(math.isfinite, values)):
                 raise RunFailure(
@@ -86,7 +140,7 @@ class StepMeter:
                 )
 
     def throughput(self) -> dict[str, float]:
-        """Whole-run figures: padding share and, unless every step compiled, tokens and examples per second of steps."""
+        """Returns figures of the whole run: its padding and, unless every step compiled, its speed."""
         sums = {name: self.total.get(name, 0) + getattr(self, name) for name in self._TOTALS}
         seconds = sums["seconds"]
         speed = {name: sums[f"timed_{name}"] / seconds for name in ("tokens", "examples") if seconds}
@@ -100,14 +154,27 @@ class StepMeter:
 
 @dataclass
 class Progress:
-    """All of it, to and from the checkpoint's JSON."""
+    """How far a run is, beside its training state."""
 
     best: BestCheckpoint
     meter: StepMeter = field(default_factory=StepMeter)
+    step: int = 0
+    """Steps done, as in `TrainState.step`, which lies on the device."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Returns what `from_json` needs beside the step."""
+        return {"best": asdict(self.best), "meter": asdict(self.meter)}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Progress:
-        return cls(BestCheckpoint(**value["best"]), StepMeter(**value["meter"]))
+    def from_json(cls, value: Mapping[str, Any], step: int) -> Progress:
+        return cls(BestCheckpoint(**value["best"]), StepMeter(**value["meter"]), step)
+
+
+def _count(batch: Batch, *, timed: bool) -> dict[str, int]:
+    """Returns tokens, examples and cells of this process's rows, by the names of a `StepMeter`'s fields."""
+    segments = [value for key, value in batch.items() if key.endswith("segment_ids")]  # of each stream
+    tokens = sum(int((value > 0).sum()) for value in segments)
+    whole_rows = (batch["segment_ids"] > 0).any(-1)  # in pretraining, a row is an example
+    examples = int((batch[EXAMPLES] >= 0).sum() if EXAMPLES in batch else whole_rows.sum())
+    counts = {"tokens": tokens, "examples": examples, "cells": sum(math.prod(value.shape) for value in segments)}
+    return counts | {"timed_tokens": tokens * timed, "timed_examples": examples * timed}

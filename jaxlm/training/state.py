@@ -1,4 +1,4 @@
-"""The training state: step, parameters, optimizer state and the random key, and where each lies."""
+"""The training state: step, trained and frozen parameters, optimizer state and random key, and where each lies."""
 
 from __future__ import annotations
 
@@ -17,24 +17,46 @@ HOST_MEMORY = "pinned_host"
 """Memory of the host that a device reads and writes directly."""
 
 
+NO_PARAMS: dict[str, Any] = {}
+"""The frozen parameters of a run that trains all."""
+
+
 class TrainState(NamedTuple):
-    """All that a step changes; what a checkpoint holds. Shardings or ShapeDtypeStructs may stand for the arrays."""
+    """What a train step takes and returns. Shardings or ShapeDtypeStructs may stand for the arrays."""
 
     step: Any
     """int32 [], optimizer steps done."""
     params: Any
+    """Pytree of the trained parameters."""
     opt_state: Any
+    """State of the optimizer, of `params` only."""
     key: Any
     """Key that every step's dropout key is folded from."""
+    frozen: Any = NO_PARAMS
+    """Pytree of parameters that are read, but neither differentiated nor updated nor saved in checkpoints: the weights
+    under an adapter, for instance."""
+
+
+def saved_part(state: TrainState) -> dict[str, Any]:
+    """Returns what a checkpoint holds of a state, as keyword arguments of `TrainState`: all fields but `frozen`."""
+    fields = state._asdict()
+    del fields["frozen"]
+    return fields
 
 
 def init_state(
-    params: Any, optimizer: optax.GradientTransformation, key: jax.Array, rules: Rules, *, offload: bool = False
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    rules: Rules,
+    *,
+    frozen: Any = NO_PARAMS,
+    offload: bool = False,
 ) -> TrainState:
     """Returns the state before the first step; optimizer moments take their parameters' shardings."""
-    shardings = state_shardings(params, optimizer, rules, offload=offload)
+    shardings = state_shardings(params, optimizer, rules, frozen=frozen, offload=offload)
     opt_state = jax.jit(optimizer.init, out_shardings=shardings and shardings.opt_state)(params)
-    state = TrainState(jnp.zeros((), jnp.int32), params, opt_state, key)
+    state = TrainState(jnp.zeros((), jnp.int32), params, opt_state, key, frozen)
     if shardings is None:
         return state
     # Through jit, which knows devices of other processes, too.
@@ -44,15 +66,20 @@ def init_state(
 
 
 def state_shardings(
-    params: Any, optimizer: optax.GradientTransformation, rules: Rules, *, offload: bool = False
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    rules: Rules,
+    *,
+    frozen: Any = NO_PARAMS,
+    offload: bool = False,
 ) -> TrainState | None:
     """Returns the sharding of every leaf of the state, or None without a mesh.
 
-    A leaf of the optimizer's state belongs to the parameter whose path its own path ends in, and is split as that one
-    is; dimensions that it has averaged over, of size one, are not split.
+    A leaf of the optimizer's state belongs to the parameter whose path is the end of the leaf's own path, and is split
+    like that parameter; dimensions of size one, which the optimizer has averaged over, are not split.
 
     Args:
-      params: arrays or ShapeDtypeStructs that carry their shardings.
+      params, frozen: arrays or ShapeDtypeStructs that carry their shardings.
       offload: the optimizer's arrays lie in host memory.
     """
     mesh = rules.mesh
@@ -74,28 +101,36 @@ def state_shardings(
         return sharding.with_memory_kind(HOST_MEMORY) if offload else sharding
 
     opt_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, params))
-    return TrainState(replicated, jax.tree.map(lambda p: p.sharding, params), opt_state, replicated)
+    trained, kept = (jax.tree.map(lambda p: p.sharding, tree) for tree in (params, frozen))
+    return TrainState(replicated, trained, opt_state, replicated, kept)
 
 
 def abstract_state(
-    params: Any, optimizer: optax.GradientTransformation, key: jax.Array, rules: Rules, *, offload: bool = False
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    rules: Rules,
+    *,
+    frozen: Any = NO_PARAMS,
+    offload: bool = False,
 ) -> TrainState:
     """Returns the state as ShapeDtypeStructs with shardings, for restoring and ahead-of-time compilation."""
-    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    shapes, kept = (jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), tree) for tree in (params, frozen))
     state = TrainState(
         jax.ShapeDtypeStruct((), jnp.int32),
         shapes,
         jax.eval_shape(optimizer.init, shapes),
         jax.ShapeDtypeStruct(key.shape, key.dtype),
+        kept,
     )
-    shardings = state_shardings(params, optimizer, rules, offload=offload)
+    shardings = state_shardings(params, optimizer, rules, frozen=frozen, offload=offload)
     if shardings is None:
         return state
     return jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), state, shardings)
 
 
 def offloaded(optimizer: optax.GradientTransformation, params: Any, rules: Rules) -> optax.GradientTransformation:
-    """Returns the optimizer of a step whose optimizer state lies in host memory: fetched from there, and put back.
+    """Returns an optimizer whose state lies in host memory: each update fetches it and puts it back.
 
     Raises:
       UserError: the devices cannot reach such memory.

@@ -3,80 +3,65 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from helpers.finetuning_runs import read_jsonl, write_config
+from helpers.forked_commands import Command
+from helpers.pretraining_runs import write_pretraining
 
+STEPS = 30
 SETTINGS = {
-    "train": {"batch_size": 4, "epochs": 6, "eval_every": 7},
+    "train": {"batch_size": 8, "steps": STEPS, "eval_every": 7},
     "checkpoint": {"every": 3, "keep": 2},
+    "logging": {"every": 2},
 }
 
 
-def start(config: Path, name: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "jaxlm", "finetune", "--config", str(config), f"name={name}"]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device: starts sooner
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def finish(config: Path, name: str) -> str:
-    process = start(config, name)
-    _, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, errors
-    return errors
-
-
-def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
-    """Until metrics.jsonl speaks of `step`, or the process ends."""
-    log = run / "metrics.jsonl"
-    while process.poll() is None:
-        if log.exists() and any(f'"step": {s}' in log.read_text() for s in range(step, step + 4)):
-            return
-        time.sleep(0.02)
+def write(folder: Path, command: str) -> Path:
+    if command == "finetune":
+        return write_config(folder, **{**SETTINGS, "train": {**SETTINGS["train"], "epochs": None}})
+    return write_pretraining(folder, "masked_lm", **SETTINGS)
 
 
 def record(run: Path) -> list[dict]:
-    """metrics.jsonl without what time decides."""
+    """metrics.jsonl without the values that depend on time."""
     timed = ("time", "tokens_per_s", "examples_per_s")
     return [{k: v for k, v in row.items() if k not in timed} for row in read_jsonl(run / "metrics.jsonl")]
 
 
-@pytest.mark.slow
-def test_five_sigkills_end_bit_identical(tmp_path):
-    config = write_config(tmp_path, **SETTINGS)
-    finish(config, "undisturbed")
-    rng = random.Random(7)
-    for step in sorted(rng.sample(range(4, 92), 5)):
-        process = start(config, "killed")
-        wait_for_step(tmp_path / "runs/killed", step, process)
-        time.sleep(rng.random() * 0.3)
-        assert process.poll() is None, "the run ended before it was killed"
-        process.kill()
-        process.communicate()
-    errors = finish(config, "killed")
-    assert "resumed at" in errors
-    runs = tmp_path / "runs"
-    for name in ("model/model.safetensors", "predictions/test.jsonl", "model/tokenizer.json"):
-        assert (runs / "killed" / name).read_bytes() == (runs / "undisturbed" / name).read_bytes(), name
-    assert record(runs / "killed") == record(runs / "undisturbed")
+def results(run: Path) -> dict[str, bytes]:
+    """Contents of the exported model and of the predictions, by name."""
+    files = [*(run / "model").glob("*.safetensors"), run / "model/tokenizer.json", *(run / "predictions").glob("*")]
+    return {path.name: path.read_bytes() for path in files}
 
 
-def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
-    config = write_config(tmp_path, **{**SETTINGS, "train": {"batch_size": 4, "epochs": 3}})
-    process = start(config, "tiny")
-    wait_for_step(tmp_path / "runs/tiny", 4, process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 3, errors
-    assert "interrupted: SIGINT: saved at step" in errors and "the same command resumes" in errors
-    assert "Traceback" not in errors
-    errors = finish(config, "tiny")
-    assert "resumed at" in errors
-    assert json.loads((tmp_path / "runs/tiny/summary.json").read_text())["steps"] == 48
+@pytest.mark.parametrize("command", ["finetune", "pretrain"])
+def test_killed_and_interrupted_runs_end_bit_identical(tmp_path, command):
+    """Kills at any moment of a step, an evaluation or a save; then Ctrl-C, which saves by itself."""
+    config, runs = write(tmp_path, command), tmp_path / "runs"
+    metrics, rng = runs / "disturbed/metrics.jsonl", random.Random(7)
+    status, errors = Command(tmp_path, command, "--config", config, "name=undisturbed").finish()
+    assert status == 0, errors
+    for step in (6, 12, 20):
+        process = Command(tmp_path, command, "--config", config, "name=disturbed")
+        process.wait_for(f'"step": {step}', metrics)
+        time.sleep(rng.random() * 0.2)
+        assert process.running, "the run ended before it was killed"
+        process.send(signal.SIGKILL)
+        assert process.finish()[0] == -signal.SIGKILL
+    process = Command(tmp_path, command, "--config", config, "name=disturbed")
+    process.wait_for('"step": 24', metrics)
+    process.send(signal.SIGINT)
+    status, errors = process.finish()
+    assert status == 3, errors
+    assert "resumed at" in errors and "interrupted: SIGINT: saved at step" in errors
+    assert "the same command resumes" in errors and "Traceback" not in errors
+    status, errors = Command(tmp_path, command, "--config", config, "name=disturbed").finish()
+    assert status == 0 and "resumed at" in errors, errors
+    assert json.loads((runs / "disturbed/summary.json").read_text())["steps"] == STEPS
+    assert results(runs / "disturbed") == results(runs / "undisturbed")
+    assert record(runs / "disturbed") == record(runs / "undisturbed")

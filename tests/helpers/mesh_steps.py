@@ -19,6 +19,7 @@ from jaxlm.objectives.classification import multiclass_loss
 from jaxlm.objectives.language_model import language_model_loss
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
+from jaxlm.training.gradients import accumulated_gradients, without_frozen
 from jaxlm.training.state import TrainState, abstract_state, state_shardings
 from jaxlm.training.step import make_train_step
 
@@ -105,7 +106,8 @@ def step_of(family: str, mesh: str | None, chunk: int | None = None) -> Step:
     rules = model.compute.rules
     loss = multiclass_loss() if family == "bert" else language_model_loss(chunk=chunk)
     optimizer, key = optax.sgd(1.0), jax.random.key(0)
-    step = make_train_step(model.apply, loss, optimizer, optax.constant_schedule(1.0))
+    gradients = accumulated_gradients(without_frozen(model.apply), loss)
+    step = make_train_step(gradients, optimizer, optax.constant_schedule(1.0))
     params, batch = weights(model), batch_of(family)
     if rules.mesh is None:
         compiled = jax.jit(step).lower(TrainState(np.int32(0), params, optimizer.init(params), key), batch).compile()

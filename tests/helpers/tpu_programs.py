@@ -33,6 +33,7 @@ from jaxlm.objectives.language_model import (
 )
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
+from jaxlm.training.gradients import accumulated_gradients, without_frozen
 from jaxlm.training.state import abstract_state, bytes_on_device, state_shardings
 from jaxlm.training.step import make_train_step
 
@@ -117,7 +118,7 @@ def lower(model: Model, task: str, step: str) -> Any:
         return eval_step.lower(params, placed(arrays, batch_shardings(arrays, rules)))
     optimizer, schedule = optax.adamw(1e-4), optax.constant_schedule(1e-4)
     micro = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in arrays.items()}
-    train_step = make_train_step(model.apply, loss, optimizer, schedule)
+    train_step = make_train_step(accumulated_gradients(without_frozen(model.apply), loss), optimizer, schedule)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(state_shardings(params, optimizer, rules), None))
     state = abstract_state(params, optimizer, key, rules)
     return jitted.lower(state, placed(micro, batch_shardings(micro, rules, leading=1)))

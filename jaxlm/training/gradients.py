@@ -1,0 +1,78 @@
+"""The gradients of a train step: the interface, and the plain way, which adds up micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.objectives import Batch, Loss
+
+Apply = Callable[[Any, Any, Batch, Any], Any]
+"""(params, frozen, batch, key) -> outputs; the key of dropout masks, None for none."""
+
+
+@runtime_checkable
+class Gradients(Protocol):
+    """Computes the gradients of a train step; chosen when the step is built, which therefore has no branches."""
+
+    def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> tuple[Any, jax.Array]:
+        """Returns (gradients of the mean loss with respect to `params`, mean loss float32 []).
+
+        Args:
+          params: pytree of the trained parameters.
+          frozen: pytree of parameters that are only read (`TrainState.frozen`).
+          batch: arrays [K, B, ...]: K micro-batches of B rows. The mean is over the weights of all K.
+          key: key of the step's dropout masks.
+        """
+        ...
+
+
+def accumulated_gradients(apply: Apply, loss: Loss) -> Gradients:
+    """Returns the gradients of a loss whose terms are independent: computed by micro-batch and added up.
+
+    Sums of losses and of weights are added up over micro-batches and divided once, so that neither the number of
+    micro-batches nor the distribution of rows among them changes the result.
+
+    Args:
+      loss: (outputs, batch) -> (sum of weighted losses, sum of weights).
+    """
+
+    def loss_sum(params: Any, frozen: Any, micro: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return loss(apply(params, frozen, micro, key), micro)
+
+    def loss_mean(params: Any, frozen: Any, micro: Batch, key: jax.Array) -> jax.Array:
+        total, weight = loss_sum(params, frozen, micro, key)
+        return total / _at_least_tiny(weight)
+
+    def gradients(params: Any, frozen: Any, batch: Batch, key: jax.Array) -> tuple[Any, jax.Array]:
+        num_micro = batch["tokens"].shape[0]
+        keys = jax.random.split(key, num_micro)
+        if num_micro == 1:  # divided before the backward pass, which spares a pass over the gradients after it
+            micro = jax.tree.map(lambda x: x[0], dict(batch))
+            mean, grads = jax.value_and_grad(loss_mean)(params, frozen, micro, keys[0])
+            return grads, mean
+
+        def accumulate(carry: Any, xs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            micro, key = xs
+            (value, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(params, frozen, micro, key)
+            return jax.tree.map(jnp.add, carry, (value, weight, grads)), None
+
+        zero = jnp.zeros((), jnp.float32)
+        start = (zero, zero, jax.tree.map(jnp.zeros_like, params))
+        (total, weight, grads), _ = jax.lax.scan(accumulate, start, (dict(batch), keys))
+        weight = _at_least_tiny(weight)
+        return jax.tree.map(lambda g: g / weight, grads), total / weight
+
+    return gradients
+
+
+def without_frozen(apply: Callable[[Any, Batch, Any], Any]) -> Apply:
+    """Returns `apply`, a function of (params, batch, key), as one that takes frozen parameters and ignores them."""
+    return lambda params, frozen, batch, key: apply(params, batch, key)
+
+
+def _at_least_tiny(weight: jax.Array) -> jax.Array:
+    return jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)

@@ -1,0 +1,108 @@
+"""The parts that a run's loop and its end work with, and the run's state in and out of checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxlm.errors import UserError
+from jaxlm.inference.evaluate_corpus import CorpusEvaluator
+from jaxlm.inference.evaluator import Evaluation, Evaluator
+from jaxlm.inference.samples import Sampler, save_samples
+from jaxlm.metrics.classification import higher_is_better
+from jaxlm.parallel import processes
+from jaxlm.run.interrupt import Interrupt
+from jaxlm.run.run_dir import RunDir
+from jaxlm.run.tracking import Tracker
+from jaxlm.setup.setup import Setup
+from jaxlm.training.checkpoint import Checkpointer
+from jaxlm.training.plan import Plan
+from jaxlm.training.progress import BestCheckpoint, Progress
+from jaxlm.training.state import TrainState, saved_part
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of one run, from its first step to its report."""
+
+    plan: Plan
+    directory: RunDir
+    checkpoints: Checkpointer
+    evaluator: Evaluator | CorpusEvaluator
+    tracker: Tracker
+    interrupt: Interrupt
+    metric: str | None
+    """Chooses the best checkpoint; None without a validation split."""
+    initialized: tuple[str, ...]
+    """Names of the parameters that were drawn at random although the run started from a checkpoint."""
+    sampler: Sampler | None
+    """Lets a generative model write during training."""
+
+    def evaluate(self, state: TrainState, split: str) -> Evaluation:
+        """Scores the parameters on a split."""
+        return self.evaluator.evaluate(state.params, self.plan.setup.splits[split])
+
+    def sample(self, state: TrainState, step: int) -> None:
+        """Lets a generative model write, into the log and the run directory."""
+        if self.sampler is None:
+            return
+        written = self.sampler.write(state.params, step)
+        save_samples(self.directory, written)
+        for text in written:
+            self.tracker.log(f"sample: {text['prompt']!r} -> {text['text']!r}")
+
+    def save(self, state: TrainState, progress: Progress, scores: dict[str, float], *, wait: bool) -> None:
+        """Saves a checkpoint; with `wait`, returns when it is committed."""
+        extra = {
+            "data": self.plan.loader.get_state(),
+            "progress": progress.to_json(),
+            "initialised": self.initialized,
+        }
+        self.checkpoints.save(progress.step, saved_part(state), extra, scores, wait=wait)
+
+
+def select_metric(setup: Setup) -> str | None:
+    """Returns the metric that ranks checkpoints; None without a validation split.
+
+    Raises:
+      UserError: the config names a metric that the task lacks, or that nothing is evaluated for.
+    """
+    train, task = setup.config.train, setup.task
+    if "validation" not in setup.splits:
+        if train.early_stopping or train.metric:
+            raise UserError("train.metric, train.early_stopping: expected data.validation to evaluate on")
+        return None
+    metric = train.metric or task.primary_metric
+    if metric not in task.metric_names:
+        raise UserError(f"train.metric={metric}: expected one of {', '.join(task.metric_names)}")
+    return metric
+
+
+def start(plan: Plan, checkpoints: Checkpointer, metric: str | None) -> tuple[TrainState, Progress, tuple[str, ...]]:
+    """Returns state, progress and `Run.initialized` of the newest sound checkpoint, or before the first step."""
+    if processes.broadcast_from_first(checkpoints.latest_step) is None:
+        state, initialized = plan.init_state()
+        return state, Progress(BestCheckpoint(metric is None or higher_is_better(metric))), initialized
+    state, extra = _restore(plan, checkpoints, plan.init_frozen())
+    plan.loader.set_state(extra["data"])
+    return state, Progress.from_json(extra["progress"], int(state.step)), tuple(extra["initialised"])
+
+
+def best_state(run: Run, state: TrainState, progress: Progress) -> TrainState:
+    """Returns the state of the best checkpoint; the last one, `state`, if none ranks, else deletes its arrays."""
+    run.checkpoints.wait()
+    best = None if run.metric is None else processes.broadcast_from_first(run.checkpoints.best_step)
+    if best in (None, progress.step):
+        return state
+    for leaf in jax.tree.leaves((state.params, state.opt_state)):
+        leaf.delete()  # a device may have no room for both
+    return _restore(run.plan, run.checkpoints, state.frozen, best)[0]
+
+
+def _restore(
+    plan: Plan, checkpoints: Checkpointer, frozen: Any, step: int | None = None
+) -> tuple[TrainState, dict[str, Any]]:
+    _, saved, extra = checkpoints.restore(saved_part(plan.abstract_state()), step)
+    return TrainState(**saved, frozen=frozen), extra

@@ -1,0 +1,39 @@
+"""Settings that decide a run's result, and may therefore not change when it is resumed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxlm.config.loading import load_config
+from jaxlm.config.schema import Config
+from jaxlm.errors import UserError
+from jaxlm.run.run_dir import RunDir
+
+FREE = ("train.restart", "logging.", "checkpoint.", "mesh.", "optimizer.offload")
+"""Beginnings of the keys that may change."""
+
+
+def check_same_settings(directory: RunDir, config: Config) -> None:
+    """Refuses to resume a run under settings that would change its result.
+
+    Raises:
+      UserError: names the keys that differ from the run's config.yaml.
+    """
+    if not directory.config.is_file():
+        return
+    old, new = (_flatten(c.model_dump()) for c in (load_config(directory.config), config))
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not key.startswith(FREE)]
+    if changed:
+        listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed[:5])
+        raise UserError(
+            f"{directory.path} was started with other settings ({listed}). Use the old ones to resume, another "
+            "name=NAME, or train.restart=true to start over (the old run is moved aside)"
+        )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dicts by their dotted keys; an empty dict is a leaf."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    dotted = f"{prefix}." if prefix else ""
+    return {key: leaf for name, item in value.items() for key, leaf in _flatten(item, dotted + name).items()}
