@@ -13,14 +13,16 @@ from rich.logging import RichHandler
 
 @lru_cache(maxsize=1)
 def stderr_console() -> Console:
-    """The one console that progress and log messages share, so that they never overwrite each other."""
+    """Returns the one console that progress and log messages share, so that they never overwrite each other."""
     return Console(stderr=True)
 
 
 def setup_logging(verbose: bool = False, process: int = 0) -> None:
-    """Send the logger `jaxlm` to stderr: through rich on a terminal, as plain lines into a file or pipe.
+    """Sends the logger `jaxlm` to stderr: through rich on a terminal, as plain lines into a file or pipe.
 
-    Of several processes, all but the first send warnings alone, with their number.
+    Args:
+      verbose: log debugging details.
+      process: number of this process; processes other than 0 log only warnings, with their number.
     """
     console = stderr_console()
     if console.is_terminal:

@@ -1,4 +1,4 @@
-"""`jaxlm bench --suite corpus`: a synthetic corpus of any size, tokenised once and read in batches: speed and memory.
+"""`jaxlm bench --suite corpus`: a synthetic corpus of any size, tokenized once and read in batches: speed and memory.
 
 What is measured runs in a process of its own, so that its peak of resident memory is that of the work alone.
 """
@@ -99,7 +99,7 @@ def _words() -> list[str]:
 def measure(
     folder: str, tokenizer: str | None, batches: int, rows: int, length: int, concat_documents: bool
 ) -> dict[str, Any]:
-    """Tokenises folder/corpus.txt and reads batches of it in this process; returns what came of it."""
+    """Tokenizes folder/corpus.txt and reads batches of it in this process; returns what came of it."""
     source = {"path": str(Path(folder) / "corpus.txt"), "documents": "line"}
     data = DataConfig.model_validate({"train": source, "clean": {"deduplicate": True}})
     found: dict[str, Any] = {"resident_at_start": _peak()}
@@ -112,7 +112,7 @@ def measure(
         cache=Path(folder) / "cache",
         wrap="documents",
     )["train"]
-    found |= {"tokenise_seconds": time.perf_counter() - start, "resident_tokenised": _peak()}
+    found |= {"tokenize_seconds": time.perf_counter() - start, "resident_tokenized": _peak()}
     start = time.perf_counter()
     plan = plan_corpus(corpus, row_length=length, lookahead=1, concat_documents=concat_documents, seed=0)
     loader = CorpusLoader(
@@ -139,19 +139,19 @@ def _peak() -> int:
 
 
 def _table(size: int, job: dict[str, Any], found: dict[str, Any]) -> str:
-    tokenised, read = found["tokenise_seconds"], found["read_seconds"]
+    tokenized, read = found["tokenize_seconds"], found["read_seconds"]
     share = job["batches"] * job["rows"] / found["epoch"]
     lines = [
         "| | |",
         "|---|---|",
         f"| text | {size / 1e9:.2f} GB, {found['documents']:,} documents, {found['tokens']:,} tokens |",
-        f"| tokenised once | {tokenised:,.0f} s: {size / 1e6 / tokenised:.1f} MB/s, "
-        f"{found['tokens'] / tokenised:,.0f} tokens/s |",
+        f"| tokenized once | {tokenized:,.0f} s: {size / 1e6 / tokenized:.1f} MB/s, "
+        f"{found['tokens'] / tokenized:,.0f} tokens/s |",
         f"| planned, first batch | {found['plan_seconds']:.1f} s |",
         f"| read | {job['batches']} batches of {job['rows']} x {job['length']}, {share:.0%} of an epoch: "
         f"{found['predicted'] / read:,.0f} tokens/s |",
-        f"| peak of resident memory | {found['resident_read'] / 1e9:.2f} GB; after tokenising "
-        f"{found['resident_tokenised'] / 1e9:.2f} GB, before {found['resident_at_start'] / 1e9:.2f} GB |",
+        f"| peak of resident memory | {found['resident_read'] / 1e9:.2f} GB; after tokenizing "
+        f"{found['resident_tokenized'] / 1e9:.2f} GB, before {found['resident_at_start'] / 1e9:.2f} GB |",
     ]
     return "\n".join(lines)
 

@@ -29,7 +29,7 @@ class ModelConfig(Section):
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     new_head: bool = False
-    """Initialise the task head afresh even where the checkpoint has one."""
+    """Initialize the task head afresh even where the checkpoint has one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype; parameters, softmax, norms and loss stay float32."""
     dropout: float | None = Field(default=None, ge=0, lt=1)

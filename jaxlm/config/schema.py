@@ -42,7 +42,7 @@ class Config(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run and of its directory: letters, digits, `.`, `_` and `-`."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of initialisation, dropout and the order of the rows."""
+    """Seed of initialization, dropout and the order of the rows."""
     model: ModelConfig = ModelConfig()
     """What is trained, and how it is computed."""
     task: TaskConfig = ClassificationConfig()

@@ -125,7 +125,7 @@ class Step:
     communication: float
     """Of all collectives, over all links of a chip at their full speed."""
     total: float
-    utilisation: float
+    utilization: float
 
 
 def estimate(cost: CompiledStep, chip: Chip, num_devices: int) -> Step:
@@ -214,6 +214,6 @@ def _time_lines(cost: CompiledStep, topology: Topology | None, number: int) -> l
         f"step time        {step.total:.4f} s, estimated: computing {step.compute:.4f} s ({source}), communicating "
         f"{step.communication:.4f} s",
         f"throughput       {tokens / step.total:,.0f} columns/s, {tokens / step.total / number:,.0f} per device",
-        f"utilisation      {step.utilisation:.1%} of {topology.chip.flops / 1e12:,.0f} TFLOP/s",
+        f"utilization      {step.utilization:.1%} of {topology.chip.flops / 1e12:,.0f} TFLOP/s",
     ]
     return lines

@@ -14,13 +14,13 @@ from jaxlm.training.state import bytes_on_device
 
 
 def dry_run(config: Config) -> str:
-    """Resolves, loads, builds and compiles one step; returns the report. Nothing is written but tokenised corpora.
+    """Resolves, loads, builds and compiles one step; returns the report. Nothing is written but tokenized corpora.
 
     Raises:
       UserError: as the run itself would.
     """
     setup = make_setup(config)
-    params, initialised = setup.init_params()
+    params, initialized = setup.init_params()
     del params  # read once, so that a damaged checkpoint shows now
     plan = make_plan(setup)
     batch = next(plan.loader)
@@ -31,7 +31,7 @@ def dry_run(config: Config) -> str:
         dump_config(config).rstrip(),
         "",
         f"model            {setup.model.family.name}, {setup.model.num_parameters:,} parameters"
-        + (f", new: {', '.join(initialised)}" if initialised else ""),
+        + (f", new: {', '.join(initialized)}" if initialized else ""),
         f"task             {_task(setup)}",
         f"mesh             {setup.rules.description}",
         *(f"{name:16s} {_counts(split.describe())}" for name, split in setup.splits.items()),

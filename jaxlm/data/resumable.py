@@ -15,7 +15,7 @@ from jaxlm.errors import UserError
 
 _CONTENT = {
     "examples": "the tokenized training examples differ (data files, data.clean, data.max_length, tokenizer or labels)",
-    "corpora": "the tokenised training corpus differs (data files, data.clean, tokenizer)",
+    "corpora": "the tokenized training corpus differs (data files, data.clean, tokenizer)",
 }
 
 
@@ -23,13 +23,13 @@ class ResumableBatches:
     """Endless batches of this process's rows (layout: docs/design.md), with a state for checkpoints.
 
     Attributes:
-        fingerprint: hex SHA-256 of the data and of every setting that decides the batches.
+      fingerprint: hex SHA-256 of the data and of every setting that decides the batches.
     """
 
     fingerprint: str
 
     def _begin(self, identity: dict[str, Any], iterator: Any) -> None:
-        """Take up the identity, and the Grain iterator that is read from now on."""
+        """Sets the identity and the Grain iterator that batches come from."""
         self._identity, self._iterator = identity, iterator
         self.fingerprint = fingerprint(identity)
 
@@ -37,44 +37,44 @@ class ResumableBatches:
         return self
 
     def __next__(self) -> Batch:
-        """The next batch."""
+        """Returns the next batch."""
         return next(self._iterator)
 
     def get_state(self) -> dict[str, Any]:
-        """Where the loader stands, for JSON: the same whichever process asks."""
+        """Returns the position of the loader in JSON values, the same on every process."""
         return {"fingerprint": self.fingerprint, "identity": self._identity, "iterator": self._iterator.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue where `get_state` was taken, bit for bit.
+        """Continues where `get_state` was taken, bit for bit.
 
         Raises:
-            UserError: the state belongs to other data or settings; names what differs.
+          UserError: the state belongs to other data or settings; names what differs.
         """
         check_state(state, self._identity)
         self._iterator.set_state(state["iterator"])
 
     def close(self) -> None:
-        """Stop prefetching; the loader cannot be read afterwards."""
+        """Stops prefetching; the loader cannot be read afterwards."""
         self._iterator.close()
 
 
 def batches_by_step(build: Callable[[int], Batch]) -> Any:
-    """A Grain iterator over build(0), build(1), ..., made ahead of use; its state is one number."""
+    """Returns a Grain iterator over build(0), build(1), ..., made ahead of use; its state is one number."""
     steps = grain.MapDataset.range(sys.maxsize).map(build)
     # One thread: a batch takes far less than a step, and the caches of orders need no lock.
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
-    """Hex SHA-256 of an identity: `settings` by name, a digest of the `order`, and one of the content."""
+    """Returns the hex SHA-256 of an identity: `settings` by name, a digest of the `order`, and one of the content."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Refuse a state that another loader saved.
+    """Refuses a state that another loader saved.
 
     Raises:
-        UserError: names what differs.
+      UserError: names what differs.
     """
     if state["fingerprint"] != fingerprint(identity):
         raise UserError(
@@ -85,7 +85,7 @@ def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:
 
 
 def _differences(saved: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """What tells two identities apart, in words."""
+    """Yields the differences of two identities, in words."""
     for content, words in _CONTENT.items():
         if saved.get(content) != now.get(content):
             yield words

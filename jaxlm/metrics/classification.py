@@ -55,7 +55,7 @@ def metric_names(problem: str, labels: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def predicted_labels(problem: str, scores: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
-    """Turn scores into predictions, by the one rule that metrics and predictions share.
+    """Turns scores into predictions, by the one rule that metrics and predictions share.
 
     Binary and multi-class, [N, C] -> int64 [N]: the label of the highest probability, the lower id on a tie.
     Multi-label, [N, C] -> int64 {0, 1} [N, C]: every label at or above `threshold`. Regression: the scores themselves.
@@ -107,7 +107,7 @@ def classification_metrics(
     *,
     threshold: float = 0.5,
 ) -> dict[str, float]:
-    """Score the predictions of a split.
+    """Scores the predictions of a split.
 
     Args:
       problem: what `labels` and `scores` are. "binary", "multiclass": int [N] and probabilities [N, C]; "multilabel":

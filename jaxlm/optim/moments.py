@@ -15,7 +15,7 @@ def bfloat16_moments(rule: optax.GradientTransformation) -> optax.GradientTransf
     """Stores the fields `mu` and `nu` of a rule's state in bfloat16.
 
     `mu` is rounded to the nearest. `nu` is rounded up or down at random, so that it is right on average: with b2 =
-    0.999 a step changes it by at most a thousandth when it falls, less than the 2^-8 between neighbouring numbers, and
+    0.999 a step changes it by at most a thousandth when it falls, less than the 2^-8 between neighboring numbers, and
     rounding to the nearest would keep it from ever falling. The draws follow from the step alone: a resumed run makes
     the same ones.
 
@@ -48,7 +48,7 @@ def _store(state: Any, key: jax.Array | None) -> Any:
 
 
 def round_stochastic(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Rounds float32 to one of the two neighbouring bfloat16 numbers, to each by its nearness: right on average."""
+    """Rounds float32 to one of the two neighboring bfloat16 numbers, to each by its nearness: right on average."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
     high = jax.lax.shift_right_logical(bits, jnp.full_like(bits, 16)).astype(jnp.uint16)
     return jax.lax.bitcast_convert_type(high, jnp.bfloat16)

@@ -22,7 +22,7 @@ def settings(environ: Mapping[str, str], *, keep_memory: bool = False) -> dict[s
       Only where the kernel gives huge pages to programs that ask for them ("madvise"), with glibc 2.35 or later.
     - With `keep_memory` also one arena of malloc's, which maps nothing by itself and is not trimmed: pages given back
       are handed out again, and the kernel has none to fill in. In return the process keeps what it once had, and
-      threads wait for each other: texts are tokenised at less than half the speed on two cores. So for commands that
+      threads wait for each other: texts are tokenized at less than half the speed on two cores. So for commands that
       mostly take steps, and only on up to `FEW_CORES` cores.
     - `JAX_CPU_ENABLE_ASYNC_DISPATCH=false`: steps queued behind each other only take turns on the same cores.
 

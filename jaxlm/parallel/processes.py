@@ -116,7 +116,7 @@ def all_gather_json(value: Any = None, error: Exception | None = None) -> list[A
     failed = None if error is None else {"kind": type(error).__name__, "text": str(error) or type(error).__name__}
     message = json.dumps({"value": value, "failed": failed}).encode()
     _peers.told = error is not None
-    # Others may be hours behind, tokenising a corpus: a barrier waits for them, where a collective would time out.
+    # Others may be hours behind, tokenizing a corpus: a barrier waits for them, where a collective would time out.
     _peers.exchanges += 1
     barrier = get_barrier_sync_fn()
     assert barrier is not None
@@ -207,7 +207,7 @@ def is_stop_step() -> bool:
 
 @contextlib.contextmanager
 def error_boundary(advice: str) -> Iterator[None]:
-    """Around all that a process does with the others: its errors are told to them, and theirs become clear.
+    """Error boundary around multi-process work: announces this process's errors to the others and explains theirs.
 
     Args:
       advice: what to do after another process has failed.
@@ -242,7 +242,7 @@ def lost_peer(error: BaseException) -> RunFailure | None:
 
 
 def shutdown(status: int) -> int:
-    """Takes leave of the other processes before this one ends; returns the exit status.
+    """Disconnects from the other processes before this one ends; returns the exit status.
 
     After an error that the others were not told of, they will not answer: the process then ends here and now, without
     waiting for anything, threads that write a checkpoint included.

@@ -13,9 +13,9 @@ class Share:
     micro-batch, and at the same place in it, however many processes there are.
 
     Attributes:
-        shards: the numbers of those held, ascending. Processes that hold parts of the same rows hold the same shards.
-        num_shards: how many there are.
-        micro_batches: into how many a batch is split first.
+      shards: the numbers of those held, ascending. Processes that hold parts of the same rows hold the same shards.
+      num_shards: how many there are.
+      micro_batches: into how many a batch is split first.
     """
 
     shards: tuple[int, ...] = (0,)
@@ -23,13 +23,13 @@ class Share:
     micro_batches: int = 1
 
     def rows(self, num_rows: int) -> list[int]:
-        """The numbers of the rows held, one micro-batch after the other.
+        """Returns the numbers of the rows held, one micro-batch after the other.
 
         Args:
-            num_rows: of the global batch.
+          num_rows: of the global batch.
 
         Raises:
-            ValueError: they do not divide evenly.
+          ValueError: they do not divide evenly.
         """
         size, rest = divmod(num_rows, self.num_shards * self.micro_batches)
         if rest or not all(0 <= shard < self.num_shards for shard in self.shards):

@@ -1,4 +1,4 @@
-"""What a run says while it runs: the progress line, metrics.jsonl, TensorBoard, and the set-up of logging.
+"""Run logging: progress line, metrics.jsonl, TensorBoard.
 
 metrics.jsonl is the record: one JSON object to a line, `kind` ("train" or "evaluation"), `step`, `split` (evaluations
 only), the values, and `time` (seconds since 1970). A value that is not finite is written as null, since JSON has
@@ -34,7 +34,7 @@ _HIDDEN = ("precision_", "recall_", "f1_micro")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl, null read as NaN; empty if there is no such file.
+    """Returns the rows of a run's metrics.jsonl, null read as NaN; empty if there is no such file.
 
     A last line that a killed run left half-written is passed over. Raises UserError for any other line that is no JSON.
     """
@@ -68,7 +68,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 class Tracker:
-    """Writes down how a run goes; a context manager.
+    """Logs the progress of a run; a context manager.
 
     Args:
       run_dir: an existing run directory; metrics.jsonl and tensorboard/ are written in it.
@@ -116,7 +116,7 @@ class Tracker:
         self.close()
 
     def train(self, step: int, values: Mapping[str, float]) -> None:
-        """Log what was measured since the last call: loss, learning_rate, grad_norm, tokens_per_s, padding_share."""
+        """Logs what was measured since the last call: loss, learning_rate, grad_norm, tokens_per_s, padding_share."""
         if not self._enabled:
             return
         self._write({"kind": "train", "step": step}, values, board="train")
@@ -127,7 +127,7 @@ class Tracker:
             self.log(f"step {step}/{self._total_steps}  {shown}  eta {self._eta(step)}")
 
     def evaluation(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Log the metrics of one evaluation; TensorBoard and the console are spared the per-class ones."""
+        """Logs the metrics of one evaluation; per-class ones go to metrics.jsonl only."""
         if not self._enabled:
             return
         overall = {name: float(value) for name, value in values.items() if "/" not in name}
@@ -138,18 +138,18 @@ class Tracker:
         self.log(f"step {step}/{self._total_steps}  {split}: {shown}")
 
     def advance(self, step: int) -> None:
-        """Move the progress bar; cheap enough for every step."""
+        """Moves the progress bar; cheap enough for every step."""
         if self._enabled and self._progress:
             self._progress.update(self._bar, completed=step)
 
     def log(self, message: str) -> None:
-        """Print one line, above the progress bar if there is one."""
+        """Prints one line, above the progress bar if there is one."""
         if self._enabled:
             line = f"{time.strftime('%H:%M:%S')} {message}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """End the progress bar and flush the files; a second call does nothing."""
+        """Ends the progress bar and flushes the files; a second call does nothing."""
         if not self._enabled:
             return
         self._enabled = False
@@ -177,7 +177,7 @@ class Tracker:
                     self._board.add_scalar(f"{board}/{name}", value, row["step"])
 
     def _rewrite(self, lines: Iterable[str]) -> None:
-        """Put `lines` in place of the file, in one move, and open it for more."""
+        """Replaces the file by `lines` atomically, and opens it for more."""
         with atomic_write(self._path) as temporary:
             temporary.write_text("".join(line + "\n" for line in lines), "utf-8")
         self._file = self._path.open("a", encoding="utf-8")

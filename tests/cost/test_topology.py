@@ -118,7 +118,7 @@ def test_a_step_waits_for_what_is_not_overlapped():
     assert step.compute == pytest.approx(1.0)
     assert step.communication == pytest.approx(hidden + waiting)
     assert step.total == pytest.approx(1.0 + waiting)
-    assert step.utilisation == pytest.approx(1 / step.total)
+    assert step.utilization == pytest.approx(1 / step.total)
     kernel = replace(cost, kernel_flops=918 * 10**12)  # two seconds at the peak of a v5p
     assert estimate(kernel, CHIPS["v5p"], 1).compute == pytest.approx(3.0)
 

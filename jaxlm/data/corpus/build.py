@@ -1,4 +1,4 @@
-"""Builds a tokenised corpus: reading ahead in a thread, tokenising in the tokenizer's own, and saying how far it is."""
+"""Builds a tokenized corpus: reading ahead in a thread, tokenizing in the tokenizer's own, and saying how far it is."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def build_tokens(
     identity: dict[str, Any],
     stop: Stop,
 ) -> None:
-    """Write a corpus into `folder`, going on from what is there.
+    """Writes a corpus into `folder`, continuing from what is there.
 
     Args:
-        wrap: "documents" or "none", as in `open_corpus`.
-        known: hashes of texts, copies of which are dropped as those of its own documents are; None: none are dropped.
-        leaks: hashes of texts, documents of which are dropped; None: none are.
-        identity: what index.json says the corpus is made from.
-        stop: asked after every batch.
+      wrap: "documents" or "none", as in `open_corpus`.
+      known: hashes of texts, copies of which are dropped as those of its own documents are; None: none are dropped.
+      leaks: hashes of texts, documents of which are dropped; None: none are.
+      identity: what index.json says the corpus is made from.
+      stop: asked after every batch.
 
     Raises:
-        OSError: the folder cannot be written.
-        Interrupted: `stop` named a signal; what is done is saved.
+      OSError: the folder cannot be written.
+      Interrupted: `stop` named a signal; what is done is saved.
     """
     if (folder / "index.json").is_file():  # killed just before it was put in place
         remove_journal(folder)
@@ -87,12 +87,12 @@ def build_tokens(
 
 
 def token_type(vocab_size: int) -> np.dtype:
-    """The smallest type that holds all ids."""
+    """Returns the smallest dtype that holds all ids."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def special_token_affixes(tokenizer: Tokenizer, wrap: str) -> tuple[np.ndarray, np.ndarray]:
-    """int32 ids before and after every document, as `open_corpus` says."""
+    """Returns the int32 ids before and after every document, by `wrap` of `open_corpus`."""
     empty = np.zeros(0, np.int32)
     if wrap == "none":
         return empty, empty
@@ -105,7 +105,7 @@ def special_token_affixes(tokenizer: Tokenizer, wrap: str) -> tuple[np.ndarray, 
 def _dropped(
     batch: TextBatch, ids: list[np.ndarray], begun: bool, known: DigestSet | None, leaks: DigestSet | None
 ) -> list[bool]:
-    """For each document that ends in the batch whether it is left out; counted in the batch.
+    """Returns for each document that ends in the batch whether it is dropped, and counts those in the batch.
 
     The order of the reasons makes a build that goes on count as one in one go: what is known is what was kept.
     """
@@ -142,14 +142,14 @@ def _progress(name: str, tokens: int) -> Iterator[Callable[[float, TokenWriter],
             nonlocal logged
             if time.monotonic() - logged >= _LOG_SECONDS:
                 logged = time.monotonic()
-                log.info("%s: tokenising, %.0f%%  %s", name, 100 * fraction, words(writer))
+                log.info("%s: tokenizing, %.0f%%  %s", name, 100 * fraction, words(writer))
 
         yield show_line
         return
     columns = [TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn(),
                TextColumn("{task.fields[words]}"), TextColumn("eta"), TimeRemainingColumn(compact=True)]  # fmt: skip
     with Progress(*columns, console=console, refresh_per_second=4, redirect_stdout=False) as bar:
-        task = bar.add_task(f"tokenising {name}", total=1.0, words="")
+        task = bar.add_task(f"tokenizing {name}", total=1.0, words="")
 
         def show_bar(fraction: float, writer: TokenWriter) -> None:
             bar.update(task, completed=fraction, words=words(writer))

@@ -1,4 +1,4 @@
-"""Corpora tokenised once: found again by the content of what they are made from, or built, resumed and waited for."""
+"""Corpora tokenized once: found again by the content of what they are made from, or built, resumed and waited for."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def open_corpora(
     wrap: Wrap,
     stop: Stop = lambda: None,
 ) -> dict[str, list[tuple[Corpus, float]]]:
-    """The tokenised corpora of a run, each of its mixture's sources with its weight; arguments as in `open_corpus`.
+    """Returns the tokenized corpora of a run, each source with its weight; arguments as in `open_corpus`.
 
     Training documents are checked against the validation and test splits that are opened beside them, and, with
     `clean.deduplicate`, against the mixture's sources before their own.
 
     Args:
-        splits: those to open of "train", "validation" and "test"; a split that `data` lacks is left out.
+      splits: those to open of "train", "validation" and "test"; a split that `data` lacks is left out.
     """
     opened: dict[str, list[tuple[Corpus, float]]] = {}
     for split in ("validation", "test", "train"):  # so that training documents can be compared with the others
@@ -96,30 +96,30 @@ def open_corpus(
     earlier: Sequence[Corpus] = (),
     stop: Stop = lambda: None,
 ) -> Corpus:
-    """The tokens of one source, from `cache`, or tokenised into it first.
+    """Returns the tokens of one source: from `cache`, or after tokenizing them into it.
 
-    What is in the cache is recognised by the content of the source's files, the settings that decide documents and
+    What is in the cache is recognized by the content of the source's files, the settings that decide documents and
     cleaning, the tokenizer, and `wrap`; not by names or times. A build that was killed goes on where it stood, and
     ends with the files that one build in one go would have written. Of several processes on one machine one builds, and
     the others wait for it.
 
     Args:
-        source: anything but a mixture.
-        key: its config key for messages.
-        split: "train", "validation" or "test"; duplicates and leaks are dropped from "train" only.
-        text_column: the column that holds the text.
-        data: `clean` and `on_bad_row` are used.
-        cache: folder of all tokenised corpora, made if absent.
-        wrap: "documents" puts around every document the special tokens that the tokenizer puts around a text, and its
-            end-of-text token behind it where that is not among them; "none" puts nothing.
-        held_out: the corpora of the validation and test splits, for `clean.leaks`.
-        earlier: what comes before in the same mixture, for `clean.deduplicate`.
-        stop: asked every few seconds; names the signal that asks for an end, if any.
+      source: anything but a mixture.
+      key: its config key for messages.
+      split: "train", "validation" or "test"; duplicates and leaks are dropped from "train" only.
+      text_column: the column that holds the text.
+      data: `clean` and `on_bad_row` are used.
+      cache: folder of all tokenized corpora, made if absent.
+      wrap: "documents" puts around every document the special tokens that the tokenizer puts around a text, and its
+          end-of-text token behind it where that is not among them; "none" puts nothing.
+      held_out: the corpora of the validation and test splits, for `clean.leaks`.
+      earlier: what comes before in the same mixture, for `clean.deduplicate`.
+      stop: asked every few seconds; names the signal that asks for an end, if any.
 
     Raises:
-        Interrupted: it did; what is done is saved.
-        UserError: the source cannot be read, or nothing of it is left.
-        RunFailure: the cache cannot be written, or a file in it is damaged.
+      Interrupted: it did; what is done is saved.
+      UserError: the source cannot be read, or nothing of it is left.
+      RunFailure: the cache cannot be written, or a file in it is damaged.
     """
     documents = Documents(source, key=key, split=split, text_column=text_column, on_bad_row=data.on_bad_row)
     cache = cache.absolute()
@@ -165,7 +165,7 @@ def open_corpus(
 
 @contextlib.contextmanager
 def _lock(folder: Path, name: str) -> Iterator[None]:
-    """Only one process of this machine builds a corpus; the system lets go of the lock when it ends."""
+    """Lets one process of this machine build a corpus; the others wait."""
     waiting = False
 
     def wait(_process: str) -> None:
@@ -191,7 +191,7 @@ def _load(folder: Path, name: str, fingerprint: str) -> Corpus:
         sizes = {"tokens": index["tokens"], "offsets": index["documents"] + 1, "digests": index["documents"]}
         damaged = next((part for part, size in sizes.items() if len(arrays[part]) != size), None)
     except (OSError, ValueError, KeyError) as error:
-        raise RunFailure(f"{folder}: not a whole tokenised corpus ({error}); delete the folder") from error
+        raise RunFailure(f"{folder}: not a whole tokenized corpus ({error}); delete the folder") from error
     if damaged:
         raise RunFailure(
             f"{folder}/{damaged}.bin: expected {sizes[damaged]} entries, found {len(arrays[damaged])}; delete "
@@ -202,10 +202,10 @@ def _load(folder: Path, name: str, fingerprint: str) -> Corpus:
 
 
 def _report(corpus: Corpus, index: dict[str, Any], key: str) -> None:
-    """Say what reading and cleaning did.
+    """Logs what reading and cleaning did.
 
     Raises:
-        UserError: nothing is left.
+      UserError: nothing is left.
     """
     counts = dict(corpus.counts)
     bad, unknown = counts.pop("bad_rows", 0), counts.pop("unknown_tokens", 0)
@@ -231,7 +231,7 @@ def _digests(held_out: Mapping[str, Sequence[Corpus]]) -> DigestSet:
 
 
 def _count_leaks(corpus: Corpus, held_out: Mapping[str, Sequence[Corpus]]) -> dict[str, int]:
-    """How many training documents also stand in each split, warned of."""
+    """Returns how many training documents are also in each split, and warns of them."""
     counts = {}
     for split, corpora in held_out.items():
         known = _digests({split: corpora})

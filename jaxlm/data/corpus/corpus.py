@@ -15,17 +15,17 @@ _READS_TO_RELEASE = 4096  # of up to 64 KiB each, which is what the system maps 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokenised documents.
+    """Tokenized documents.
 
     Attributes:
-        name: what messages call it: "data.train (data/wiki/*.txt.gz)".
-        tokens: uint16 or uint32 [N], the documents' token ids, as `token_cache` wraps them.
-        offsets: int64 [D + 1]; document d is tokens[offsets[d] : offsets[d + 1]], and none is empty.
-        digests: uint64 [D], a hash of each document's text.
-        num_bytes: UTF-8 bytes of all the documents' text, without what wraps them.
-        fingerprint: hex SHA-256 of everything that decides the tokens.
-        counts: what reading and cleaning counted, such as `bad_rows`, `empty_documents`, `duplicates_dropped`.
-        directory: where the arrays lie, and plans made from them; None: in memory alone.
+      name: what messages call it: "data.train (data/wiki/*.txt.gz)".
+      tokens: uint16 or uint32 [N], the documents' token ids, as `token_cache` wraps them.
+      offsets: int64 [D + 1]; document d is tokens[offsets[d] : offsets[d + 1]], and none is empty.
+      digests: uint64 [D], a hash of each document's text.
+      num_bytes: UTF-8 bytes of all the documents' text, without what wraps them.
+      fingerprint: hex SHA-256 of everything that decides the tokens.
+      counts: what reading and cleaning counted, such as `bad_rows`, `empty_documents`, `duplicates_dropped`.
+      directory: where the arrays lie, and plans made from them; None: in memory alone.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Corpus:
         return len(self.offsets) - 1
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """int32 [stop - start]: a copy of those tokens.
+        """Returns int32 [stop - start], a copy of those tokens.
 
         Now and then the pages read so far leave the process's resident memory (they stay in the system's file cache),
         so that an epoch over a large corpus does not count as memory in use.
@@ -59,14 +59,14 @@ class Corpus:
 
 
 def release(array: np.ndarray) -> None:
-    """Let the pages of a memory-mapped array leave resident memory; others are left alone."""
+    """Drops the pages of a memory-mapped array from resident memory; does nothing to other arrays."""
     mapping = getattr(array, "_mmap", None)
     if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def map_array(path: Path, dtype: type | np.dtype | str) -> np.ndarray:
-    """The array in a file, memory-mapped and read-only."""
+    """Returns the array in a file, memory-mapped and read-only."""
     if path.stat().st_size == 0:  # which cannot be mapped
         return np.zeros(0, dtype)
     return np.memmap(path, dtype, "r")

@@ -1,4 +1,4 @@
-"""`Contents`: SHA-256 of files, remembered, so that a large corpus is not read anew in every run to be recognised."""
+"""`Contents`: SHA-256 of files, remembered, so that a run need not read a large corpus again to recognize it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Contents:
     are the same, unless it was changed just before it was read.
 
     Args:
-        memory: file that the digests are kept in; None: nowhere.
+      memory: file that the digests are kept in; None: nowhere.
     """
 
     def __init__(self, memory: Path | None = None) -> None:
@@ -33,10 +33,10 @@ class Contents:
                 self._known = known if isinstance(known, dict) else {}
 
     def digest(self, path: Path) -> str:
-        """Hex SHA-256 of a file's content.
+        """Returns the hex SHA-256 of a file's content.
 
         Raises:
-            UserError: it cannot be read.
+          UserError: it cannot be read.
         """
         try:
             return self._digest(path)
@@ -56,7 +56,7 @@ class Contents:
         return digest
 
     def save(self) -> None:
-        """Remember the digests for the next run; where that is not possible, they are computed again."""
+        """Stores the digests for the next run; if that fails, the next run computes them again."""
         if self._memory is None:
             return
         with contextlib.suppress(OSError), atomic_write(self._memory, shared=True) as temporary:

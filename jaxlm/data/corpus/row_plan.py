@@ -32,7 +32,7 @@ class Segment:
     """A stretch of one document (or, across documents, of several laid end to end) that stands in a row.
 
     Attributes:
-        tokens: int32 [n + lookahead]; the first n are inputs.
+      tokens: int32 [n + lookahead]; the first n are inputs.
     """
 
     tokens: np.ndarray
@@ -43,14 +43,14 @@ class RowPlan:
     """The rows of a corpus; made by `plan_corpus`.
 
     Attributes:
-        corpus: where the tokens are.
-        row_length: columns of a row.
-        lookahead: tokens that a segment carries beyond its inputs.
-        num_rows: rows of every epoch.
-        max_segments: most segments in a row.
-        num_columns: columns of one epoch that are not padding.
-        settings: what decided the rows, under the names of config keys where there is one.
-        layout: (row, epoch) -> (start, number of input tokens) of each segment.
+      corpus: where the tokens are.
+      row_length: columns of a row.
+      lookahead: tokens that a segment carries beyond its inputs.
+      num_rows: rows of every epoch.
+      max_segments: most segments in a row.
+      num_columns: columns of one epoch that are not padding.
+      settings: what decided the rows, under the names of config keys where there is one.
+      layout: (row, epoch) -> (start, number of input tokens) of each segment.
     """
 
     corpus: Corpus
@@ -63,7 +63,7 @@ class RowPlan:
     layout: Callable[[int, int], list[tuple[int, int]]]
 
     def segments(self, row: int, epoch: int = 0) -> list[Segment]:
-        """The segments of a row, in the order of their columns."""
+        """Returns the segments of a row, in the order of their columns."""
         if not 0 <= row < self.num_rows:
             raise IndexError(f"row {row} of {self.num_rows}")
         stretches = self.layout(row, epoch)
@@ -71,7 +71,7 @@ class RowPlan:
 
 
 def row_settings(row_length: int, lookahead: int, concat_documents: bool, costs: np.ndarray) -> dict[str, Any]:
-    """What decides rows besides the text, under the names of config keys where there is one."""
+    """Returns the settings that decide the rows, under the names of config keys where there is one."""
     return {
         "data.concat_documents": concat_documents,
         "the row length": row_length,
@@ -90,7 +90,7 @@ def plan_corpus(
     cost: Cost | None = None,
     seed: int | None = None,
 ) -> RowPlan:
-    """Divide a corpus into rows.
+    """Divides a corpus into rows.
 
     - Across documents, the documents laid end to end are cut every so many tokens, one segment to a row. In training
       every epoch cuts elsewhere, at an offset drawn from (seed, epoch), and the less than two rows that this leaves
@@ -100,17 +100,17 @@ def plan_corpus(
       once, and kept beside the tokens.
 
     Args:
-        row_length: columns of a row.
-        lookahead: 1 for objectives that predict the next token: a segment of n input tokens carries the one behind them
-            as well, with which the next segment of the document begins; so every token is predicted once in an epoch,
-            but for the first of a document (across documents: of the corpus). Otherwise 0.
-        overhead: columns that a segment takes up besides its input tokens, for special tokens around it.
-        cost: columns of a segment by its input tokens, where they are not just as many, and `overhead`.
-        seed: decides the cuts of training; None: evaluation.
+      row_length: columns of a row.
+      lookahead: 1 for objectives that predict the next token: a segment of n input tokens carries the one behind them
+          as well, with which the next segment of the document begins; so every token is predicted once in an epoch,
+          but for the first of a document (across documents: of the corpus). Otherwise 0.
+      overhead: columns that a segment takes up besides its input tokens, for special tokens around it.
+      cost: columns of a segment by its input tokens, where they are not just as many, and `overhead`.
+      seed: decides the cuts of training; None: evaluation.
 
     Raises:
-        UserError: the corpus holds nothing to predict, or `row_length` is too small for a single token.
-        RunFailure: the plan cannot be written beside the tokens.
+      UserError: the corpus holds nothing to predict, or `row_length` is too small for a single token.
+      RunFailure: the plan cannot be written beside the tokens.
     """
     costs = segment_costs(row_length, overhead, cost)
     settings = row_settings(row_length, lookahead, concat_documents, costs)
@@ -119,10 +119,10 @@ def plan_corpus(
 
 
 def segment_costs(row_length: int, overhead: int, cost: Cost | None) -> np.ndarray:
-    """int64 [longest + 1]: columns of a segment of n input tokens, up to the longest that a row holds.
+    """Returns int64 [longest + 1]: columns of a segment of n input tokens, up to the longest that a row holds.
 
     Raises:
-        UserError: a row holds none.
+      UserError: a row holds none.
     """
     longest, limit = 0, row_length
     costs = np.zeros(1, np.int64)
@@ -211,7 +211,7 @@ def _pack(
 
 
 def _make_folder(folder: Path, write: Callable[[Path], Any]) -> None:
-    """Put a folder in place that is whole or not there, whichever of several processes is first."""
+    """Makes a folder that is complete or not there, whichever of several processes is first."""
     with explain_write_errors(folder):
         temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
         try:
@@ -225,7 +225,7 @@ def _make_folder(folder: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _write_rows(folder: Path, corpus: Corpus, row_length: int, lookahead: int, costs: np.ndarray) -> dict[str, int]:
-    """Plan window after window into the folder's files; returns the counts, which rows.json holds too."""
+    """Plans window after window into the folder's files; returns the counts, which rows.json holds too."""
     num_rows = max_segments = num_columns = pieces = 0
     with (
         (folder / "starts.bin").open("wb") as starts_file,
@@ -251,14 +251,14 @@ def _write_rows(folder: Path, corpus: Corpus, row_length: int, lookahead: int, c
 
 
 def _read_rows(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """int64 [P] starts and int32 [P] lengths of the pieces, row by row, and int64 [num_rows + 1] where each begins."""
+    """Returns int64 [P] starts and int32 [P] lengths of the pieces, and int64 [num_rows + 1] where each row begins."""
     types = {"starts": np.int64, "lengths": np.int32, "ends": np.int64}
     starts, lengths, ends = (map_array(folder / f"{name}.bin", dtype) for name, dtype in types.items())
     return starts, lengths, ends
 
 
 def _windows(corpus: Corpus, lookahead: int, longest: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Starts and input tokens (int64) of the documents' pieces, in order, in windows of bounded size."""
+    """Yields starts and input tokens (int64) of the documents' pieces, in order, in windows of bounded size."""
     waiting = [np.zeros((2, 0), np.int64)]
     for first in range(0, corpus.num_documents, _DOCUMENTS):
         offsets = np.array(corpus.offsets[first : first + _DOCUMENTS + 1])
@@ -275,7 +275,7 @@ def _windows(corpus: Corpus, lookahead: int, longest: int) -> Iterator[tuple[np.
 
 
 def _pieces(offsets: np.ndarray, lookahead: int, longest: int) -> np.ndarray:
-    """int64 [2, P]: start and input tokens of each piece of the documents that these offsets bound."""
+    """Returns int64 [2, P]: start and input tokens of each piece of the documents that these offsets bound."""
     inputs = np.maximum(np.diff(offsets) - lookahead, 0)
     counts = -(-inputs // longest)
     document = np.repeat(np.arange(len(inputs)), counts)

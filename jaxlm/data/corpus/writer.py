@@ -1,4 +1,4 @@
-"""Writes a tokenised corpus, file by file append-only, so that a build that was killed goes on where it stood."""
+"""Writes a tokenized corpus, file by file append-only, so that a build that was killed goes on where it stood."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class TokenWriter:
     where reading goes on. Opening cuts them back to the last such line.
 
     Args:
-        folder: made if absent.
-        dtype: of the tokens.
-        before, after: int32 token ids that go around every document.
+      folder: made if absent.
+      dtype: of the tokens.
+      before, after: int32 token ids that go around every document.
 
     Attributes:
-        place: where the document that is open, or else the next, begins in the source.
-        pieces: pieces of that document that are written.
-        counts: everything that was counted so far.
-        num_documents, num_tokens, num_bytes: of whole documents.
-        problem: the first bad row that was skipped.
+      place: where the document that is open, or else the next, begins in the source.
+      pieces: pieces of that document that are written.
+      counts: everything that was counted so far.
+      num_documents, num_tokens, num_bytes: of whole documents.
+      problem: the first bad row that was skipped.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype, before: np.ndarray, after: np.ndarray) -> None:
@@ -67,11 +67,11 @@ class TokenWriter:
             file.close()
 
     def add(self, batch: TextBatch, ids: Sequence[np.ndarray], dropped: Sequence[bool]) -> None:
-        """Append a batch.
+        """Appends a batch.
 
         Args:
-            ids: int32 [T] of each of the batch's texts.
-            dropped: for each of the documents that end in it, whether it is left out.
+          ids: int32 [T] of each of the batch's texts.
+          dropped: for each of the documents that end in it, whether it is left out.
         """
         decisions = list(dropped)
         held = self._end - self.num_tokens  # tokens of the open document that are in the file
@@ -114,7 +114,7 @@ class TokenWriter:
         return map_array(self._folder / "digests.bin", DIGEST_TYPE)
 
     def checkpoint(self) -> None:
-        """Bring everything to the disk, and note how far it goes."""
+        """Brings everything to the disk and notes how far it goes."""
         for file in self._files.values():
             os.fsync(file.fileno())
         entry = {
@@ -132,14 +132,14 @@ class TokenWriter:
         self._journaled, self._journal_time = self._end, time.monotonic()
 
     def finish(self, index: dict[str, Any]) -> None:
-        """Write index.json, with which the corpus is whole, and remove the journal."""
+        """Writes index.json, which marks the corpus as complete, and removes the journal."""
         self.checkpoint()
         with atomic_write(self._folder / "index.json", sync=True) as temporary:
             temporary.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         remove_journal(self._folder)
 
     def _forget_open(self) -> None:
-        """Take back the beginning of a document that turned out to be one to leave out.
+        """Removes the beginning of a document that turned out to be dropped.
 
         A journal that still counts it in does no harm: the document is open there, and will be left out again.
         """
@@ -172,12 +172,12 @@ class TokenWriter:
 
 
 def remove_journal(folder: Path) -> None:
-    """Of a build that is whole."""
+    """Removes the journal of a build that is complete."""
     (folder / _JOURNAL).unlink(missing_ok=True)
 
 
 def _open(path: Path, size: int) -> io.FileIO:
-    """A file cut back to its first bytes, at whose end writing goes on."""
+    """Opens a file for writing after its first `size` bytes; the rest is cut off."""
     file = io.FileIO(path, "r+" if path.exists() else "x+")
     file.truncate(size)
     file.seek(size)
@@ -185,7 +185,7 @@ def _open(path: Path, size: int) -> io.FileIO:
 
 
 def _write(file: io.FileIO, content: bytes) -> None:
-    """All of it: a full disk may take a part before it fails."""
+    """Writes all of the content: a full disk may take a part before it fails."""
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]

@@ -179,7 +179,7 @@ def test_other_rows_of_the_same_corpus_are_refused_by_name(loader):
     state = loader(plan()).get_state()
     with pytest.raises(UserError, match="data.concat_documents was False and is now True"):
         loader(plan(across=True)).set_state(state)
-    with pytest.raises(UserError, match="the tokenised training corpus differs"):
+    with pytest.raises(UserError, match="the tokenized training corpus differs"):
         loader(plan(base=1)).set_state(state)
     with pytest.raises(UserError, match="the row length was 16 and is now 32"):
         loader(plan(row_length=32)).set_state(state)
