@@ -10,29 +10,11 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import pytest
-
-# In the environment, before JAX is imported, so that the commands which tests start inherit it.
-if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-if "--xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
-    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"  # tests compile far longer than they compute
-# Commands, and the tests of one session, share what they compiled. Workers of `pytest -n` do not: JAX writes in place.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR",
-    str(Path(__file__).resolve().parents[1] / ".pytest_cache" / f"xla{os.environ.get('PYTEST_XDIST_WORKER', '')}"),
-)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")  # else collectives of fake devices can deadlock
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a metadata server for a TPU
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
+import helpers.environment  # noqa: F401  before JAX
 import helpers.typecheck  # noqa: F401  the import hook finds it as an attribute of `helpers`
 import jax
 import optax
+import pytest
 from helpers.tfds_reviews import prepared  # noqa: F401  a fixture
 from jaxtyping import install_import_hook
 
