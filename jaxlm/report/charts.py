@@ -109,6 +109,7 @@ def section_figure(title: str, content: Mapping[str, Any], note: str = "") -> Fi
         dots = one.get("style") == "dots"
         style = f"{'dot' if dots else 'line'}-{number % 2 + 1}"
         x, y = (np.array(one[name], np.float64) for name in "xy")  # null is read as NaN
+        y[~np.isfinite(x)] = np.nan  # without an x there is no point
         series.append(Series(x, y, style, dots=dots or len(x) <= _MOST_DISCS, line=not dots))
         if one.get("name"):
             keys.append((style, str(one["name"])))

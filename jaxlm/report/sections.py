@@ -35,7 +35,8 @@ class ReportSection(NamedTuple):
           or None (a dash). Optional `bars`: name of a column of values from 0 to 1 that are also drawn as bars.
         "matrix": `labels`; `counts`, int [labels, labels], rows gold and columns predicted. Optional `totals`, int
           [labels]: what shares of a row are taken of; absent: the row's sum.
-        "chart": `series`, a list of {"x": numbers, "y": numbers, "style": "line" or "dots", "name": of the legend};
+        "chart": `series`, a list of {"x": numbers, "y": numbers, "style": "line" or "dots", "name": of the legend},
+          drawn in two colors by turns;
           `axes`, {"x": label, "y": label} and, optional, `x_range`, `y_range` (two numbers) and `diagonal` (true draws
           x = y). Optional `alt`: what the chart shows, for people who cannot see it.
         "texts": as "table"; long strings keep their line breaks.

@@ -71,7 +71,7 @@ def test_smoothing_keeps_a_constant_follows_a_trend_and_passes_over_nan():
 def test_a_chart_of_a_section():
     series = [
         {"x": [0, 1, 2], "y": [0.0, None, 1.0], "style": "line", "name": "made"},
-        {"x": [0, 2], "y": [0.5, 0.5], "style": "dots"},
+        {"x": [0, 2, None], "y": [0.5, 0.5, 0.5], "style": "dots"},
     ]
     axes = {"x": "share", "y": "value", "x_range": [0, 4], "diagonal": True}
     figure = section_figure("Shares", {"series": series, "axes": axes}, "a note")

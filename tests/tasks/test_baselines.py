@@ -20,8 +20,8 @@ def test_majority_and_regression():
 
 
 def test_a_label_without_training_rows_is_never_predicted():
-    found = baseline_scores("multiclass", ("neg", "pos", "new"), TRAIN, TEST._replace(labels=np.array([1, 0, 0, 2])), 0)
-    scores = found["tfidf_logistic_regression"]
+    train, test = TRAIN._replace(labels=np.array([2, 2, 2, 0, 0])), TEST._replace(labels=np.array([2, 0, 0, 1]))
+    scores = baseline_scores("multiclass", ("neg", "new", "pos"), train, test, 0)["tfidf_logistic_regression"]
     assert scores["recall/new"] == 0 and scores["accuracy"] == 3 / 4
 
 
