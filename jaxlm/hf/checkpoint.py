@@ -19,7 +19,7 @@ from jaxlm.errors import UserError
 from jaxlm.hf.shards import INDEX, WEIGHTS, write_tensors
 from jaxlm.hf.transfer import Index, entries, on_host, place
 from jaxlm.models import Family, Model, get_family
-from jaxlm.models.base import flatten
+from jaxlm.models.base import Head, flatten
 from jaxlm.models.weight_map import Plan, Rule, plan_import, rules_for
 
 log = logging.getLogger("jaxlm")
@@ -58,18 +58,17 @@ class HFCheckpoint:
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """The task head's label names in id order; None where the checkpoint only has the LABEL_0 placeholders."""
+        """The head's label names in id order; None where it has no labels, or only the LABEL_0 placeholders."""
         names = self.config.get("id2label")
-        architectures = self.config.get("architectures") or ()
-        if not names or not any(name.endswith("ForSequenceClassification") for name in architectures):
+        if not names or self.head is None or not self.family.heads[self.head].label_params:
             return None
         ordered = tuple(name for _, name in sorted(((int(i), n) for i, n in names.items())))
         return None if ordered == tuple(f"LABEL_{i}" for i in range(len(ordered))) else ordered
 
     @property
     def head(self) -> str | None:
-        """The kind of head that config.json names, one of `Family.architectures`; None for a bare trunk, say."""
-        kinds = {architecture: kind for kind, architecture in self.family.architectures.items()}
+        """The kind of head that config.json names, a key of `Family.heads`; None for a bare trunk, say."""
+        kinds = {head.architecture: kind for kind, head in self.family.heads.items()}
         return next((kinds[name] for name in self.config.get("architectures") or () if name in kinds), None)
 
     @cached_property
@@ -122,7 +121,7 @@ class HFCheckpoint:
 
     def read(self, key: str, part: tuple[slice, ...]) -> np.ndarray:
         """Reads a part of a tensor as float32."""
-        # Opened anew for each: what a mapped file has been read of counts as memory in use until it is closed.
+        # Opened for each tensor: pages of a mapped file count as memory in use until it is closed.
         with self._open(self._files[key]) as tensors:
             try:
                 whole = tensors.get_slice(key)
@@ -133,7 +132,7 @@ class HFCheckpoint:
 
 @dataclass(frozen=True)
 class LoadedParams:
-    """The parameters of a model, and what became of the checkpoint's tensors."""
+    """The parameters of a model, and the names of what was not read."""
 
     params: Any
     initialised: tuple[str, ...]
@@ -147,35 +146,37 @@ def load_params(checkpoint: HFCheckpoint, model: Model, key: jax.Array, *, new_h
 
     Args:
       key: PRNG key of the parameters that the checkpoint lacks.
-      new_head: draw the head's output layer afresh even where the checkpoint has one.
+      new_head: initialize the head's label parameters even where the checkpoint has them, as is done for those of
+        another kind of head.
     Raises:
       UserError: a trunk parameter that the checkpoint lacks, a tensor that the family does not know, a wrong shape, or
         a head of another number of labels.
     """
-    structs = flatten(model.shapes)
-    plan = plan_import(model.family.table, {name: s.shape for name, s in structs.items()}, checkpoint.shapes)
-    fresh = {name for name in structs if name in plan.missing or new_head and name.startswith("head/out")}
-    _check(checkpoint, plan, fresh)
+    structs, head = flatten(model.shapes), model.family.heads[model.head]
+    plan = plan_import(model.weight_map, {name: s.shape for name, s in structs.items()}, checkpoint.shapes)
+    new_head = new_head or checkpoint.head not in (None, model.head)
+    fresh = {name for name in structs if name in plan.missing or new_head and name in head.label_params}
+    _check(checkpoint, head, plan, fresh)
     initialised = _init_some(model, fresh, key)
 
     def leaf(path: Any, struct: jax.ShapeDtypeStruct) -> jax.Array:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name in initialised:
             return initialised[name]
-        row, keys = plan.reads[name]
-        return place(struct, lambda index: _read_part(checkpoint, row, keys, struct.shape, index))
+        rule, keys = plan.reads[name]
+        return place(struct, lambda index: _read_part(checkpoint, rule, keys, struct.shape, index))
 
     params = jax.tree_util.tree_map_with_path(leaf, model.shapes)
     if fresh:
-        log.info("initialised (not in %s): %s", checkpoint.directory, ", ".join(sorted(fresh)))
+        log.info("initialized (not in %s): %s", checkpoint.directory, ", ".join(sorted(fresh)))
     if plan.ignored:
         log.info("not used from %s: %s", checkpoint.directory, ", ".join(sorted(plan.ignored)))
     return LoadedParams(params, tuple(sorted(fresh)), tuple(sorted(plan.ignored)))
 
 
-def _check(checkpoint: HFCheckpoint, plan: Plan, fresh: set[str]) -> None:
+def _check(checkpoint: HFCheckpoint, head: Head, plan: Plan, fresh: set[str]) -> None:
     where = checkpoint.directory
-    own = checkpoint.family.table.is_not_exported
+    own = checkpoint.family.trunk_map.is_not_exported
     lost = [name for name in plan.missing if not name.startswith("head/") and not own(name)]
     if lost:
         raise UserError(
@@ -190,7 +191,7 @@ def _check(checkpoint: HFCheckpoint, plan: Plan, fresh: set[str]) -> None:
     for name, (key, found, expected) in plan.mismatched.items():
         if name in fresh:
             continue
-        if name.startswith("head/out"):
+        if name in head.label_params:
             raise UserError(
                 f"{where}: its head has {found[0]} labels ({key} is {found}), the task has {expected[0]}; name the "
                 "checkpoint's labels in task.labels, or set model.new_head=true to train a new head"
@@ -199,7 +200,7 @@ def _check(checkpoint: HFCheckpoint, plan: Plan, fresh: set[str]) -> None:
 
 
 def _init_some(model: Model, names: set[str], key: jax.Array) -> dict[str, jax.Array]:
-    """Draws only the named parameters: jit drops the others before they exist."""
+    """Initializes only the named parameters: jit drops the others before they exist."""
     if not names:
         return {}
     shardings = {name: s.sharding for name, s in flatten(model.shapes).items() if name in names}
@@ -210,11 +211,11 @@ def _init_some(model: Model, names: set[str], key: jax.Array) -> dict[str, jax.A
 
 
 def _read_part(
-    checkpoint: HFCheckpoint, row: Rule, keys: list[str], shape: tuple[int, ...], index: Index
+    checkpoint: HFCheckpoint, rule: Rule, keys: list[str], shape: tuple[int, ...], index: Index
 ) -> np.ndarray:
-    """Float32 values of a part of a parameter: of the layers that it spans, what it needs of each one's tensor."""
-    part, convert = row.part(shape, index[1:] if row.stacked else index)
-    if not row.stacked:
+    """Reads a slice of a parameter as float32: from each layer's tensor, the part that the slice needs."""
+    part, convert = rule.part(shape, index[1:] if rule.stacked else index)
+    if not rule.stacked:
         return convert(checkpoint.read(keys[0], part))
     values = np.empty([stop - start for start, stop in index], np.float32)
     for value, key in zip(values, keys[slice(*index[0])], strict=True):
@@ -232,7 +233,7 @@ def export_model(
 ) -> None:
     """Writes config.json and model.safetensors; Transformers loads the directory as it is.
 
-    Of several processes all have to call it; the first writes.
+    Every process has to call it; the first writes.
 
     Args:
       directory: made if absent; files of the same names are replaced.
@@ -240,21 +241,21 @@ def export_model(
       shard_bytes: a model of more is written as several files and an index, and never whole in memory.
     """
     flat = flatten(params)
-    rows = rules_for(model.family.table, flat)
-    tensors = (tensor for row in rows for tensor in _tensors(row, flat[row.param]))
+    rules = rules_for(model.weight_map, flat)
+    tensors = (tensor for rule in rules for tensor in _tensors(rule, flat[rule.param]))
     if jax.process_index():
         for _ in tensors:  # has a part in gathering them
             pass
         return
     sizes = {
-        key: 4 * math.prod(row.hf_shape(flat[row.param].shape))
-        for row in rows
-        for key in row.keys(flat[row.param].shape)
+        key: 4 * math.prod(rule.hf_shape(flat[rule.param].shape))
+        for rule in rules
+        for key in rule.keys(flat[rule.param].shape)
     }
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory, sizes, tensors, shard_bytes)
     config = {
-        "architectures": [model.family.architectures[model.head]],
+        "architectures": [model.family.heads[model.head].architecture],
         "model_type": model.family.name,
         **model.family.to_hf(model.config),
         "dtype": "float32",
@@ -263,8 +264,8 @@ def export_model(
     (directory / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _tensors(row: Rule, value: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """A parameter's HF keys and tensors, layer by layer."""
-    layers = entries(value) if row.stacked else [on_host(value)]
-    for key, layer in zip(row.keys(value.shape), layers, strict=True):
-        yield key, np.ascontiguousarray(row.from_param(layer))
+def _tensors(rule: Rule, value: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields a parameter's HF keys and tensors, layer by layer."""
+    layers = entries(value) if rule.stacked else [on_host(value)]
+    for key, layer in zip(rule.keys(value.shape), layers, strict=True):
+        yield key, np.ascontiguousarray(rule.from_param(layer))

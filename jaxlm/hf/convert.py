@@ -29,10 +29,10 @@ def inspect(name: str) -> str:
     """Describes a checkpoint: family, sizes, labels, and each parameter with the tensors it is read from."""
     checkpoint = HFCheckpoint(find_model_dir(name, key="convert inspect"))
     labels = checkpoint.label_names
-    head = checkpoint.head or "classification"
+    head = checkpoint.head or next(iter(checkpoint.family.heads))
     model = Model(checkpoint.family, checkpoint.model_config, head, len(labels) if labels else 2)
     shapes = {path: struct.shape for path, struct in flatten(model.shapes).items()}
-    plan = plan_import(checkpoint.family.table, shapes, checkpoint.shapes)
+    plan = plan_import(model.weight_map, shapes, checkpoint.shapes)
     lines = [
         f"{checkpoint.directory}: {checkpoint.family.name}, {head.replace('_', ' ')}, "
         f"{model.num_parameters:,} parameters",

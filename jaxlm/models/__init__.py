@@ -1,10 +1,10 @@
-"""Model families by HF `model_type`: one line each."""
+"""Model families by HF `model_type`: one line each, and those that `register` adds."""
 
 from __future__ import annotations
 
 from jaxlm.errors import UserError
 from jaxlm.models import bert, distilbert, electra, gpt2, llama_family, recurrent, roberta, t5
-from jaxlm.models.base import Family, Model
+from jaxlm.models.base import Family, Head, Model
 
 FAMILIES: dict[str, Family] = {
     "bert": bert.FAMILY,
@@ -31,4 +31,15 @@ def get_family(name: str, where: str) -> Family:
     return FAMILIES[name]
 
 
-__all__ = ["FAMILIES", "Family", "Model", "get_family"]
+def register(family: Family) -> None:
+    """Adds a family from outside the package: configs and checkpoints then find it by its name.
+
+    Raises:
+      UserError: another family has the name.
+    """
+    if FAMILIES.get(family.name, family) is not family:
+        raise UserError(f"models.register: the model type {family.name!r} is taken; give the family another name")
+    FAMILIES[family.name] = family
+
+
+__all__ = ["FAMILIES", "Family", "Head", "Model", "get_family", "register"]

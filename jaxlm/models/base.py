@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from flax import linen as nn
 from flax.core import meta
 
 from jaxlm.errors import UserError
-from jaxlm.models.weight_map import WeightMap
+from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.layers import ACTIVATIONS, ComputeConfig, Key, split_key
 from jaxlm.parallel.sharding import boxed_axes, is_axes, param_shardings
 
@@ -25,12 +26,39 @@ CAUSAL_INPUTS = ("tokens", "segment_ids", "positions", "prefix", "slot_positions
 """What a decoder or a recurrent model reads."""
 
 
+class Head(NamedTuple):
+    """One head of a family: how it is built, the name of HF's class, and where HF keeps its parameters."""
+
+    build: Callable[[Any, ComputeConfig, int], nn.Module]
+    """(config, compute, number of outputs) -> module, called as (states, batch, key) and returning the outputs. A
+    module whose attribute `tied` is true is also given `table`, the token table [V, D]."""
+    architecture: str
+    """HF class name."""
+    rules: tuple[Rule, ...] = ()
+    """Rules of the head's parameters; those of another head may have the same names."""
+    label_params: tuple[str, ...] = ()
+    """Parameters with an entry for each label: a new label set needs new ones. Empty for a head without labels."""
+    is_network: bool = False
+    """`build` returns the whole network, called as (batch, key), and not only what reads a trunk's states."""
+    inputs: tuple[str, ...] = ()
+    """Batch arrays that it reads beside the family's."""
+
+
+LABEL_PARAMS = ("head/out", "head/out_bias")
+"""`Head.label_params` of every head that ends in the map `out`."""
+
+
+def out_rules(module: str) -> tuple[Rule, ...]:
+    """Returns the HF rules of a head's map `out`, from the name of its HF module."""
+    return Rule("head/out", f"{module}.weight", "c d -> d c"), Rule("head/out_bias", f"{module}.bias")
+
+
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity, so that a `Model` can be a static argument of jit
 class Family:
     """One architecture: everything that the rest of jaxlm knows about it.
 
     Every config class has at least: vocab_size, max_positions (longest example), pad_id, dropout, attention_dropout,
-    classifier_dropout. Every trunk names its token embedding table `tokens` [V, D].
+    classifier_dropout. Every trunk has its token table as attribute and parameter `tokens` [V, D].
     """
 
     name: str
@@ -41,13 +69,12 @@ class Family:
     """Preset -> published parameter count: as a language model (causal_lm, seq2seq_lm) where the family has such a
     head, else as a classifier of two labels."""
     trunk: Callable[[Any, ComputeConfig], nn.Module]
-    """(config, compute) -> module; called by name with those of `inputs` that a batch has, and a key; returns [R, S, D]
-    (slots given) or [R, T, D]."""
-    heads: Mapping[str, Callable[[Any, ComputeConfig, int], nn.Module]]
-    """Head kind -> (config, compute, number of outputs) -> module from (states, key, token table) to outputs."""
-    architectures: Mapping[str, str]
-    """Head kind -> HF class name."""
-    table: WeightMap
+    """(config, compute) -> module; called by name with those of `inputs` that a batch has, and a key; returns [B, S, D]
+    (slots given) or [B, T, D]."""
+    heads: Mapping[str, Head]
+    """By kind: classification, masked_lm, ..."""
+    trunk_map: WeightMap
+    """Rules of the trunk's parameters, and the checkpoint keys that neither the trunk nor a head reads."""
     from_hf: Callable[[Mapping[str, Any]], Any]
     to_hf: Callable[[Any], dict[str, Any]]
     """UserError for a config that no checkpoint of the family can have."""
@@ -55,10 +82,15 @@ class Family:
     """Batch arrays that the trunk reads."""
     pool: str = "first"
     """The token of an example that a classification head reads: "first" ([CLS]) or "last" (models that look back)."""
-    networks: Mapping[str, Callable[[Any, ComputeConfig], Any]] = field(default_factory=dict)
-    """Head kind -> network, where it is more than the trunk under a head."""
     init_cache: Callable[[Any, int, int, Any], Any] | None = None
     """(config, rows, length, dtype) -> the empty state of step-by-step decoding; None: the family cannot generate."""
+
+    def weight_map(self, head: str) -> WeightMap:
+        """Returns the rules of a model with this kind of head; what belongs to other heads is ignored."""
+        others = {rule.key for other in self.heads.values() for rule in other.rules}
+        ignore = tuple(f"^{re.escape(key)}$" for key in sorted(others))
+        trunk = self.trunk_map
+        return dataclasses.replace(trunk, rules=trunk.rules + self.heads[head].rules, ignore=trunk.ignore + ignore)
 
 
 class Network(nn.Module):
@@ -71,15 +103,17 @@ class Network(nn.Module):
     def __call__(self, batch: Mapping[str, jax.Array], key: Key = None) -> Any:
         trunk_key, head_key = split_key(key, 2)
         states = self.trunk(**{name: batch[name] for name in self.inputs if name in batch}, key=trunk_key)
-        return self.head(states, head_key, self._token_table())
+        return self._outputs(states, batch, head_key)
 
     def decode(self, batch: Mapping[str, jax.Array], cache: Any) -> tuple[Any, Any]:
         """One step of generation: the head's outputs at the last column, and the cache with these tokens in it."""
         states, cache = self.trunk(**batch, cache=cache)
-        return self.head(states[:, -1:], None, self._token_table()), cache
+        return self._outputs(states[:, -1:], batch, None), cache
 
-    def _token_table(self) -> jax.Array:
-        return meta.unbox(self.trunk.variables["params"]["tokens"])
+    def _outputs(self, states: jax.Array, batch: Mapping[str, jax.Array], key: Key) -> Any:
+        if getattr(self.head, "tied", False):
+            return self.head(states, batch, key, cast(Any, self.trunk).tokens)
+        return self.head(states, batch, key)
 
 
 @dataclass(frozen=True)
@@ -94,23 +128,28 @@ class Model:
 
     @cached_property
     def _network(self) -> Any:
-        kinds = (*self.family.heads, *self.family.networks)
-        if self.head not in kinds:
-            raise UserError(f"model family {self.family.name!r} has no {self.head} head; it has: {', '.join(kinds)}")
+        heads = self.family.heads
+        if self.head not in heads:
+            raise UserError(f"model family {self.family.name!r} has no {self.head} head; it has: {', '.join(heads)}")
         self.family.to_hf(self.config)  # what could not be exported is refused now, not after training
-        if self.head in self.family.networks:
-            return self.family.networks[self.head](self.config, self.compute)
-        return Network(
-            self.family.trunk(self.config, self.compute),
-            self.family.heads[self.head](self.config, self.compute, self.num_outputs),
-            self.family.inputs,
-        )
+        head = heads[self.head]
+        module = head.build(self.config, self.compute, self.num_outputs)
+        if head.is_network:
+            return module
+        return Network(self.family.trunk(self.config, self.compute), module, self.family.inputs)
+
+    @property
+    def weight_map(self) -> WeightMap:
+        """The rules between this model's parameters and an HF checkpoint's tensors."""
+        return self.family.weight_map(self.head)
 
     def _boxed(self, key: jax.Array) -> Any:
-        batch = {name: jnp.zeros((1, 2), jnp.int32) for name in self.family.inputs}
+        network = self._network
+        names = (*self.family.inputs, *self.family.heads[self.head].inputs)
+        batch = {name: jnp.zeros((1, 2), jnp.int32) for name in names}
         if "slot_positions" in batch:
             batch["slot_positions"] = jnp.zeros((1, 1), jnp.int32)
-        return self._network.init(key, batch)["params"]
+        return network.init(key, batch)["params"]
 
     def init(self, key: jax.Array) -> Any:
         """Returns freshly initialised float32 parameters."""
@@ -120,12 +159,13 @@ class Model:
         """Computes the head's outputs.
 
         Args:
-          batch: the packed batch (docs/design.md), of which the arrays in `family.inputs` are read: int32 [R, T], and
-            slot_positions int32 [R, S].
+          batch: the packed batch (docs/design.md), of which the arrays in `family.inputs` are read: int32 [B, T], and
+            slot_positions int32 [B, S].
           key: PRNG key of the dropout masks; None computes without dropout.
         Returns:
-          float32 [R, S, num_outputs] of a classification head; of a language-model head the factors of its logits
-          (`heads.LogitFactors`), at the slots where the batch has slot_positions, else at all positions.
+          float32 [B, S, num_outputs] of a classification head; of a language-model head the factors of its logits
+          (`heads.FactoredLogits`). A head answers at the slots where the batch has slot_positions, else at all
+          positions.
         """
         return self._network.apply({"params": params}, batch, key)
 
@@ -153,12 +193,12 @@ class Model:
         """Reads further tokens of each row and returns what the head says at the last of them.
 
         Args:
-          tokens, segment_ids, positions: int32 [R, T], T columns that follow those already in the cache. Prompts of
+          tokens, segment_ids, positions: int32 [B, T], T columns that follow those already in the cache. Prompts of
             different lengths are padded on the left, with segment 0.
           cache: from `init_cache` or the last call.
-          prefix: int32 [R, T], 1 for tokens that all of these columns read, before them or not.
+          prefix: int32 [B, T], 1 for tokens that all of these columns read, before them or not.
         Returns:
-          The head's outputs [R, 1, ...], and the cache with these tokens in it.
+          The head's outputs [B, 1, ...], and the cache with these tokens in it.
         """
         batch = {"tokens": tokens, "segment_ids": segment_ids, "positions": positions}
         if prefix is not None:

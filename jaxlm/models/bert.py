@@ -6,23 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flax import linen as nn
-from jaxtyping import Array, Float, Int
-
-from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, check_encoder, out_rules, read_hf, write_hf
 from jaxlm.models.encoder import (
     BERT_FIELDS,
     OLD_NORM_NAMES,
-    Stack,
-    StackConfig,
-    embedding_rows,
-    embeddings,
-    masked_lm_rows,
-    stack_rows,
+    EncoderConfig,
+    EncoderTrunk,
+    embedding_rules,
+    masked_lm_rules,
+    stack_rules,
 )
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.heads import masked_lm, pooled_classifier
-from jaxlm.nn.layers import ComputeConfig, Key, split_key
+from jaxlm.nn.heads import masked_lm, pooled_classifier, token_classifier
+from jaxlm.nn.layers import ComputeConfig
 
 
 @dataclass(frozen=True)
@@ -43,33 +39,15 @@ class BertConfig:
     pad_id: int = 0
 
 
-class BertTrunk(nn.Module):
-    config: BertConfig
-    compute: ComputeConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        tokens: Int[Array, "R T"],
-        segment_ids: Int[Array, "R T"],
-        positions: Int[Array, "R T"],
-        token_types: Int[Array, "R T"] | None = None,
-        slot_positions: Int[Array, "R S"] | None = None,
-        key: Key = None,
-    ) -> Float[Array, "R Q D"]:
-        c = self.config
-        embed_key, stack_key = split_key(key, 2)
-        x = embeddings(
-            self, tokens, positions, token_types, embed_key,
-            sizes=(c.vocab_size, c.max_positions, c.num_types, c.embed_dim),
-            norm_eps=c.norm_eps, dropout_rate=c.dropout, init_std=c.init_std, compute=self.compute,
-        )  # fmt: skip
-        stack = StackConfig(
-            num_layers=c.num_layers, embed_dim=c.embed_dim, num_heads=c.num_heads, mlp_dim=c.mlp_dim,
-            activation=c.activation, norm_eps=c.norm_eps, attention_dropout=c.attention_dropout,
-            attention_output_dropout=c.dropout, mlp_dropout=c.dropout, init_std=c.init_std,
-        )  # fmt: skip
-        return Stack(stack, self.compute, name="stack")(x, segment_ids, slot_positions, stack_key)
+def _trunk(config: BertConfig, compute: ComputeConfig) -> EncoderTrunk:
+    c = config
+    encoder = EncoderConfig(
+        vocab_size=c.vocab_size, num_positions=c.max_positions, num_types=c.num_types, table_dim=c.embed_dim,
+        num_layers=c.num_layers, embed_dim=c.embed_dim, num_heads=c.num_heads, mlp_dim=c.mlp_dim,
+        activation=c.activation, norm_eps=c.norm_eps, dropout=c.dropout, attention_dropout=c.attention_dropout,
+        attention_output_dropout=c.dropout, init_std=c.init_std,
+    )  # fmt: skip
+    return EncoderTrunk(encoder, compute)
 
 
 # What Transformers assumes where an older config.json is silent.
@@ -102,23 +80,33 @@ FAMILY = Family(
         "base-cased": 108_311_810,
         "large": 335_143_938,
     },
-    trunk=BertTrunk,
-    heads={"classification": pooled_classifier("tanh", dropout_before=False), "masked_lm": masked_lm()},
-    architectures={"classification": "BertForSequenceClassification", "masked_lm": "BertForMaskedLM"},
-    table=WeightMap(
-        rows=(
-            *embedding_rows("bert.embeddings."),
-            *stack_rows("bert.encoder.layer.{i}."),
-            Rule("head/dense", "bert.pooler.dense.weight", "e d -> d e"),
-            Rule("head/dense_bias", "bert.pooler.dense.bias"),
-            Rule("head/out", "classifier.weight", "c d -> d c"),
-            Rule("head/out_bias", "classifier.bias"),
-            *masked_lm_rows(
+    trunk=_trunk,
+    heads={
+        "classification": Head(
+            pooled_classifier("tanh", dropout_before=False),
+            "BertForSequenceClassification",
+            (
+                Rule("head/dense", "bert.pooler.dense.weight", "e d -> d e"),
+                Rule("head/dense_bias", "bert.pooler.dense.bias"),
+                *out_rules("classifier"),
+            ),
+            LABEL_PARAMS,
+        ),
+        "token_classification": Head(
+            token_classifier, "BertForTokenClassification", out_rules("classifier"), LABEL_PARAMS
+        ),
+        "masked_lm": Head(
+            masked_lm(),
+            "BertForMaskedLM",
+            masked_lm_rules(
                 "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
             ),
         ),
+    },
+    trunk_map=WeightMap(
+        rules=(*embedding_rules("bert.embeddings."), *stack_rules("bert.encoder.layer.{i}.")),
         prefix="bert.",
-        ignore=(r"^cls\.", r"embeddings\.position_ids$", r"^bert\.pooler\.", r"^classifier\.", r"^qa_outputs\."),
+        ignore=(r"^cls\.(predictions\.decoder|seq_relationship)\.", r"embeddings\.position_ids$", r"^qa_outputs\."),
         aliases=OLD_NORM_NAMES,
     ),
     from_hf=_from_hf,

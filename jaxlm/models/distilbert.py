@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
 
-from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
-from jaxlm.models.encoder import Stack, StackConfig, embeddings, masked_lm_rows, stack_rows
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, check_encoder, out_rules, read_hf, write_hf
+from jaxlm.models.encoder import EncoderConfig, EncoderTrunk, masked_lm_rules, stack_rules
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.heads import masked_lm, pooled_classifier
-from jaxlm.nn.layers import ComputeConfig, Key, split_key
+from jaxlm.nn.heads import LinearClassifier, masked_lm, pooled_classifier
+from jaxlm.nn.layers import ComputeConfig
 
 _NORM_EPS = 1e-12
 
@@ -34,33 +33,15 @@ class DistilBertConfig:
     pad_id: int = 0
 
 
-class DistilBertTrunk(nn.Module):
-    config: DistilBertConfig
-    compute: ComputeConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        tokens: Int[Array, "R T"],
-        segment_ids: Int[Array, "R T"],
-        positions: Int[Array, "R T"],
-        token_types: Int[Array, "R T"] | None = None,
-        slot_positions: Int[Array, "R S"] | None = None,
-        key: Key = None,
-    ) -> Float[Array, "R Q D"]:
-        c = self.config
-        embed_key, stack_key = split_key(key, 2)
-        x = embeddings(
-            self, tokens, positions, token_types, embed_key,
-            sizes=(c.vocab_size, c.max_positions, 0, c.embed_dim),
-            norm_eps=_NORM_EPS, dropout_rate=c.dropout, init_std=c.init_std, compute=self.compute,
-        )  # fmt: skip
-        stack = StackConfig(
-            num_layers=c.num_layers, embed_dim=c.embed_dim, num_heads=c.num_heads, mlp_dim=c.mlp_dim,
-            activation=c.activation, norm_eps=_NORM_EPS, attention_dropout=c.attention_dropout,
-            attention_output_dropout=0.0, mlp_dropout=c.dropout, init_std=c.init_std,
-        )  # fmt: skip
-        return Stack(stack, self.compute, name="stack")(x, segment_ids, slot_positions, stack_key)
+def _trunk(config: DistilBertConfig, compute: ComputeConfig) -> EncoderTrunk:
+    c = config
+    encoder = EncoderConfig(
+        vocab_size=c.vocab_size, num_positions=c.max_positions, num_types=0, table_dim=c.embed_dim,
+        num_layers=c.num_layers, embed_dim=c.embed_dim, num_heads=c.num_heads, mlp_dim=c.mlp_dim,
+        activation=c.activation, norm_eps=_NORM_EPS, dropout=c.dropout, attention_dropout=c.attention_dropout,
+        attention_output_dropout=0.0, init_std=c.init_std,
+    )  # fmt: skip
+    return EncoderTrunk(encoder, compute)
 
 
 # `sinusoidal_pos_embds` is left out: it only says what the position table held before pretraining.
@@ -96,6 +77,11 @@ def _from_hf(config: Mapping[str, Any]) -> DistilBertConfig:
     return DistilBertConfig(**read_hf(config, _FIELDS, _DEFAULTS))
 
 
+def _token_classifier(config: DistilBertConfig, compute: ComputeConfig, num_outputs: int) -> nn.Module:
+    """HF's drops at the rate of the rest, not at `classifier_dropout`."""
+    return LinearClassifier(num_outputs, config.dropout, True, "length", config, compute)
+
+
 _BASE = DistilBertConfig()
 
 FAMILY = Family(
@@ -107,32 +93,37 @@ FAMILY = Family(
         "base-multilingual-cased": replace(_BASE, vocab_size=119547),
     },
     published={"base": 66_955_010, "base-cased": 65_783_042, "base-multilingual-cased": 135_326_210},
-    trunk=DistilBertTrunk,
+    trunk=_trunk,
     heads={
-        "classification": pooled_classifier("relu", dropout_before=False),
-        "masked_lm": masked_lm(norm_eps=_NORM_EPS),
+        "classification": Head(
+            pooled_classifier("relu", dropout_before=False),
+            "DistilBertForSequenceClassification",
+            (
+                Rule("head/dense", "pre_classifier.weight", "e d -> d e"),
+                Rule("head/dense_bias", "pre_classifier.bias"),
+                *out_rules("classifier"),
+            ),
+            LABEL_PARAMS,
+        ),
+        "token_classification": Head(
+            _token_classifier, "DistilBertForTokenClassification", out_rules("classifier"), LABEL_PARAMS
+        ),
+        "masked_lm": Head(
+            masked_lm(norm_eps=_NORM_EPS),
+            "DistilBertForMaskedLM",
+            masked_lm_rules("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+        ),
     },
-    architectures={"classification": "DistilBertForSequenceClassification", "masked_lm": "DistilBertForMaskedLM"},
-    table=WeightMap(
-        rows=(
+    trunk_map=WeightMap(
+        rules=(
             Rule("trunk/tokens", "distilbert.embeddings.word_embeddings.weight"),
             Rule("trunk/positions", "distilbert.embeddings.position_embeddings.weight"),
             Rule("trunk/embed_norm_scale", "distilbert.embeddings.LayerNorm.weight"),
             Rule("trunk/embed_norm_bias", "distilbert.embeddings.LayerNorm.bias"),
-            *stack_rows("distilbert.transformer.layer.{i}.", _NAMES),
-            Rule("head/dense", "pre_classifier.weight", "e d -> d e"),
-            Rule("head/dense_bias", "pre_classifier.bias"),
-            Rule("head/out", "classifier.weight", "c d -> d c"),
-            Rule("head/out_bias", "classifier.bias"),
-            *masked_lm_rows("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+            *stack_rules("distilbert.transformer.layer.{i}.", _NAMES),
         ),
         prefix="distilbert.",
-        ignore=(
-            r"^vocab_(transform|layer_norm|projector)\.",
-            r"embeddings\.position_ids$",
-            r"^(pre_)?classifier\.",
-            r"^qa_outputs\.",
-        ),  # fmt: skip
+        ignore=(r"^vocab_projector\.weight$", r"embeddings\.position_ids$", r"^qa_outputs\."),
     ),
     from_hf=_from_hf,
     to_hf=lambda config: write_hf(config, _FIELDS),

@@ -1,6 +1,6 @@
-"""What BERT, RoBERTa, DistilBERT and ELECTRA share: summed embeddings, a post-norm stack, and their names in HF.
+"""The trunk of BERT, RoBERTa, DistilBERT and ELECTRA: summed embeddings, post-norm blocks, and their names in HF.
 
-Shape letters: R rows, T row length, S slots, D embed, N heads, H head_dim, F mlp.
+Shape letters: B rows, T row length, S slots, Q queries (T or S), E table width, D embed, N heads, H head_dim, F mlp.
 """
 
 from __future__ import annotations
@@ -23,142 +23,201 @@ from jaxlm.nn.layers import (
     activation,
     dense,
     embed,
+    embedding_lookup,
+    embedding_table,
     init_stack,
     layer_norm,
-    normal,
     run_stack,
     shard_heads,
     split_key,
+    take_columns,
 )
 from jaxlm.parallel.sharding import constrain
 
 
-def embeddings(
-    module: nn.Module,
-    tokens: Int[Array, "R T"],
-    positions: Int[Array, "R T"],
-    token_types: Int[Array, "R T"] | None,
-    key: Key,
-    *,
-    sizes: tuple[int, int, int, int],
-    norm_eps: float,
-    dropout_rate: float,
-    init_std: float,
-    compute: ComputeConfig,
-) -> Float[Array, "R T D"]:
-    """Sum of token, position and token-type embeddings, normalised, with dropout, in the compute dtype.
-
-    Args:
-      sizes: rows of the token, position and token-type tables, then their width. No rows, no table. A token type
-        beyond the table counts as its last: a model of one type reads pairs as it reads single texts.
-      token_types: absent: all 0.
-    """
-    vocab_size, num_positions, num_types, embed_dim = sizes
-    x = embed(module, "tokens", tokens, vocab_size, embed_dim, "vocab", init_std)
-    x = x + embed(module, "positions", positions, num_positions, embed_dim, "positions", init_std)
-    if num_types:
-        known = jnp.zeros_like(tokens) if token_types is None else jnp.minimum(token_types, num_types - 1)
-        x = x + embed(module, "types", known, num_types, embed_dim, "types", init_std)
-    x = layer_norm(module, "embed_norm", x, norm_eps).astype(compute.dtype)
-    return constrain(dropout(x, dropout_rate, key), ("batch", "length", "act_embed"), compute.rules)
-
-
 @dataclass(frozen=True)
-class StackConfig:
-    """Sizes and rates of the stack, whatever the family calls them."""
+class EncoderConfig:
+    """Sizes and rates of an encoder, whatever its family calls them."""
 
+    vocab_size: int
+    num_positions: int
+    """Rows of the position table."""
+    num_types: int
+    """Rows of the token-type table; 0: there is none."""
+    table_dim: int
+    """Width of the tables; projected to `embed_dim` where it differs."""
     num_layers: int
     embed_dim: int
     num_heads: int
     mlp_dim: int
     activation: str
     norm_eps: float
+    dropout: float
+    """Of the embeddings and of the MLP's output."""
     attention_dropout: float
     """Of the attention probabilities."""
     attention_output_dropout: float
-    mlp_dropout: float
-    """Of the MLP's output."""
     init_std: float
+    first_position: int = 0
+    """Row of the position table that an example's first token reads."""
 
     def __post_init__(self) -> None:
         if self.embed_dim % self.num_heads:
             raise UserError(f"model config: {self.num_heads} attention heads do not divide the width {self.embed_dim}")
 
 
+class Embeddings(nn.Module):
+    """Sum of token, position and token-type embeddings, normalized, with dropout."""
+
+    config: EncoderConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        self.tokens = embedding_table(self, "tokens", self.config.vocab_size, self.config.table_dim, "vocab")
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        token_types: Int[Array, "B T"] | None = None,
+        key: Key = None,
+    ) -> Float[Array, "B T E"]:
+        """Returns the embeddings in the compute dtype.
+
+        Args:
+          token_types: absent: all 0. A type beyond the table counts as its last: a model of one type reads pairs as it
+            reads single texts.
+        """
+        c, rules = self.config, self.compute.rules
+        x = embedding_lookup(self.tokens, tokens, rules)
+        rows = positions + c.first_position if c.first_position else positions
+        x = x + embed(self, "positions", rows, c.num_positions, c.table_dim, "positions")
+        if c.num_types:
+            known = jnp.zeros_like(tokens) if token_types is None else jnp.minimum(token_types, c.num_types - 1)
+            x = x + embed(self, "types", known, c.num_types, c.table_dim, "types")
+        x = layer_norm(self, "embed_norm", x, c.norm_eps).astype(self.compute.dtype)
+        return constrain(dropout(x, c.dropout, key), ("batch", "length", "act_embed"), rules)
+
+
 class Block(nn.Module):
     """x + attention, norm, x + MLP, norm (Vaswani et al., 2017)."""
 
-    config: StackConfig
+    config: EncoderConfig
     compute: ComputeConfig
 
     @nn.compact
     def __call__(
         self,
-        x_RSD: Float[Array, "R S D"],
-        context_RTD: Float[Array, "R T D"],
+        x_BQD: Float[Array, "B Q D"],
+        context_BTD: Float[Array, "B T D"],
         mask: Mask,
         key: Key = None,
-    ) -> Float[Array, "R S D"]:
+    ) -> Float[Array, "B Q D"]:
         """Updates the states `x`, which read `context` (in all but the last layer, x itself)."""
-        c, dtype, rules = self.config, self.compute.dtype, self.compute.rules
+        c, rules = self.config, self.compute.rules
         heads = (c.embed_dim, c.num_heads, c.embed_dim // c.num_heads)
         heads_axes = ("embed", "heads", "head_dim")
         activations = ("batch", "length", "act_embed")
-        init = normal(c.init_std)
         attention_key, output_key, mlp_key = split_key(key, 3)
 
-        q = dense(self, "q", x_RSD, heads, heads_axes, init=init, dtype=dtype)
-        k = dense(self, "k", context_RTD, heads, heads_axes, init=init, dtype=dtype)
-        v = dense(self, "v", context_RTD, heads, heads_axes, init=init, dtype=dtype)
+        q = dense(self, "q", x_BQD, heads, heads_axes)
+        k = dense(self, "k", context_BTD, heads, heads_axes)
+        v = dense(self, "v", context_BTD, heads, heads_axes)
         q, k, v = shard_heads(q, k, v, rules)
         y = attend(q, k, v, mask, self.compute, dropout_rate=c.attention_dropout, key=attention_key)
-        y = dense(
-            self, "o", y, heads[1:] + heads[:1], heads_axes[1:] + heads_axes[:1], contract=2, init=init, dtype=dtype
-        )
-        x = layer_norm(self, "attention_norm", x_RSD + dropout(y, c.attention_output_dropout, output_key), c.norm_eps)
+        y = dense(self, "o", y, heads[1:] + heads[:1], heads_axes[1:] + heads_axes[:1], contract=2)
+        x = layer_norm(self, "attention_norm", x_BQD + dropout(y, c.attention_output_dropout, output_key), c.norm_eps)
         x = constrain(x, activations, rules)
 
-        y = dense(self, "up", x, (c.embed_dim, c.mlp_dim), ("embed", "mlp"), init=init, dtype=dtype)
+        y = dense(self, "up", x, (c.embed_dim, c.mlp_dim), ("embed", "mlp"))
         y = activation(c.activation)(constrain(y, ("batch", "length", "act_mlp"), rules))
-        y = dense(self, "down", y, (c.mlp_dim, c.embed_dim), ("mlp", "embed"), init=init, dtype=dtype)
-        x = layer_norm(self, "mlp_norm", x + dropout(y, c.mlp_dropout, mlp_key), c.norm_eps)
+        y = dense(self, "down", y, (c.mlp_dim, c.embed_dim), ("mlp", "embed"))
+        x = layer_norm(self, "mlp_norm", x + dropout(y, c.dropout, mlp_key), c.norm_eps)
         return constrain(x, activations, rules)
 
 
 class Stack(nn.Module):
     """All blocks, their parameters stacked along a leading axis."""
 
-    config: StackConfig
+    config: EncoderConfig
     compute: ComputeConfig
 
     @nn.compact
     def __call__(
         self,
-        x_RTD: Float[Array, "R T D"],
-        segment_ids_RT: Int[Array, "R T"],
-        slot_positions_RS: Int[Array, "R S"] | None = None,
+        x_BTD: Float[Array, "B T D"],
+        segment_ids_BT: Int[Array, "B T"],
+        slot_positions_BS: Int[Array, "B S"] | None = None,
         key: Key = None,
-    ) -> Float[Array, "R Q D"]:
+    ) -> Float[Array, "B Q D"]:
         """Returns the states of all positions, or of `slot_positions` alone.
 
         A head that reads one position per example needs no other output of the last layer: its queries, output
         projection and MLP are then computed at the slots only, with the same result.
         """
         block = Block(self.config, self.compute)
-        mask = Mask(segment_ids_RT, segment_ids_RT)
-        params = self.param("layers", init_stack(block, self.config.num_layers, x_RTD, x_RTD, mask))
+        mask = Mask(segment_ids_BT, segment_ids_BT)
+        params = self.param("layers", init_stack(block, self.config.num_layers, x_BTD, x_BTD, mask))
 
         def apply(layer: Any, x: Array, k: Key) -> Any:
             return block.apply({"params": layer}, x, x, mask, k)
 
-        if slot_positions_RS is None:
-            return run_stack(apply, params, x_RTD, key, self.compute)
-
         def apply_at_slots(layer: Any, x: Array, k: Key) -> Any:
-            slots_RSD = jnp.take_along_axis(x, slot_positions_RS[..., None], axis=1)
-            return block.apply({"params": layer}, slots_RSD, x, mask.at(slot_positions_RS), k)
+            slots_BSD = take_columns(x, slot_positions_BS)
+            return block.apply({"params": layer}, slots_BSD, x, mask.at(slot_positions_BS), k)
 
-        return run_stack(apply, params, x_RTD, key, self.compute, last=apply_at_slots)
+        last = None if slot_positions_BS is None else apply_at_slots
+        return run_stack(apply, params, x_BTD, key, self.compute, last)
+
+
+class EncoderTrunk(nn.Module):
+    """Embeddings, a projection where they are narrower than the blocks, and the blocks.
+
+    `embed` and `encode` are its halves, for a network of several trunks that read one set of embeddings.
+    """
+
+    config: EncoderConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        self.embed = Embeddings(self.config, self.compute)
+        nn.share_scope(self, self.embed)  # its parameters are the trunk's own
+        self.stack = Stack(self.config, self.compute)
+
+    @property
+    def tokens(self) -> Float[Array, "V E"]:
+        """The token table."""
+        return self.embed.tokens
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        token_types: Int[Array, "B T"] | None = None,
+        slot_positions: Int[Array, "B S"] | None = None,
+        key: Key = None,
+    ) -> Float[Array, "B Q D"]:
+        embed_key, stack_key = split_key(key, 2)
+        x = self.embed(tokens, positions, token_types, embed_key)
+        return self.encode(x, segment_ids, slot_positions, stack_key)
+
+    @nn.compact
+    def encode(
+        self,
+        x_BTE: Float[Array, "B T E"],
+        segment_ids: Int[Array, "B T"],
+        slot_positions: Int[Array, "B S"] | None = None,
+        key: Key = None,
+    ) -> Float[Array, "B Q D"]:
+        """Returns the states of embedded tokens, at the slots alone where given."""
+        c = self.config
+        x = x_BTE
+        if c.table_dim != c.embed_dim:
+            x = dense(self, "project", x, (c.table_dim, c.embed_dim), ("embed_in", "embed"))
+            x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
+        return self.stack(x, segment_ids, slot_positions, key)
 
 
 _PATTERNS = {
@@ -183,25 +242,25 @@ _BERT_NAMES = {
 }
 
 
-def stack_rows(prefix: str, names: Mapping[str, str] = _BERT_NAMES) -> tuple[Rule, ...]:
-    """HF rows of the stack.
+def stack_rules(prefix: str, names: Mapping[str, str] = _BERT_NAMES) -> tuple[Rule, ...]:
+    """Returns the HF rules of the stack.
 
     Args:
       prefix: HF prefix of a layer, ending in its index, "bert.encoder.layer.{i}.".
       names: our name -> HF module within the layer; BERT's by default.
     """
-    rows = []
+    rules = []
     for ours, theirs in names.items():
         pattern = _PATTERNS[ours]
         weight = f"trunk/stack/layers/{ours}" + ("" if pattern else "_scale")
-        rows.append(Rule(weight, f"{prefix}{theirs}.weight", pattern))
+        rules.append(Rule(weight, f"{prefix}{theirs}.weight", pattern))
         bias_pattern = "(n h) -> n h" if ours in "qkv" else ""
-        rows.append(Rule(f"trunk/stack/layers/{ours}_bias", f"{prefix}{theirs}.bias", bias_pattern))
-    return tuple(rows)
+        rules.append(Rule(f"trunk/stack/layers/{ours}_bias", f"{prefix}{theirs}.bias", bias_pattern))
+    return tuple(rules)
 
 
-def embedding_rows(prefix: str) -> tuple[Rule, ...]:
-    """HF rows of the embeddings in BERT's naming; `prefix` is "bert.embeddings."."""
+def embedding_rules(prefix: str) -> tuple[Rule, ...]:
+    """Returns the HF rules of the embeddings in BERT's naming; `prefix` is "bert.embeddings."."""
     return (
         Rule("trunk/tokens", f"{prefix}word_embeddings.weight"),
         Rule("trunk/positions", f"{prefix}position_embeddings.weight"),
@@ -211,10 +270,10 @@ def embedding_rows(prefix: str) -> tuple[Rule, ...]:
     )
 
 
-def masked_lm_rows(dense: str, norm: str, bias: str) -> tuple[Rule, ...]:
-    """HF rows of `heads.MaskedLanguageModelHead`, from the names of its two modules and of the vocabulary's bias.
+def masked_lm_rules(dense: str, norm: str, bias: str) -> tuple[Rule, ...]:
+    """Returns the HF rules of `heads.MaskedLanguageModelHead`, from the HF names of its two modules and of its bias.
 
-    HF's fourth tensor, the decoder's weight, is the token table again: `Table.ignore` names it.
+    HF's fourth tensor, the decoder's weight, is the token table again: `WeightMap.ignore` names it.
     """
     return (
         Rule("head/transform", f"{dense}.weight", "e d -> d e"),

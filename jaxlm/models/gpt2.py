@@ -15,11 +15,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import CAUSAL_INPUTS, Family, read_hf, write_hf
+from jaxlm.models.base import CAUSAL_INPUTS, LABEL_PARAMS, Family, Head, out_rules, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.attention import KVCache, Mask, attend, decoder_mask, empty_cache
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.heads import causal_lm, linear_classifier
+from jaxlm.nn.heads import causal_lm, linear_classifier, token_classifier
 from jaxlm.nn.layers import (
     ACTIVATIONS,
     ComputeConfig,
@@ -27,6 +27,8 @@ from jaxlm.nn.layers import (
     activation,
     dense,
     embed,
+    embedding_lookup,
+    embedding_table,
     init_stack,
     layer_norm,
     normal,
@@ -75,36 +77,35 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x_RTD: Float[Array, "R T D"],
+        x_BTD: Float[Array, "B T D"],
         mask: Mask,
         key: Key = None,
-        slots_RQ: Int[Array, "R Q"] | None = None,
+        slots_BQ: Int[Array, "B Q"] | None = None,
         cache: KVCache | None = None,
         layer: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "R Q D"], KVCache | None]:
+    ) -> tuple[Float[Array, "B Q D"], KVCache | None]:
         """Returns the new states, at `slots` alone where given, and the cache with this layer's keys and values."""
-        c, dtype, rules = self.config, self.compute.dtype, self.compute.rules
+        c, rules = self.config, self.compute.rules
         D, N, H = c.embed_dim, c.num_heads, c.embed_dim // c.num_heads
-        init = normal(c.init_std)
         init_residual = normal(c.init_std / math.sqrt(2 * c.num_layers))  # as many maps add to the states
         attention_key, output_key, mlp_key = split_key(key, 3)
 
-        y = layer_norm(self, "attention_norm", x_RTD, c.norm_eps)
-        qkv = dense(self, "qkv", y, (D, 3, N, H), ("embed", "qkv", "heads", "head_dim"), init=init, dtype=dtype)
+        y = layer_norm(self, "attention_norm", x_BTD, c.norm_eps)
+        qkv = dense(self, "qkv", y, (D, 3, N, H), ("embed", "qkv", "heads", "head_dim"))
         q, k, v = (qkv[:, :, i] for i in range(3))
         if cache is not None and layer is not None:
             cache, k, v = cache.put(layer, k, v)
         q, k, v = shard_heads(q, k, v, rules)
-        q, mask = take_columns(q, slots_RQ), mask.at(slots_RQ)
+        q, mask = take_columns(q, slots_BQ), mask.at(slots_BQ)
         y = attend(q, k, v, mask, self.compute, dropout_rate=c.attention_dropout, key=attention_key)
-        y = dense(self, "o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, init=init_residual, dtype=dtype)
-        x = take_columns(x_RTD, slots_RQ) + dropout(y, c.dropout, output_key)
+        y = dense(self, "o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, init=init_residual)
+        x = take_columns(x_BTD, slots_BQ) + dropout(y, c.dropout, output_key)
         x = constrain(x, ("batch", "length", "act_embed"), rules)
 
         y = layer_norm(self, "mlp_norm", x, c.norm_eps)
-        y = dense(self, "up", y, (D, c.mlp_dim), ("embed", "mlp"), init=init, dtype=dtype)
+        y = dense(self, "up", y, (D, c.mlp_dim), ("embed", "mlp"))
         y = activation(c.activation)(constrain(y, ("batch", "length", "act_mlp"), rules))
-        y = dense(self, "down", y, (c.mlp_dim, D), ("mlp", "embed"), init=init_residual, dtype=dtype)
+        y = dense(self, "down", y, (c.mlp_dim, D), ("mlp", "embed"), init=init_residual)
         x = x + dropout(y, c.dropout, mlp_key)
         return constrain(x, ("batch", "length", "act_embed"), rules), cache
 
@@ -113,22 +114,25 @@ class GPT2Trunk(nn.Module):
     config: GPT2Config
     compute: ComputeConfig
 
+    def setup(self) -> None:
+        self.tokens = embedding_table(self, "tokens", self.config.vocab_size, self.config.embed_dim, "vocab")
+
     @nn.compact
     def __call__(
         self,
-        tokens: Int[Array, "R T"],
-        segment_ids: Int[Array, "R T"],
-        positions: Int[Array, "R T"],
-        prefix: Int[Array, "R T"] | None = None,
-        slot_positions: Int[Array, "R S"] | None = None,
+        tokens: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        prefix: Int[Array, "B T"] | None = None,
+        slot_positions: Int[Array, "B S"] | None = None,
         key: Key = None,
         cache: KVCache | None = None,
     ) -> Any:
         """Returns the normalised states, and the cache where one is given."""
         c = self.config
         embed_key, stack_key = split_key(key, 2)
-        x = embed(self, "tokens", tokens, c.vocab_size, c.embed_dim, "vocab", c.init_std)
-        x = x + embed(self, "positions", positions, c.max_positions, c.embed_dim, "positions", c.init_std)
+        x = embedding_lookup(self.tokens, tokens, self.compute.rules)
+        x = x + embed(self, "positions", positions, c.max_positions, c.embed_dim, "positions")
         rate = c.dropout if c.embed_dropout is None else c.embed_dropout
         x = dropout(x.astype(self.compute.dtype), rate, embed_key)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
@@ -221,10 +225,17 @@ FAMILY = Family(
     },
     published={"small": 124_439_808, "medium": 354_823_168, "large": 774_030_080, "xl": 1_557_611_200},
     trunk=GPT2Trunk,
-    heads={"causal_lm": causal_lm, "classification": linear_classifier},
-    architectures={"causal_lm": "GPT2LMHeadModel", "classification": "GPT2ForSequenceClassification"},
-    table=WeightMap(
-        rows=(
+    heads={
+        "causal_lm": Head(causal_lm, "GPT2LMHeadModel", (Rule("head/unembed", "lm_head.weight"),)),
+        "classification": Head(
+            linear_classifier, "GPT2ForSequenceClassification", out_rules("score")[:1], LABEL_PARAMS
+        ),
+        "token_classification": Head(
+            token_classifier, "GPT2ForTokenClassification", out_rules("classifier"), LABEL_PARAMS
+        ),
+    },
+    trunk_map=WeightMap(
+        rules=(
             Rule("trunk/tokens", "transformer.wte.weight"),
             Rule("trunk/positions", "transformer.wpe.weight"),
             Rule("trunk/layers/attention_norm_scale", "transformer.h.{i}.ln_1.weight"),
@@ -242,16 +253,11 @@ FAMILY = Family(
             Rule("trunk/layers/down_bias", "transformer.h.{i}.mlp.c_proj.bias"),
             Rule("trunk/final_norm_scale", "transformer.ln_f.weight"),
             Rule("trunk/final_norm_bias", "transformer.ln_f.bias"),
-            Rule("head/unembed", "lm_head.weight"),
-            Rule("head/out", "score.weight", "c d -> d c"),
         ),
         prefix="transformer.",
         ignore=(
             r"\.attn\.(masked_)?bias$",  # buffers: the causal mask
-            r"^lm_head\.weight$",
             r"^multiple_choice_head\.",
-            r"^score\.",
-            r"^classifier\.",
             r"^qa_outputs\.",
         ),  # fmt: skip
     ),

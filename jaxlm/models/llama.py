@@ -21,9 +21,9 @@ from jaxlm.nn.layers import (
     activation,
     apply_rope,
     dense,
-    embed,
+    embedding_lookup,
+    embedding_table,
     init_stack,
-    normal,
     rms_norm,
     run_stack,
     shard_heads,
@@ -130,36 +130,36 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x_RTD: Float[Array, "R T D"],
-        positions_RT: Int[Array, "R T"],
+        x_BTD: Float[Array, "B T D"],
+        positions_BT: Int[Array, "B T"],
         mask: Mask,
         key: Key = None,
-        slots_RQ: Int[Array, "R Q"] | None = None,
+        slots_BQ: Int[Array, "B Q"] | None = None,
         cache: KVCache | None = None,
         layer: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "R Q D"], KVCache | None]:
+    ) -> tuple[Float[Array, "B Q D"], KVCache | None]:
         """Returns the new states, at `slots` alone where given, and the cache with this layer's keys and values."""
-        c, dtype, rules = self.config, self.compute.dtype, self.compute.rules
+        c, rules = self.config, self.compute.rules
         D, (N, K, H) = c.embed_dim, c.heads
-        at_slots, activations = partial(take_columns, columns=slots_RQ), ("batch", "length", "act_embed")
+        at_slots, activations = partial(take_columns, columns=slots_BQ), ("batch", "length", "act_embed")
         attention_key, output_key, mlp_key = split_key(key, 3)
-        linear = partial(dense, self, init=normal(c.init_std), dtype=dtype)
+        linear = partial(dense, self)
 
-        y = rms_norm(self, "attention_norm", x_RTD, c.norm_eps)
-        y_RQD = constrain(at_slots(y), activations, rules)  # its gradient, too, else the compiler splits that along D
-        q = linear("q", y_RQD, (D, N, H), ("embed", "heads", "head_dim"), bias=c.qkv_bias)
+        y = rms_norm(self, "attention_norm", x_BTD, c.norm_eps)
+        y_BQD = constrain(at_slots(y), activations, rules)  # its gradient, too, else the compiler splits that along D
+        q = linear("q", y_BQD, (D, N, H), ("embed", "heads", "head_dim"), bias=c.qkv_bias)
         k = linear("k", y, (D, K, H), ("embed", "kv_heads", "head_dim"), bias=c.qkv_bias)
         v = linear("v", y, (D, K, H), ("embed", "kv_heads", "head_dim"), bias=c.qkv_bias)
         if c.qk_norm:
             q, k = rms_norm(self, "q_norm", q, c.norm_eps), rms_norm(self, "k_norm", k, c.norm_eps)
         frequencies = rope_frequencies(c)
-        q, k = apply_rope(q, at_slots(positions_RT), frequencies), apply_rope(k, positions_RT, frequencies)
+        q, k = apply_rope(q, at_slots(positions_BT), frequencies), apply_rope(k, positions_BT, frequencies)
         if cache is not None and layer is not None:
             cache, k, v = cache.put(layer, k, v)
         q, k, v = shard_heads(q, k, v, rules)
-        y = attend(q, k, v, mask.at(slots_RQ), self.compute, dropout_rate=c.attention_dropout, key=attention_key)
+        y = attend(q, k, v, mask.at(slots_BQ), self.compute, dropout_rate=c.attention_dropout, key=attention_key)
         y = linear("o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, bias=c.output_bias)
-        x = at_slots(x_RTD) + dropout(y, c.dropout, output_key)
+        x = at_slots(x_BTD) + dropout(y, c.dropout, output_key)
         x = constrain(x, activations, rules)
 
         y = rms_norm(self, "mlp_norm", x, c.norm_eps)
@@ -175,21 +175,24 @@ class LlamaTrunk(nn.Module):
     config: LlamaConfig
     compute: ComputeConfig
 
+    def setup(self) -> None:
+        self.tokens = embedding_table(self, "tokens", self.config.vocab_size, self.config.embed_dim, "vocab")
+
     @nn.compact
     def __call__(
         self,
-        tokens: Int[Array, "R T"],
-        segment_ids: Int[Array, "R T"],
-        positions: Int[Array, "R T"],
-        prefix: Int[Array, "R T"] | None = None,
-        slot_positions: Int[Array, "R S"] | None = None,
+        tokens: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        prefix: Int[Array, "B T"] | None = None,
+        slot_positions: Int[Array, "B S"] | None = None,
         key: Key = None,
         cache: KVCache | None = None,
     ) -> Any:
         """Returns the normalised states, and the cache where one is given."""
         c = self.config
         embed_key, stack_key = split_key(key, 2)
-        x = embed(self, "tokens", tokens, c.vocab_size, c.embed_dim, "vocab", c.init_std)
+        x = embedding_lookup(self.tokens, tokens, self.compute.rules)
         x = dropout(x.astype(self.compute.dtype), c.dropout, embed_key)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
 

@@ -1,5 +1,5 @@
 """The HF model types that are Llama's network by configuration: llama, mistral, qwen2, qwen3. Presets, config.json both
-ways, HF table."""
+ways, HF rules."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import CAUSAL_INPUTS, Family, read_hf, write_hf
+from jaxlm.models.base import CAUSAL_INPUTS, LABEL_PARAMS, Family, Head, out_rules, read_hf, write_hf
 from jaxlm.models.llama import LlamaConfig, LlamaTrunk, init_cache
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.heads import causal_lm, linear_classifier
+from jaxlm.nn.heads import causal_lm, linear_classifier, token_classifier
 from jaxlm.nn.layers import ACTIVATIONS
 
 # Our config field -> HF's.
@@ -168,8 +168,8 @@ def _write_windows(config: LlamaConfig) -> dict[str, Any]:
     }
 
 
-_TABLE = WeightMap(
-    rows=(
+_TRUNK_MAP = WeightMap(
+    rules=(
         Rule("trunk/tokens", "model.embed_tokens.weight"),
         Rule("trunk/layers/attention_norm_scale", "model.layers.{i}.input_layernorm.weight"),
         Rule("trunk/layers/q", "model.layers.{i}.self_attn.q_proj.weight", "(n h) d -> d n h"),
@@ -190,11 +190,9 @@ _TABLE = WeightMap(
         Rule("trunk/layers/down", "model.layers.{i}.mlp.down_proj.weight", "d f -> f d"),
         Rule("trunk/layers/down_bias", "model.layers.{i}.mlp.down_proj.bias"),
         Rule("trunk/final_norm_scale", "model.norm.weight"),
-        Rule("head/unembed", "lm_head.weight"),
-        Rule("head/out", "score.weight", "c d -> d c"),
     ),
     prefix="model.",
-    ignore=(r"\.rotary_emb\.inv_freq$", r"^lm_head\.weight$", r"^score\.", r"^qa_outputs\."),
+    ignore=(r"\.rotary_emb\.inv_freq$", r"^qa_outputs\."),
     aliases=((r"^transformer\.", "model."),),  # LlamaForQuestionAnswering
 )
 
@@ -207,9 +205,16 @@ def _family(dialect: _Dialect, name: str, presets: Mapping[str, Any], published:
         presets=presets,
         published=published,
         trunk=LlamaTrunk,
-        heads={"causal_lm": causal_lm, "classification": linear_classifier},
-        architectures={"causal_lm": f"{name}ForCausalLM", "classification": f"{name}ForSequenceClassification"},
-        table=_TABLE,
+        heads={
+            "causal_lm": Head(causal_lm, f"{name}ForCausalLM", (Rule("head/unembed", "lm_head.weight"),)),
+            "classification": Head(
+                linear_classifier, f"{name}ForSequenceClassification", out_rules("score")[:1], LABEL_PARAMS
+            ),
+            "token_classification": Head(
+                token_classifier, f"{name}ForTokenClassification", out_rules("score"), LABEL_PARAMS
+            ),
+        },
+        trunk_map=_TRUNK_MAP,
         from_hf=dialect.from_hf,
         to_hf=dialect.to_hf,
         inputs=CAUSAL_INPUTS,

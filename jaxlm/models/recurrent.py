@@ -5,7 +5,7 @@ embeddings are of another width, a projection back to it. The gates are those of
 so are the names and layouts of the exported tensors: `rnn.*` loads into such a module as it is. Transformers has no
 recurrent family; config.json names classes (`LstmForCausalLM`) that only jaxlm reads.
 
-Shape letters: R rows, T row length, S slots, E embed, H hidden, G gates, L layers.
+Shape letters: B rows, T row length, S slots, E embed, H hidden, G gates, L layers.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import Family, read_hf, write_hf
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.heads import causal_lm, linear_classifier
+from jaxlm.nn.heads import causal_lm, linear_classifier, token_classifier
 from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
     add_leading_axes,
     dense,
-    embed,
+    embedding_lookup,
+    embedding_table,
     init_stack,
     param,
     run_stack,
@@ -40,7 +41,7 @@ from jaxlm.nn.layers import (
 from jaxlm.parallel.sharding import constrain
 
 State = tuple[jax.Array, ...]
-"""What a layer carries from token to token, float32 [R, H] each: (h, c) of an LSTM, (h,) of a GRU."""
+"""What a layer carries from token to token, float32 [B, H] each: (h, c) of an LSTM, (h,) of a GRU."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Cell:
     num_gates: int
     num_states: int
     step: Callable[[jax.Array, jax.Array, State], State]
-    """(input projection, recurrent projection, float32 [R, G, H] with their biases, state) -> state."""
+    """(input projection, recurrent projection, float32 [B, G, H] with their biases, state) -> state."""
     init_bias: Callable[..., jax.Array]
     """Initialiser of the input bias [G, H]."""
 
@@ -108,38 +109,38 @@ GRU = Cell(3, 1, _gru_step, nn.initializers.zeros)
 
 
 def _scan(cell: Cell, x: Any, extra: Any, weight: Any, bias: Any, restart: Any, state: State) -> tuple[Array, State]:
-    """Steps through time; `extra` [T, R, G, H] is added to the recurrent projections."""
+    """Steps through time; `extra` [T, B, G, H] is added to the recurrent projections."""
 
     def step(state: State, inputs: Any) -> tuple[State, jax.Array]:
-        x_RGH, extra_RGH, restart_R = inputs
-        state = tuple(jnp.where(restart_R[:, None], 0.0, s) for s in state)
+        x_BGH, extra_BGH, restart_B = inputs
+        state = tuple(jnp.where(restart_B[:, None], 0.0, s) for s in state)
         h = state[0].astype(weight.dtype)
-        y_RGH = jax.lax.dot_general(h, weight, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-        y_RGH = y_RGH + bias[None]
-        state = cell.step(x_RGH.astype(jnp.float32), y_RGH if extra is None else y_RGH + extra_RGH, state)
+        y_BGH = jax.lax.dot_general(h, weight, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        y_BGH = y_BGH + bias[None]
+        state = cell.step(x_BGH.astype(jnp.float32), y_BGH if extra is None else y_BGH + extra_BGH, state)
         return state, state[0].astype(weight.dtype)
 
-    state, h_TRH = jax.lax.scan(step, state, (x, extra, restart))
-    return h_TRH, state
+    state, h_TBH = jax.lax.scan(step, state, (x, extra, restart))
+    return h_TBH, state
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def recur(
     cell: Cell,
-    x_TRGH: Float[Array, "T R G H"],
+    x_TBGH: Float[Array, "T B G H"],
     weight_HGH: Float[Array, "H G H"],
     bias_GH: Float[Array, "G H"],
-    restart_TR: Bool[Array, "T R"],
+    restart_TB: Bool[Array, "T B"],
     state: State,
-) -> tuple[Float[Array, "T R H"], State]:
+) -> tuple[Float[Array, "T B H"], State]:
     """Runs a cell over time: its outputs, and the state after the last token.
 
     Args:
-      x_TRGH: input projections of all tokens.
-      restart_TR: where the state is 0 before the token, whatever was before.
+      x_TBGH: input projections of all tokens.
+      restart_TB: where the state is 0 before the token, whatever was before.
       state: before the first token.
     """
-    return _scan(cell, x_TRGH, None, weight_HGH, bias_GH, restart_TR, state)
+    return _scan(cell, x_TBGH, None, weight_HGH, bias_GH, restart_TB, state)
 
 
 def _recur_forward(cell: Cell, x: Any, weight: Any, bias: Any, restart: Any, state: State) -> Any:
@@ -172,20 +173,20 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_RTE: Float[Array, "R T E"], restart_RT: Bool[Array, "R T"], state: State
-    ) -> tuple[Float[Array, "R T H"], State]:
+        self, x_BTE: Float[Array, "B T E"], restart_BT: Bool[Array, "B T"], state: State
+    ) -> tuple[Float[Array, "B T H"], State]:
         H, G, dtype, rules = self.hidden_dim, self.cell.num_gates, self.compute.dtype, self.compute.rules
         axes = ("embed", "gates", "hidden")
         init = _uniform(H)
-        x = dense(self, "input", x_RTE, (x_RTE.shape[-1], G, H), axes, init=init, dtype=dtype, bias=False)
+        x = dense(self, "input", x_BTE, (x_BTE.shape[-1], G, H), axes, init=init, bias=False)
         x = x + add_leading_axes(param(self, "input_bias", self.cell.init_bias, (G, H), axes[1:]).astype(dtype), 4)
         x = constrain(x, ("batch", "length", None, None), rules)
         weight = param(self, "recur", init, (H, G, H), axes).astype(dtype)
         # Gathered once, not in every step.
         weight = constrain(weight, (None, None, None), rules)
         bias = param(self, "recur_bias", nn.initializers.zeros, (G, H), axes[1:])
-        h_TRH, state = cast(Any, recur(self.cell, jnp.moveaxis(x, 1, 0), weight, bias, restart_RT.T, state))
-        return constrain(jnp.moveaxis(h_TRH, 0, 1), ("batch", "length", None), rules), state
+        h_TBH, state = cast(Any, recur(self.cell, jnp.moveaxis(x, 1, 0), weight, bias, restart_BT.T, state))
+        return constrain(jnp.moveaxis(h_TBH, 0, 1), ("batch", "length", None), rules), state
 
 
 def _uniform(hidden_dim: int) -> Callable[..., jax.Array]:
@@ -198,17 +199,20 @@ class RecurrentTrunk(nn.Module):
     config: RecurrentConfig
     compute: ComputeConfig
 
+    def setup(self) -> None:
+        self.tokens = embedding_table(self, "tokens", self.config.vocab_size, self.config.embed_dim, "vocab")
+
     @nn.compact
     def __call__(
         self,
-        tokens: Int[Array, "R T"],
-        segment_ids: Int[Array, "R T"],
-        positions: Int[Array, "R T"],
-        slot_positions: Int[Array, "R S"] | None = None,
+        tokens: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        slot_positions: Int[Array, "B S"] | None = None,
         key: Key = None,
         cache: State | None = None,
     ) -> Any:
-        """Returns the last layer's states, and the cache, [L, R, H] each, where one is given.
+        """Returns the last layer's states, and the cache, [L, B, H] each, where one is given.
 
         The state begins at 0 with every example, at its position 0: what stands before it, padding too, is forgotten.
         """
@@ -217,7 +221,7 @@ class RecurrentTrunk(nn.Module):
         if (ways := self.compute.rules.size("context")) > 1:
             raise UserError(f"mesh.context={ways}: a recurrent network reads its rows in order; expected 1")
         first_key, stack_key, output_key = split_key(key, 3)
-        x = embed(self, "tokens", tokens, c.vocab_size, c.embed_dim, "vocab", c.init_std).astype(self.compute.dtype)
+        x = embedding_lookup(self.tokens, tokens, self.compute.rules).astype(self.compute.dtype)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
         restart = positions == 0
         layer = Layer(self.cell, c.hidden_dim, self.compute, parent=None)
@@ -243,9 +247,8 @@ class RecurrentTrunk(nn.Module):
         x = take_columns(dropout(x, c.dropout, output_key), slot_positions)
         if c.tied and c.embed_dim != c.hidden_dim:
             x = dense(
-                self, "project", x, (c.hidden_dim, c.embed_dim), ("embed_in", "embed"),
-                init=_uniform(c.hidden_dim), dtype=self.compute.dtype,
-            )  # fmt: skip
+                self, "project", x, (c.hidden_dim, c.embed_dim), ("embed_in", "embed"), init=_uniform(c.hidden_dim)
+            )
         return x if cache is None else (x, cache)
 
 
@@ -278,7 +281,7 @@ def _from_hf(config: Mapping[str, Any]) -> RecurrentConfig:
 _WEIGHT, _BIAS = "(g h) d -> d g h", "(g h) -> g h"
 
 
-def _layer_rows(param: str, first: int) -> tuple[Rule, ...]:
+def _layer_rules(param: str, first: int) -> tuple[Rule, ...]:
     return (
         Rule(f"trunk/{param}/input", "rnn.weight_ih_l{i}", _WEIGHT, first),
         Rule(f"trunk/{param}/input_bias", "rnn.bias_ih_l{i}", _BIAS, first),
@@ -287,18 +290,15 @@ def _layer_rows(param: str, first: int) -> tuple[Rule, ...]:
     )
 
 
-_TABLE = WeightMap(
-    rows=(
+_TRUNK_MAP = WeightMap(
+    rules=(
         Rule("trunk/tokens", "embedding.weight"),
-        *_layer_rows("first", 0),
-        *_layer_rows("layers", 1),
+        *_layer_rules("first", 0),
+        *_layer_rules("layers", 1),
         Rule("trunk/project", "projection.weight", "e h -> h e"),
         Rule("trunk/project_bias", "projection.bias"),
-        Rule("head/unembed", "lm_head.weight"),
-        Rule("head/out", "score.weight", "c d -> d c"),
     ),
     prefix="",
-    ignore=(r"^lm_head\.weight$", r"^score\."),
 )
 _SMALL = RecurrentConfig()
 _PRESETS = {
@@ -315,9 +315,16 @@ def _family(name: str, title: str, cell: Cell, sizes: Mapping[str, int]) -> Fami
         presets=_PRESETS,
         published=sizes,
         trunk=partial(RecurrentTrunk, cell),
-        heads={"causal_lm": causal_lm, "classification": linear_classifier},
-        architectures={"causal_lm": f"{title}ForCausalLM", "classification": f"{title}ForSequenceClassification"},
-        table=_TABLE,
+        heads={
+            "causal_lm": Head(causal_lm, f"{title}ForCausalLM", (Rule("head/unembed", "lm_head.weight"),)),
+            "classification": Head(
+                linear_classifier, f"{title}ForSequenceClassification", out_rules("score")[:1], LABEL_PARAMS
+            ),
+            "token_classification": Head(
+                token_classifier, f"{title}ForTokenClassification", out_rules("score"), LABEL_PARAMS
+            ),
+        },
+        trunk_map=_TRUNK_MAP,
         from_hf=_from_hf,
         to_hf=lambda config: write_hf(config, _FIELDS),
         inputs=("tokens", "segment_ids", "positions", "slot_positions"),

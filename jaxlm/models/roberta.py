@@ -7,24 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flax import linen as nn
-from jaxtyping import Array, Float, Int
-
 from jaxlm.errors import UserError
-from jaxlm.models.base import Family, check_encoder, read_hf, write_hf
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, check_encoder, out_rules, read_hf, write_hf
 from jaxlm.models.encoder import (
     BERT_FIELDS,
     OLD_NORM_NAMES,
-    Stack,
-    StackConfig,
-    embedding_rows,
-    embeddings,
-    masked_lm_rows,
-    stack_rows,
+    EncoderConfig,
+    EncoderTrunk,
+    embedding_rules,
+    masked_lm_rules,
+    stack_rules,
 )
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.heads import masked_lm, pooled_classifier
-from jaxlm.nn.layers import ComputeConfig, Key, split_key
+from jaxlm.nn.heads import masked_lm, pooled_classifier, token_classifier
+from jaxlm.nn.layers import ComputeConfig
 
 
 @dataclass(frozen=True)
@@ -46,34 +42,15 @@ class RobertaConfig:
     pad_id: int = 1
 
 
-class RobertaTrunk(nn.Module):
-    config: RobertaConfig
-    compute: ComputeConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        tokens: Int[Array, "R T"],
-        segment_ids: Int[Array, "R T"],
-        positions: Int[Array, "R T"],
-        token_types: Int[Array, "R T"] | None = None,
-        slot_positions: Int[Array, "R S"] | None = None,
-        key: Key = None,
-    ) -> Float[Array, "R Q D"]:
-        c = self.config
-        embed_key, stack_key = split_key(key, 2)
-        offset = c.pad_id + 1
-        x = embeddings(
-            self, tokens, positions + offset, token_types, embed_key,
-            sizes=(c.vocab_size, c.max_positions + offset, c.num_types, c.embed_dim),
-            norm_eps=c.norm_eps, dropout_rate=c.dropout, init_std=c.init_std, compute=self.compute,
-        )  # fmt: skip
-        stack = StackConfig(
-            num_layers=c.num_layers, embed_dim=c.embed_dim, num_heads=c.num_heads, mlp_dim=c.mlp_dim,
-            activation=c.activation, norm_eps=c.norm_eps, attention_dropout=c.attention_dropout,
-            attention_output_dropout=c.dropout, mlp_dropout=c.dropout, init_std=c.init_std,
-        )  # fmt: skip
-        return Stack(stack, self.compute, name="stack")(x, segment_ids, slot_positions, stack_key)
+def _trunk(config: RobertaConfig, compute: ComputeConfig) -> EncoderTrunk:
+    c = config
+    encoder = EncoderConfig(
+        vocab_size=c.vocab_size, num_positions=c.max_positions + c.pad_id + 1, num_types=c.num_types,
+        table_dim=c.embed_dim, num_layers=c.num_layers, embed_dim=c.embed_dim, num_heads=c.num_heads, mlp_dim=c.mlp_dim,
+        activation=c.activation, norm_eps=c.norm_eps, dropout=c.dropout, attention_dropout=c.attention_dropout,
+        attention_output_dropout=c.dropout, init_std=c.init_std, first_position=c.pad_id + 1,
+    )  # fmt: skip
+    return EncoderTrunk(encoder, compute)
 
 
 # What Transformers assumes where an older config.json is silent; it is not what the published checkpoints have.
@@ -101,6 +78,30 @@ def _to_hf(config: RobertaConfig) -> dict[str, Any]:
     return write_hf(replace(config, max_positions=config.max_positions + config.pad_id + 1), BERT_FIELDS)
 
 
+def _heads(name: str) -> dict[str, Head]:
+    """Heads whose HF classes are called `name`ForMaskedLM and so on."""
+    return {
+        "classification": Head(
+            pooled_classifier("tanh", dropout_before=True),
+            f"{name}ForSequenceClassification",
+            (
+                Rule("head/dense", "classifier.dense.weight", "e d -> d e"),
+                Rule("head/dense_bias", "classifier.dense.bias"),
+                *out_rules("classifier.out_proj"),
+            ),
+            LABEL_PARAMS,
+        ),
+        "token_classification": Head(
+            token_classifier, f"{name}ForTokenClassification", out_rules("classifier"), LABEL_PARAMS
+        ),
+        "masked_lm": Head(
+            masked_lm(activation="gelu"),  # whatever the config's
+            f"{name}ForMaskedLM",
+            masked_lm_rules("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+        ),
+    }
+
+
 _BASE = RobertaConfig()
 _LARGE = replace(_BASE, num_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096)
 _XLM_VOCAB = 250002
@@ -110,28 +111,15 @@ FAMILY = Family(
     config=RobertaConfig,
     presets={"base": _BASE, "large": _LARGE},
     published={"base": 124_647_170, "large": 355_361_794},
-    trunk=RobertaTrunk,
-    heads={
-        "classification": pooled_classifier("tanh", dropout_before=True),
-        "masked_lm": masked_lm(activation="gelu"),  # whatever the config's
-    },
-    architectures={"classification": "RobertaForSequenceClassification", "masked_lm": "RobertaForMaskedLM"},
-    table=WeightMap(
-        rows=(
-            *embedding_rows("roberta.embeddings."),
-            *stack_rows("roberta.encoder.layer.{i}."),
-            Rule("head/dense", "classifier.dense.weight", "e d -> d e"),
-            Rule("head/dense_bias", "classifier.dense.bias"),
-            Rule("head/out", "classifier.out_proj.weight", "c d -> d c"),
-            Rule("head/out_bias", "classifier.out_proj.bias"),
-            *masked_lm_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
-        ),
+    trunk=_trunk,
+    heads=_heads("Roberta"),
+    trunk_map=WeightMap(
+        rules=(*embedding_rules("roberta.embeddings."), *stack_rules("roberta.encoder.layer.{i}.")),
         prefix="roberta.",
         ignore=(
-            r"^lm_head\.",
+            r"^lm_head\.decoder\.",
             r"embeddings\.position_ids$",
             r"^roberta\.pooler\.",
-            r"^classifier\.",
             r"^qa_outputs\.",
         ),  # fmt: skip
         aliases=OLD_NORM_NAMES,
@@ -145,5 +133,5 @@ XLM_FAMILY = replace(
     name="xlm-roberta",
     presets={"base": replace(_BASE, vocab_size=_XLM_VOCAB), "large": replace(_LARGE, vocab_size=_XLM_VOCAB)},
     published={"base": 278_045_186, "large": 559_892_482},
-    architectures={"classification": "XLMRobertaForSequenceClassification", "masked_lm": "XLMRobertaForMaskedLM"},
+    heads=_heads("XLMRoberta"),
 )

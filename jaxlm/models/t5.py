@@ -1,7 +1,7 @@
 """T5 (Raffel et al., 2020, arXiv:1910.10683), its version 1.1 (Shazeer, 2020, arXiv:2002.05202; FLAN-T5 is one) and mT5
 (Xue et al., 2021, arXiv:2010.11934): encoder and decoder with relative positions.
 
-Shape letters: R rows, T encoder length, U decoder length, D embed, N heads, H head_dim, V vocab.
+Shape letters: B rows, T encoder length, U decoder length, D embed, N heads, H head_dim, V vocab.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import Family, read_hf, write_hf
+from jaxlm.models.base import Family, Head, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.attention import Mask, attend
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.heads import FactoredLogits, LanguageModelHead
+from jaxlm.nn.heads import Batch, FactoredLogits, LanguageModelHead
 from jaxlm.nn.layers import (
     ACTIVATIONS,
     ComputeConfig,
@@ -67,7 +67,6 @@ class T5Config:
     init_factor: float = 1.0
     eos_id: int = 1
     pad_id: int = 0
-    decoder_start_id: int = 0
 
     max_positions: ClassVar[int] = 1_000_000
     """No limit: far distances share a bucket."""
@@ -85,32 +84,32 @@ class T5Config:
 def _attention(
     block: Block,
     name: str,
-    x_RTD: jax.Array,
+    x_BTD: jax.Array,
     mask: Mask,
     key: Key,
     *,
     bias: jax.Array | None = None,
-    context_RSD: jax.Array | None = None,
+    context_BSD: jax.Array | None = None,
 ) -> jax.Array:
-    """x + attention of its norm to itself, or to the states `context`; parameters are called after `name`."""
-    c, dtype, rules = block.config, block.compute.dtype, block.compute.rules
+    """Returns x + attention of its norm to itself, or to the states `context`; `name` prefixes the parameters."""
+    c, rules = block.config, block.compute.rules
     D, N, H, f = c.embed_dim, c.num_heads, c.head_dim, c.init_factor
     axes = ("embed", "heads", "head_dim")
     probs_key, output_key = split_key(key, 2)
-    y = rms_norm(block, f"{name}norm", x_RTD, c.norm_eps)
-    source = y if context_RSD is None else context_RSD
+    y = rms_norm(block, f"{name}norm", x_BTD, c.norm_eps)
+    source = y if context_BSD is None else context_BSD
     # The logits are not scaled: the query's initialisation is, instead.
-    q = dense(block, f"{name}q", y, (D, N, H), axes, init=normal(f * (D * H) ** -0.5), dtype=dtype, bias=False)
-    k = dense(block, f"{name}k", source, (D, N, H), axes, init=normal(f * D**-0.5), dtype=dtype, bias=False)
-    v = dense(block, f"{name}v", source, (D, N, H), axes, init=normal(f * D**-0.5), dtype=dtype, bias=False)
+    q = dense(block, f"{name}q", y, (D, N, H), axes, init=normal(f * (D * H) ** -0.5), bias=False)
+    k = dense(block, f"{name}k", source, (D, N, H), axes, init=normal(f * D**-0.5), bias=False)
+    v = dense(block, f"{name}v", source, (D, N, H), axes, init=normal(f * D**-0.5), bias=False)
     q, k, v = shard_heads(q, k, v, rules)
     rate = c.dropout if c.attention_dropout is None else c.attention_dropout
     y = attend(q, k, v, mask, block.compute, bias=bias, scale=1.0, dropout_rate=rate, key=probs_key)
     y = dense(
         block, f"{name}o", y, (N, H, D), axes[1:] + axes[:1],
-        contract=2, init=normal(f * (N * H) ** -0.5), dtype=dtype, bias=False,
+        contract=2, init=normal(f * (N * H) ** -0.5), bias=False,
     )  # fmt: skip
-    return constrain(x_RTD + dropout(y, c.dropout, output_key), ("batch", "length", "act_embed"), rules)
+    return constrain(x_BTD + dropout(y, c.dropout, output_key), ("batch", "length", "act_embed"), rules)
 
 
 class Block(nn.Module):
@@ -122,30 +121,30 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x_RTD: Float[Array, "R T D"],
+        x_BTD: Float[Array, "B T D"],
         mask: Mask,
         bias_1NTT: Float[Array, "1 N T T"],
-        context_RSD: Float[Array, "R S D"] | None = None,
+        context_BSD: Float[Array, "B S D"] | None = None,
         context_mask: Mask | None = None,
         key: Key = None,
-    ) -> Float[Array, "R T D"]:
-        c, dtype, rules = self.config, self.compute.dtype, self.compute.rules
+    ) -> Float[Array, "B T D"]:
+        c, rules = self.config, self.compute.rules
         D, F, f = c.embed_dim, c.mlp_dim, c.init_factor
         self_key, cross_key, inner_key, output_key = split_key(key, 4)
-        x = _attention(self, "", x_RTD, mask, self_key, bias=bias_1NTT)
-        if context_RSD is not None and context_mask is not None:
-            x = _attention(self, "cross_", x, context_mask, cross_key, context_RSD=context_RSD)
+        x = _attention(self, "", x_BTD, mask, self_key, bias=bias_1NTT)
+        if context_BSD is not None and context_mask is not None:
+            x = _attention(self, "cross_", x, context_mask, cross_key, context_BSD=context_BSD)
 
         y = rms_norm(self, "mlp_norm", x, c.norm_eps)
         init, axes = normal(f * D**-0.5), ("embed", "mlp")
         maps = [
-            dense(self, name, y, (D, F), axes, init=init, dtype=dtype, bias=False)
+            dense(self, name, y, (D, F), axes, init=init, bias=False)
             for name in (("gate", "linear") if c.gated else ("up",))
         ]
         first, *second = (constrain(z, ("batch", "length", "act_mlp"), rules) for z in maps)
         y = activation(c.activation)(first)
         y = dropout(y * second[0] if c.gated else y, c.dropout, inner_key)
-        y = dense(self, "down", y, (F, D), axes[::-1], init=normal(f * F**-0.5), dtype=dtype, bias=False)
+        y = dense(self, "down", y, (F, D), axes[::-1], init=normal(f * F**-0.5), bias=False)
         return constrain(x + dropout(y, c.dropout, output_key), ("batch", "length", "act_embed"), rules)
 
 
@@ -159,20 +158,20 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x_RTD: Float[Array, "R T D"],
-        segment_ids_RT: Int[Array, "R T"],
-        context_RSD: Float[Array, "R S D"] | None = None,
-        context_ids_RS: Int[Array, "R S"] | None = None,
+        x_BTD: Float[Array, "B T D"],
+        segment_ids_BT: Int[Array, "B T"],
+        context_BSD: Float[Array, "B S D"] | None = None,
+        context_ids_BS: Int[Array, "B S"] | None = None,
         key: Key = None,
-    ) -> Float[Array, "R T D"]:
-        """Reads itself in both directions; where there is a `context`, from left to right, and the context besides."""
+    ) -> Float[Array, "B T D"]:
+        """Bidirectional self-attention; with `context` (the decoder), causal self-attention and cross-attention."""
         c, rules = self.config, self.compute.rules
         embed_key, stack_key, output_key = split_key(key, 3)
-        x = dropout(x_RTD.astype(self.compute.dtype), c.dropout, embed_key)
+        x = dropout(x_BTD.astype(self.compute.dtype), c.dropout, embed_key)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
-        encodes = context_ids_RS is None
-        mask = Mask(segment_ids_RT, segment_ids_RT, causal=not encodes)
-        context_mask = None if encodes else Mask(segment_ids_RT, context_ids_RS)
+        encodes = context_ids_BS is None
+        mask = Mask(segment_ids_BT, segment_ids_BT, causal=not encodes)
+        context_mask = None if encodes else Mask(segment_ids_BT, context_ids_BS)
         table = param(
             self, "relative_bias", normal(c.init_factor * c.embed_dim**-0.5), (c.num_buckets, c.num_heads),
             ("buckets", "heads"),
@@ -180,10 +179,10 @@ class Stack(nn.Module):
         bias = relative_bias(table, x.shape[1], max_distance=c.max_distance, bidirectional=encodes)
         bias = constrain(bias, (None, "act_heads", "length", "kv_length"), rules)
         block = Block(c, self.compute)
-        params = self.param("layers", init_stack(block, self.num_layers, x, mask, bias, context_RSD, context_mask))
+        params = self.param("layers", init_stack(block, self.num_layers, x, mask, bias, context_BSD, context_mask))
 
         def apply(layer: Any, x: Array, k: Key) -> Any:
-            return block.apply({"params": layer}, x, mask, bias, context_RSD, context_mask, k)
+            return block.apply({"params": layer}, x, mask, bias, context_BSD, context_mask, k)
 
         x = run_stack(apply, params, x, stack_key, self.compute)
         return dropout(rms_norm(self, "final_norm", x, c.norm_eps), c.dropout, output_key)
@@ -193,23 +192,26 @@ class T5Trunk(nn.Module):
     config: T5Config
     compute: ComputeConfig
 
+    def setup(self) -> None:
+        shape = (self.config.vocab_size, self.config.embed_dim)
+        self.tokens = param(self, "tokens", normal(self.config.init_factor), shape, ("vocab", "embed"))
+
     @nn.compact
     def __call__(
         self,
-        tokens: Int[Array, "R T"],
-        segment_ids: Int[Array, "R T"],
-        decoder_tokens: Int[Array, "R U"],
-        decoder_segment_ids: Int[Array, "R U"],
+        tokens: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+        decoder_tokens: Int[Array, "B U"],
+        decoder_segment_ids: Int[Array, "B U"],
         key: Key = None,
-    ) -> Float[Array, "R U D"]:
+    ) -> Float[Array, "B U D"]:
         """Returns the decoder's states. A segment of the decoder reads the encoder's segment of the same number."""
         c = self.config
         encoder_key, decoder_key = split_key(key, 2)
-        table = param(self, "tokens", normal(c.init_factor), (c.vocab_size, c.embed_dim), ("vocab", "embed"))
         encoder = Stack(c, c.num_layers, self.compute, name="encoder")
         decoder = Stack(c, c.num_decoder_layers or c.num_layers, self.compute, name="decoder")
-        context = encoder(embedding_lookup(table, tokens, self.compute.rules), segment_ids, key=encoder_key)
-        x = embedding_lookup(table, decoder_tokens, self.compute.rules)
+        context = encoder(embedding_lookup(self.tokens, tokens, self.compute.rules), segment_ids, key=encoder_key)
+        x = embedding_lookup(self.tokens, decoder_tokens, self.compute.rules)
         return decoder(x, decoder_segment_ids, context, segment_ids, key=decoder_key)
 
 
@@ -217,10 +219,11 @@ class ScaledHead(nn.Module):
     """Logits by the token table, whose rows are of unit size in each component, from states scaled down to it."""
 
     compute: ComputeConfig
+    tied: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "R U D"], key: Key, table: Array) -> FactoredLogits:
-        del key
+    def __call__(self, x: Float[Array, "B U D"], batch: Batch, key: Key, table: Float[Array, "V D"]) -> FactoredLogits:
+        del batch, key
         return FactoredLogits(x * jnp.asarray(table.shape[1] ** -0.5, x.dtype), table, rules=self.compute.rules)
 
 
@@ -229,6 +232,13 @@ def _seq2seq_lm(config: T5Config, compute: ComputeConfig, num_outputs: int) -> n
     if config.tied:
         return ScaledHead(compute)
     return LanguageModelHead(config.vocab_size, False, config.embed_dim**-0.5, compute)
+
+
+def _heads(name: str) -> dict[str, Head]:
+    """Heads of the HF classes called `name`For..."""
+    # Transformers 5 leaves a head out that it has tied, whatever the version.
+    unembed = Rule("head/unembed", "lm_head.weight", fallback_key="shared.weight")
+    return {"seq2seq_lm": Head(_seq2seq_lm, f"{name}ForConditionalGeneration", (unembed,))}
 
 
 # Our config field -> HF's.
@@ -248,7 +258,6 @@ _FIELDS = {
     "init_factor": "initializer_factor",
     "eos_id": "eos_token_id",
     "pad_id": "pad_token_id",
-    "decoder_start_id": "decoder_start_token_id",
 }
 _DEFAULTS = write_hf(T5Config(), _FIELDS)
 
@@ -276,6 +285,7 @@ def _to_hf(config: T5Config) -> dict[str, Any]:
         **write_hf(config, _FIELDS),
         "num_decoder_layers": config.num_decoder_layers or config.num_layers,
         "feed_forward_proj": f"gated-{act}" if config.gated else act,
+        "decoder_start_token_id": config.pad_id,
         "is_encoder_decoder": True,
         "tie_word_embeddings": config.tied,
     }
@@ -288,22 +298,22 @@ def _mt5_from_hf(config: Mapping[str, Any]) -> T5Config:
     return replace(_from_hf({**silent, **given}), tied=False)
 
 
-def _stack_rows(ours: str, mlp: int) -> tuple[Rule, ...]:
-    """HF rows of a stack; `mlp` is the number of HF's sub-layer that holds the MLP."""
+def _stack_rules(ours: str, mlp: int) -> tuple[Rule, ...]:
+    """Returns the HF rules of a stack; `mlp` is the number of HF's sub-layer that holds the MLP."""
     layer = f"{ours}.block.{{i}}.layer."
     parts = [("", f"{layer}0.", "SelfAttention")]
     if mlp == 2:
         parts.append(("cross_", f"{layer}1.", "EncDecAttention"))
-    rows = []
+    rules = []
     for name, prefix, module in parts:
-        rows.append(Rule(f"trunk/{ours}/layers/{name}norm_scale", f"{prefix}layer_norm.weight"))
+        rules.append(Rule(f"trunk/{ours}/layers/{name}norm_scale", f"{prefix}layer_norm.weight"))
         for part in "qkv":
-            rows.append(
+            rules.append(
                 Rule(f"trunk/{ours}/layers/{name}{part}", f"{prefix}{module}.{part}.weight", "(n h) d -> d n h")
             )
-        rows.append(Rule(f"trunk/{ours}/layers/{name}o", f"{prefix}{module}.o.weight", "d (n h) -> n h d"))
+        rules.append(Rule(f"trunk/{ours}/layers/{name}o", f"{prefix}{module}.o.weight", "d (n h) -> n h d"))
     return (
-        *rows,
+        *rules,
         Rule(f"trunk/{ours}/layers/mlp_norm_scale", f"{layer}{mlp}.layer_norm.weight"),
         Rule(f"trunk/{ours}/layers/up", f"{layer}{mlp}.DenseReluDense.wi.weight", "f d -> d f"),
         Rule(f"trunk/{ours}/layers/gate", f"{layer}{mlp}.DenseReluDense.wi_0.weight", "f d -> d f"),
@@ -346,20 +356,16 @@ FAMILY = Family(
         "v1_1-xl": 2_849_757_184,
     },
     trunk=T5Trunk,
-    heads={"seq2seq_lm": _seq2seq_lm},
-    architectures={"seq2seq_lm": "T5ForConditionalGeneration"},
-    table=WeightMap(
-        rows=(
+    heads=_heads("T5"),
+    trunk_map=WeightMap(
+        rules=(
             Rule("trunk/tokens", "shared.weight"),
-            *_stack_rows("encoder", 1),
-            *_stack_rows("decoder", 2),
-            # Transformers 5 leaves a head out that it has tied, whatever the version.
-            Rule("head/unembed", "lm_head.weight", fallback_key="shared.weight"),
+            *_stack_rules("encoder", 1),
+            *_stack_rules("decoder", 2),
         ),
         prefix="",
         ignore=(
             r"^(encoder|decoder)\.embed_tokens\.weight$",
-            r"^lm_head\.weight$",
             r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",  # never read
         ),  # fmt: skip
     ),
@@ -373,6 +379,6 @@ MT5_FAMILY = replace(
     name="mt5",
     presets={size: replace(config, vocab_size=250112) for size, config in _VERSION_1_1.items()},
     published={"small": 300_176_768, "base": 582_401_280, "large": 1_229_581_312, "xl": 3_742_619_648},
-    architectures={"seq2seq_lm": "MT5ForConditionalGeneration"},
+    heads=_heads("MT5"),
     from_hf=_mt5_from_hf,
 )

@@ -1,4 +1,4 @@
-"""The two-way row engine: one declarative table per family maps parameter paths to HF checkpoint keys.
+"""Two-way weight maps: declarative rules from parameter paths to HF checkpoint keys.
 
 A `Rule` names a parameter, the HF key and the einops pattern that turns the HF tensor into the parameter; swapping the
 pattern's sides gives the export. `{i}` in the key stacks layers along the parameter's first axis.
@@ -33,7 +33,7 @@ class Rule:
         return "{i}" in self.key
 
     def keys(self, shape: Sequence[int]) -> list[str]:
-        """HF keys that this row reads or writes for a parameter of this (stacked) shape."""
+        """Returns the HF keys that this rule reads or writes for a parameter of this (stacked) shape."""
         return (
             [self.key.replace("{i}", str(self.layer_offset + i)) for i in range(shape[0])]
             if self.stacked
@@ -41,7 +41,7 @@ class Rule:
         )
 
     def hf_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of each HF tensor, from the (stacked) parameter's shape."""
+        """Returns the shape of each HF tensor, from the (stacked) parameter's shape."""
         inner = tuple(shape[1:] if self.stacked else shape)
         if not self.pattern:
             return inner
@@ -60,7 +60,7 @@ class Rule:
         return [(group or name).split() for group, name in groups]
 
     def to_param(self, tensor: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-        """One layer's HF tensor as a parameter; `shape` is the (stacked) parameter's."""
+        """Converts one layer's HF tensor to the parameter; `shape` is the (stacked) parameter's."""
         if not self.pattern:
             return tensor
         inner = shape[1:] if self.stacked else shape
@@ -69,7 +69,7 @@ class Rule:
     def part(
         self, shape: Sequence[int], index: Sequence[tuple[int, int]]
     ) -> tuple[tuple[slice, ...], Callable[[np.ndarray], np.ndarray]]:
-        """What to read of one layer's HF tensor for a part of the parameter, and what makes the part of it.
+        """Returns the slices of one layer's HF tensor that a part of the parameter needs, and what converts them.
 
         Args:
           shape: the (stacked) parameter's.
@@ -93,7 +93,7 @@ class Rule:
         return tuple(slices), lambda tensor: self.to_param(tensor, [1, *sizes] if self.stacked else sizes)[cut]
 
     def from_param(self, value: np.ndarray) -> np.ndarray:
-        """One layer's parameter as an HF tensor."""
+        """Converts one layer's parameter to the HF tensor."""
         if not self.pattern:
             return value
         left, right = self.pattern.split("->")
@@ -102,22 +102,24 @@ class Rule:
 
 @dataclass(frozen=True)
 class WeightMap:
-    """A family's rows and the keys of its checkpoints that no parameter needs."""
+    """Rules of a model's parameters, and the keys of its checkpoints that no parameter needs."""
 
-    rows: tuple[Rule, ...]
+    rules: tuple[Rule, ...]
     prefix: str
     """Key prefix of the trunk ("bert."); checkpoints of the bare trunk lack it."""
     ignore: tuple[str, ...] = ()
-    """Regular expressions of keys that belong to other heads or are buffers."""
+    """Regular expressions of keys that are buffers, duplicates, or belong to heads that the family lacks."""
     aliases: tuple[tuple[str, str], ...] = ()
     """(regular expression, replacement) from older key spellings to today's."""
     not_exported: tuple[str, ...] = ()
     """Regular expressions of parameters that no HF checkpoint holds: never written, initialised when importing."""
 
     def is_not_exported(self, param: str) -> bool:
+        """Returns True for a parameter that no HF checkpoint holds."""
         return any(re.search(pattern, param) for pattern in self.not_exported)
 
     def canonical(self, key: str) -> str:
+        """Returns today's spelling of a checkpoint key."""
         for old, new in self.aliases:
             key = re.sub(old, new, key)
         return key
@@ -125,10 +127,10 @@ class WeightMap:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an import will do: every parameter is either read or initialised, every key read or ignored."""
+    """Which tensors an import reads: every parameter is read or initialized, every key read or ignored."""
 
     reads: dict[str, tuple[Rule, list[str]]]
-    """Parameter path -> its row and the checkpoint's own spelling of each key, in layer order."""
+    """Parameter path -> its rule and the checkpoint's own spelling of each key, in layer order."""
     missing: list[str]
     """Parameters without a tensor in the checkpoint."""
     ignored: list[str]
@@ -136,10 +138,12 @@ class Plan:
     mismatched: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     """Parameter path -> (key, shape found, shape expected)."""
     unread: list[str] = field(default_factory=list)
-    """Checkpoint keys that the table does not know."""
+    """Checkpoint keys that the weight map does not know."""
 
 
-def plan_import(table: WeightMap, params: Mapping[str, Sequence[int]], tensors: Mapping[str, Sequence[int]]) -> Plan:
+def plan_import(
+    weight_map: WeightMap, params: Mapping[str, Sequence[int]], tensors: Mapping[str, Sequence[int]]
+) -> Plan:
     """Matches a checkpoint's tensors with a model's parameters.
 
     Args:
@@ -150,50 +154,50 @@ def plan_import(table: WeightMap, params: Mapping[str, Sequence[int]], tensors: 
     """
     spelled: dict[str, str] = {}
     for key in tensors:
-        canonical = table.canonical(key)
+        canonical = weight_map.canonical(key)
         if canonical in spelled:
             raise ValueError(f"checkpoint keys {spelled[canonical]!r} and {key!r} both mean {canonical!r}")
         spelled[canonical] = key
-    if not any(key.startswith(table.prefix) for key in spelled):
-        spelled = {table.prefix + key: original for key, original in spelled.items()}
+    if not any(key.startswith(weight_map.prefix) for key in spelled):
+        spelled = {weight_map.prefix + key: original for key, original in spelled.items()}
 
     reads, mismatched = {}, {}
-    missing = [name for name in params if table.is_not_exported(name)]
+    missing = [name for name in params if weight_map.is_not_exported(name)]
     used: set[str] = set()
-    for row in rules_for(table, params):
-        shape = params[row.param]
-        keys = row.keys(shape)
-        if row.fallback_key in spelled and keys[0] not in spelled:
-            keys = [row.fallback_key]
+    for rule in rules_for(weight_map, params):
+        shape = params[rule.param]
+        keys = rule.keys(shape)
+        if rule.fallback_key in spelled and keys[0] not in spelled:
+            keys = [rule.fallback_key]
         if not all(key in spelled for key in keys):
-            missing.append(row.param)
+            missing.append(rule.param)
             continue
         used.update(keys)
-        expected = row.hf_shape(shape)
+        expected = rule.hf_shape(shape)
         wrong = [(spelled[k], tuple(tensors[spelled[k]])) for k in keys if tuple(tensors[spelled[k]]) != expected]
         if wrong:
-            mismatched[row.param] = (*wrong[0], expected)
-        reads[row.param] = (row, [spelled[key] for key in keys])
+            mismatched[rule.param] = (*wrong[0], expected)
+        reads[rule.param] = (rule, [spelled[key] for key in keys])
     rest = [key for key in spelled if key not in used]
-    ignored = [key for key in rest if any(re.search(pattern, key) for pattern in table.ignore)]
+    ignored = [key for key in rest if any(re.search(pattern, key) for pattern in weight_map.ignore)]
     return Plan(
         reads, missing, [spelled[k] for k in ignored], mismatched, [spelled[k] for k in rest if k not in set(ignored)]
     )
 
 
-def rules_for(table: WeightMap, params: Iterable[str]) -> list[Rule]:
-    """The rows of a model's parameters, but for those that HF checkpoints do not hold.
+def rules_for(weight_map: WeightMap, params: Iterable[str]) -> list[Rule]:
+    """Returns the rules of a model's parameters, without those that HF checkpoints do not hold.
 
     Raises:
-      ValueError: a parameter without a row, or with two (a mistake in the family's table).
+      ValueError: a parameter without a rule, or with two (a mistake in the family's weight map).
     """
-    names = [name for name in params if not table.is_not_exported(name)]
+    names = [name for name in params if not weight_map.is_not_exported(name)]
     by_param: dict[str, Rule] = {}
-    for row in table.rows:
-        if row.param in by_param:
-            raise ValueError(f"table: parameter {row.param!r} has two rows")
-        by_param[row.param] = row
+    for rule in weight_map.rules:
+        if rule.param in by_param:
+            raise ValueError(f"weight map: parameter {rule.param!r} has two rules")
+        by_param[rule.param] = rule
     lost = [name for name in names if name not in by_param]
     if lost:
-        raise ValueError(f"table: no row for parameter {', '.join(lost)}")
+        raise ValueError(f"weight map: no rule for parameter {', '.join(lost)}")
     return [by_param[name] for name in names]

@@ -1,11 +1,14 @@
-"""Task heads: from a trunk's states to float32 outputs."""
+"""Heads: modules from a trunk's states to float32 outputs.
+
+Shape letters: B rows, T row length, S slots, Q either of both, D embed, C outputs, V vocab, E width of the token table.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,10 @@ from jaxtyping import Array, Float
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.layers import ComputeConfig, Key, activation, dense, layer_norm, normal, param, split_key
 from jaxlm.parallel.sharding import Rules, constrain
+
+Batch = Mapping[str, jax.Array]
+Build = Callable[[Any, ComputeConfig, int], nn.Module]
+"""(config, compute, number of outputs) -> module; see `models.base.Head`."""
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("states", "table", "bias"), meta_fields=("rules",))
@@ -57,54 +64,69 @@ class PooledClassifier(nn.Module):
     activation: str
     dropout: float
     dropout_before: bool
-    init_std: float
+    config: Any
     compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None) -> Float[Array, "R S C"]:
-        del table
-        embed_dim = x_RSD.shape[-1]
+    def __call__(self, x_BSD: Float[Array, "B S D"], batch: Batch, key: Key = None) -> Float[Array, "B S C"]:
+        """Returns float32 outputs."""
+        del batch
+        embed_dim, activations, rules = x_BSD.shape[-1], ("batch", "slots", "act_embed"), self.compute.rules
         before, after = split_key(key, 2)
-        init = normal(self.init_std)
-        x = dropout(x_RSD, self.dropout, before) if self.dropout_before else x_RSD
-        x = constrain(x, ("batch", "slots", "act_embed"), self.compute.rules)
-        x = dense(self, "dense", x, (embed_dim, embed_dim), ("embed", "embed_in"), init=init, dtype=self.compute.dtype)
-        x = constrain(x, ("batch", "slots", "act_embed"), self.compute.rules)
+        x = dropout(x_BSD, self.dropout, before) if self.dropout_before else x_BSD
+        x = constrain(x, activations, rules)
+        x = constrain(dense(self, "dense", x, (embed_dim, embed_dim), ("embed", "embed_in")), activations, rules)
         x = dropout(activation(self.activation)(x), self.dropout, after)
-        outputs = dense(
-            self, "out", x, (embed_dim, self.num_outputs), ("embed", "classes"), init=init, dtype=self.compute.dtype
-        )
-        return constrain(outputs.astype(jnp.float32), ("batch", "slots", None), self.compute.rules)
+        outputs = dense(self, "out", x, (embed_dim, self.num_outputs), ("embed", "classes"))
+        return constrain(outputs.astype(jnp.float32), ("batch", "slots", None), rules)
 
 
-def pooled_classifier(activation: str, *, dropout_before: bool) -> Callable[[Any, ComputeConfig, int], nn.Module]:
-    """Returns a `Family.heads` entry; dropout at the config's `classifier_dropout`, else at its `dropout`."""
+def pooled_classifier(activation: str, *, dropout_before: bool) -> Build:
+    """Returns the `build` of a head; dropout at the config's `classifier_dropout`, else at its `dropout`."""
 
     def build(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
-        rate = config.dropout if config.classifier_dropout is None else config.classifier_dropout
-        return PooledClassifier(num_outputs, activation, rate, dropout_before, config.init_std, compute)
+        return PooledClassifier(num_outputs, activation, _dropout(config), dropout_before, config, compute)
 
     return build
 
 
 class LinearClassifier(nn.Module):
-    """Dropout and one dense map over one state per example: `score` of HF's decoders."""
+    """Dropout and one dense map of each state.
+
+    In HF's terms: `score` of decoders, over one state per example; `classifier` of token classifiers, over all tokens.
+
+    Attributes:
+      axis: logical axis of the states: "slots" or "length".
+    """
 
     num_outputs: int
     dropout: float
     bias: bool
-    init_std: float
+    axis: str
+    config: Any
     compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, x_RSD: Float[Array, "R S D"], key: Key = None, table: Any = None) -> Float[Array, "R S C"]:
-        del table
-        x = constrain(dropout(x_RSD, self.dropout, key), ("batch", "slots", "act_embed"), self.compute.rules)
-        outputs = dense(
-            self, "out", x, (x.shape[-1], self.num_outputs), ("embed", "classes"),
-            init=normal(self.init_std), dtype=self.compute.dtype, bias=self.bias,
-        )  # fmt: skip
-        return constrain(outputs.astype(jnp.float32), ("batch", "slots", None), self.compute.rules)
+    def __call__(self, x_BQD: Float[Array, "B Q D"], batch: Batch, key: Key = None) -> Float[Array, "B Q C"]:
+        """Returns float32 outputs."""
+        del batch
+        x = constrain(dropout(x_BQD, self.dropout, key), ("batch", self.axis, "act_embed"), self.compute.rules)
+        outputs = dense(self, "out", x, (x.shape[-1], self.num_outputs), ("embed", "classes"), bias=self.bias)
+        return constrain(outputs.astype(jnp.float32), ("batch", self.axis, None), self.compute.rules)
+
+
+def linear_classifier(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
+    """A `Head.build`: classes of an example, without bias."""
+    return LinearClassifier(num_outputs, _dropout(config), False, "slots", config, compute)
+
+
+def token_classifier(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
+    """A `Head.build`: classes of every token."""
+    return LinearClassifier(num_outputs, _dropout(config), True, "length", config, compute)
+
+
+def _dropout(config: Any) -> float:
+    return config.dropout if config.classifier_dropout is None else config.classifier_dropout
 
 
 class LanguageModelHead(nn.Module):
@@ -116,8 +138,10 @@ class LanguageModelHead(nn.Module):
     compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "R S D"], key: Key, table: Array) -> FactoredLogits:
-        del key
+    def __call__(
+        self, x: Float[Array, "B Q D"], batch: Batch, key: Key = None, table: Float[Array, "V D"] | None = None
+    ) -> FactoredLogits:
+        del batch, key
         if not self.tied:
             shape, axes = (self.vocab_size, x.shape[-1]), ("vocab", "embed")
             table = param(self, "unembed", normal(self.init_std), shape, axes)
@@ -125,14 +149,9 @@ class LanguageModelHead(nn.Module):
 
 
 def causal_lm(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
-    """A `Family.heads` entry: the next token, by the token table where the config says `tied`."""
+    """A `Head.build`: the next token, by the token table where the config says `tied`."""
     del num_outputs
     return LanguageModelHead(config.vocab_size, config.tied, config.init_std, compute)
-
-
-def linear_classifier(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
-    """A `Family.heads` entry, without bias: HF's `score`."""
-    return LinearClassifier(num_outputs, config.classifier_dropout, False, config.init_std, compute)
 
 
 class MaskedLanguageModelHead(nn.Module):
@@ -140,29 +159,27 @@ class MaskedLanguageModelHead(nn.Module):
 
     activation: str
     norm_eps: float
-    init_std: float
+    config: Any
     compute: ComputeConfig
+    tied: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "R S D"], key: Key, table: Array) -> FactoredLogits:
-        del key
-        sizes, axes = (x.shape[-1], table.shape[1]), ("embed", "embed_in")
-        x = dense(self, "transform", x, sizes, axes, init=normal(self.init_std), dtype=self.compute.dtype)
+    def __call__(self, x: Float[Array, "B Q D"], batch: Batch, key: Key, table: Float[Array, "V E"]) -> FactoredLogits:
+        del batch, key
+        x = dense(self, "transform", x, (x.shape[-1], table.shape[1]), ("embed", "embed_in"))
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
         x = layer_norm(self, "transform_norm", activation(self.activation)(x), self.norm_eps)
         bias = param(self, "vocab_bias", nn.initializers.zeros, table.shape[:1], ("vocab",))
         return FactoredLogits(x, table, bias, self.compute.rules)
 
 
-def masked_lm(
-    *, activation: str | None = None, norm_eps: float | None = None
-) -> Callable[[Any, ComputeConfig, int], nn.Module]:
-    """Returns a `Family.heads` entry; what is not given is the config's `activation` and `norm_eps`."""
+def masked_lm(*, activation: str | None = None, norm_eps: float | None = None) -> Build:
+    """Returns the `build` of a head; what is not given is the config's `activation` and `norm_eps`."""
 
     def build(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
         del num_outputs
         act = config.activation if activation is None else activation
         eps = config.norm_eps if norm_eps is None else norm_eps
-        return MaskedLanguageModelHead(act, eps, config.init_std, compute)
+        return MaskedLanguageModelHead(act, eps, config, compute)
 
     return build

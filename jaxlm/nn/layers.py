@@ -1,6 +1,6 @@
 """Primitives that the families are written from: declared parameters, dense maps, norms, layer stacks.
 
-Shape letters: R rows, T row length, S slots, D embed, N heads, H head_dim, F mlp, V vocab, L layers.
+Shape letters: B rows, T row length, S slots, D embed, N heads, H head_dim, F mlp, V vocab, L layers.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,9 @@ class ComputeConfig:
     remat: str = "none"
     unroll: int = 1
     rules: Rules = Rules()
+    flatten_products: bool = False
+    """Dense maps multiply matrices of two axes: of arrays of more, XLA's CPU compiler transposes copies for the
+    gradients' products."""
 
 
 def param(
@@ -47,7 +50,7 @@ def param(
 
 
 def normal(std: float) -> Callable[..., jax.Array]:
-    """Normal initialiser with mean 0."""
+    """Normal initializer with mean 0."""
     return nn.initializers.normal(std)
 
 
@@ -64,8 +67,7 @@ def dense(
     axes: Sequence[str],
     *,
     contract: int = 1,
-    init: Callable[..., jax.Array],
-    dtype: Any,
+    init: Callable[..., jax.Array] | None = None,
     bias: bool = True,
 ) -> jax.Array:
     """Affine map of the last `contract` axes of x: parameter `name` of shape `sizes`, `name_bias` of its output axes.
@@ -73,44 +75,55 @@ def dense(
     What fsdp splits is gathered for it, and not kept for the backward pass (`run_stack`).
 
     Args:
+      module: its `compute` says in which dtype and how to multiply.
       x: [..., sizes[:contract]].
       sizes, axes: kernel shape, inputs then outputs, and its logical axes.
+      init: absent: normal, of the module's `config.init_std`.
     Returns:
-      [..., sizes[contract:]] in `dtype`.
+      [..., sizes[contract:]] in the compute dtype.
     """
-    kernel = param(module, name, init, sizes, axes).astype(dtype)
+    compute: ComputeConfig = cast(Any, module).compute
+    dtype = compute.dtype
+    kernel = param(module, name, _init_of(module, init), sizes, axes).astype(dtype)
     # Gathered whole, in its half precision: else the TPU compiler multiplies by the parts of other devices in turn
     # (docs/design.md), where each adds into all of the product once more.
     gathered = ["act_embed" if axis == "embed" else axis for axis in axes]
-    kernel = checkpoint_name(constrain(kernel, gathered, module.compute.rules), _GATHERED)
-    y = _product(x.astype(dtype), kernel, contract, module.compute.rules)
+    kernel = checkpoint_name(constrain(kernel, gathered, compute.rules), _GATHERED)
+    y = _product(x.astype(dtype), kernel, contract, compute.flatten_products)
     if bias:
         b = param(module, f"{name}_bias", nn.initializers.zeros, sizes[contract:], axes[contract:])
         y = y + add_leading_axes(b.astype(dtype), y.ndim)
     return y
 
 
-def _product(x: jax.Array, kernel: jax.Array, contract: int, rules: Rules) -> jax.Array:
+def _init_of(module: nn.Module, init: Callable[..., jax.Array] | None) -> Callable[..., jax.Array]:
+    return normal(cast(Any, module).config.init_std) if init is None else init
+
+
+def _product(x: jax.Array, kernel: jax.Array, contract: int, flatten: bool) -> jax.Array:
     """[..., *inputs] times [*inputs, *outputs], of which `contract` axes are inputs."""
-    if rules.platform != "cpu" or rules.mesh is not None and rules.mesh.size > 1:
+    if not flatten:
         dims = (tuple(range(x.ndim - contract, x.ndim)), tuple(range(contract)))
         return jax.lax.dot_general(x, kernel, (dims, ((), ())))
-    # As two matrices: of arrays of more axes, XLA's CPU compiler transposes copies for the gradients' products.
     inputs = math.prod(kernel.shape[:contract])
     y = x.reshape(-1, inputs) @ kernel.reshape(inputs, -1)
     return y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
 
 
-def embed(
-    module: nn.Module, name: str, ids: jax.Array, num: int, embed_dim: int, axis: str, init_std: float
-) -> jax.Array:
-    """Rows of a float32 embedding table [num, embed_dim], whose first logical axis is `axis`."""
-    table = param(module, name, normal(init_std), (num, embed_dim), (axis, "embed"))
-    return embedding_lookup(table, ids, module.compute.rules, axis)
+def embedding_table(module: nn.Module, name: str, num: int, embed_dim: int, axis: str) -> Float[Array, "X D"]:
+    """Declares a float32 table [num, embed_dim] with the logical axes (axis, "embed"), of `config.init_std`."""
+    return param(module, name, _init_of(module, None), (num, embed_dim), (axis, "embed"))
+
+
+def embed(module: nn.Module, name: str, ids: jax.Array, num: int, embed_dim: int, axis: str) -> jax.Array:
+    """Looks ids [B, T] up in a table of its own (`embedding_table`): float32 [B, T, embed_dim]."""
+    return embedding_lookup(
+        embedding_table(module, name, num, embed_dim, axis), ids, cast(Any, module).compute.rules, axis
+    )
 
 
 def embedding_lookup(table: jax.Array, ids: jax.Array, rules: Rules, axis: str = "vocab") -> jax.Array:
-    """Rows of a table [num, D], whose first logical axis is `axis`, for ids [R, T]: [R, T, D].
+    """Rows of a table [num, D], whose first logical axis is `axis`, for ids [B, T]: [B, T, D].
 
     What is split along D is gathered first, as a layer's weights are; of rows that are split, each device takes those
     that it holds, and the devices add up.
@@ -120,7 +133,7 @@ def embedding_lookup(table: jax.Array, ids: jax.Array, rules: Rules, axis: str =
 
 
 def shard_heads(q: jax.Array, k: jax.Array, v: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values [R, T, N, H] as attention wants them: heads over `tensor`; over `context` the queries
+    """Queries, keys and values [B, T, N, H] as attention wants them: heads over `tensor`; over `context` the queries
     only, for each of which the keys and values of the whole row are gathered."""
     q, k, v = (constrain(x, ("batch", "length", "act_heads", "head_dim"), rules) for x in (q, k, v))
     if rules.size("context") > 1:  # computed in parts first: gathered are these few heads, not the states
@@ -129,7 +142,7 @@ def shard_heads(q: jax.Array, k: jax.Array, v: jax.Array, rules: Rules) -> tuple
 
 
 def take_columns(x: jax.Array, columns: jax.Array | None, axis: int = 1) -> jax.Array:
-    """Each row's entries of x along `axis` at its `columns` [R, S]; all of them where None."""
+    """Each row's entries of x along `axis` at its `columns` [B, S]; all of them where None."""
     if columns is None:
         return x
     shape = [columns.shape[0], *(1,) * (x.ndim - 1)]
@@ -138,7 +151,7 @@ def take_columns(x: jax.Array, columns: jax.Array | None, axis: int = 1) -> jax.
 
 
 def layer_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Array:
-    """Layer normalisation over the last axis (Ba et al., 2016), computed in float32, returned in x's dtype."""
+    """Layer normalization over the last axis (Ba et al., 2016), computed in float32, returned in x's dtype."""
     scale = param(module, f"{name}_scale", nn.initializers.ones, x.shape[-1:], ("norm",))
     bias = param(module, f"{name}_bias", nn.initializers.zeros, x.shape[-1:], ("norm",))
     x32 = x.astype(jnp.float32)
@@ -252,7 +265,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def init_stack(block: nn.Module, num_layers: int, *args: Any) -> Callable[[jax.Array], Any]:
-    """Returns an initialiser of `num_layers` copies of a block's parameters, stacked along a new axis `layers`."""
+    """Returns an initializer of `num_layers` copies of a block's parameters, stacked along a new axis `layers`."""
     # Parameters do not depend on the kernel, and cuDNN's cannot be mapped over layers.
     block = block.clone(compute=replace(block.compute, attention="xla"))
 

@@ -31,10 +31,12 @@ def write_checkpoint(
     directory.mkdir(exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     record = FAMILIES[config["model_type"]]
-    shapes = {name: s.shape for name, s in flatten(Model(record, record.from_hf(config), head, 2).shapes).items()}
+    model = Model(record, record.from_hf(config), head, 2)
+    shapes = {name: struct.shape for name, struct in flatten(model.shapes).items()}
     tensors = {key: formula_tensor(key, shape) for key, shape in extra}
-    for row in rules_for(record.table, shapes):
-        tensors |= {key: formula_tensor(key, row.hf_shape(shapes[row.param])) for key in row.keys(shapes[row.param])}
+    for rule in rules_for(model.weight_map, shapes):
+        shape = shapes[rule.param]
+        tensors |= {key: formula_tensor(key, rule.hf_shape(shape)) for key in rule.keys(shape)}
     save_file(tensors, directory / "model.safetensors")
 
 
