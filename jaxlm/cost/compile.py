@@ -12,13 +12,12 @@ from typing import Any
 import jax
 
 from jaxlm.config.schema import Config
-from jaxlm.cost.flops import matmul_flops
+from jaxlm.cost.flops import kernel_flops, matmul_flops
 from jaxlm.cost.hlo import Collective, collectives, cycles, kernels
 from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
 from jaxlm.cost.stand_in import prepare_shapes
 from jaxlm.cost.topology import CompileTarget, Topology, has_cudnn, quiet
 from jaxlm.errors import RunFailure, UserError
-from jaxlm.nn.splash import kernel_flops
 from jaxlm.parallel.chips import GIB, Chip
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.setup import Setup, make_setup

@@ -1,13 +1,15 @@
-"""Operations of a traced function's matrix products: what a model needs, whatever a compiler makes of it."""
+"""Operations of matrix products: those of a traced function, and those of a call of the TPU's attention kernel."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jaxlm.nn.splash import LANES
 
 
 def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
@@ -17,6 +19,32 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
       args: arrays or ShapeDtypeStructs.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def kernel_flops(name: str, operands: Sequence[tuple[str, tuple[int, ...]]]) -> int:
+    """Returns the multiplications and additions in the matrix products of one call of splash attention's kernel.
+
+    Whole blocks that a causal mask hides are not computed: half of them. A head narrower than the matrix unit takes as
+    long as one that fills it.
+
+    Args:
+      name: of the kernel's forward or of one of its two backward passes, as `hlo.kernels` finds it.
+      operands: (dtype, shape) of each; queries [B, N, T, H] and keys [B, K, S, H] are the first of floating point, of
+        which the compiler leaves out B where it is 1.
+    Raises:
+      ValueError: another kernel.
+    """
+    products = next((n for part, n in _PRODUCTS.items() if part in name), None)
+    if products is None:
+        raise ValueError(f"kernel {name!r}: expected one of splash attention's")
+    queries, keys = [shape for dtype, shape in operands if dtype in ("bf16", "f16", "f32")][:2]
+    causal = sum(dtype == "s32" for dtype, _ in operands) > 2  # segment ids of both, and then the columns' numbers
+    width = -(-queries[-1] // LANES) * LANES
+    return 2 * products * math.prod(queries[:-1]) * keys[-2] * width // (2 if causal else 1)
+
+
+_PRODUCTS = {"_fwd_": 2, "_dq_": 3, "_dkv_": 4}
+"""Products [T, H] x [H, S], or of such sizes, in each pass: the backward ones compute the scores again."""
 
 
 def _count(jaxpr: Jaxpr) -> int:

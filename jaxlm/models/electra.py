@@ -113,7 +113,9 @@ class Generator(nn.Module):
     compute: ComputeConfig
 
     def setup(self) -> None:
-        self.trunk = _trunk(self.config, self.compute)  # its own embeddings are never called, so they have no parameters
+        self.trunk = _trunk(
+            self.config, self.compute
+        )  # its own embeddings are never called, so they have no parameters
         self.head = _masked_lm(self.config, self.compute, 0)
 
     def __call__(

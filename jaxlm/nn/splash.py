@@ -6,7 +6,6 @@ Shape letters: B rows, T query length, S key length, N heads, K key and value he
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -88,32 +87,6 @@ def splash(
             check_vma=False,  # which the kernel's outputs do not carry
         )  # fmt: skip
     return local(kernel, q, k, v, query_ids, key_ids)[:, : q_BTNH.shape[1]]
-
-
-def kernel_flops(name: str, operands: Sequence[tuple[str, tuple[int, ...]]]) -> int:
-    """Multiplications and additions in the matrix products of one call of the kernel, as `hlo.kernels` finds it.
-
-    Whole blocks that a causal mask hides are not computed: half of them. A head narrower than the matrix unit takes as
-    long as one that fills it.
-
-    Args:
-      name: of the kernel's forward or of one of its two backward passes.
-      operands: (dtype, shape) of each; queries [B, N, T, H] and keys [B, K, S, H] are the first of floating point, of
-        which the compiler leaves out B where it is 1.
-    Raises:
-      ValueError: another kernel.
-    """
-    products = next((n for part, n in _PRODUCTS.items() if part in name), None)
-    if products is None:
-        raise ValueError(f"kernel {name!r}: expected one of splash attention's")
-    queries, keys = [shape for dtype, shape in operands if dtype in ("bf16", "f16", "f32")][:2]
-    causal = sum(dtype == "s32" for dtype, _ in operands) > 2  # segment ids of both, and then the columns' numbers
-    width = -(-queries[-1] // LANES) * LANES
-    return 2 * products * math.prod(queries[:-1]) * keys[-2] * width // (2 if causal else 1)
-
-
-_PRODUCTS = {"_fwd_": 2, "_dq_": 3, "_dkv_": 4}
-"""[T, H] x [H, S] or like it, in each pass: the backward ones compute the scores anew."""
 
 
 def _causal(shape: tuple[int, int], window: int | None) -> Any:

@@ -107,11 +107,25 @@ def pack(rows: Sequence[Sequence[Example]], length: int, slots: int, pad_id: int
 def inputs(batch, model: Model):
     """What a classifier reads of a batch; its slots are at each example's first token or at its last."""
     arrays = {name: batch[name] for name in model.family.inputs if name in batch}
-    if model.family.pool == "last":
+    if model.family.pool == "last" and "slot_positions" in batch:
         numbers = np.arange(1, batch["slot_positions"].shape[1] + 1, dtype=np.int32)
         lengths = (batch["segment_ids"][:, None, :] == numbers[None, :, None]).astype(np.int32).sum(-1)
         arrays["slot_positions"] = batch["slot_positions"] + lengths - (lengths > 0).astype(np.int32)
     return arrays
+
+
+def assert_close(actual, expected, tolerance: float = 1e-5) -> None:
+    """Trees are equal, each leaf to `tolerance` of its largest value: gradients differ in size by orders.
+
+    Of a leaf that is 0 but for rounding (the bias of keys, which a softmax cancels), only that it is so.
+    """
+    ours, theirs = (dict(jax.tree_util.tree_leaves_with_path(jax.device_get(tree))) for tree in (actual, expected))
+    assert ours.keys() == theirs.keys()
+    overall = max(np.abs(leaf).max() for leaf in theirs.values())
+    for path, leaf in theirs.items():
+        error, largest = np.abs(ours[path] - leaf).max(), np.abs(leaf).max()
+        limit = tolerance * (largest if largest > 1e-5 * overall else overall)
+        assert error <= limit, f"{jax.tree_util.keystr(path)}: {error} > {limit}, the largest value is {largest}"
 
 
 _compiled: dict[Any, jax.stages.Wrapped] = {}

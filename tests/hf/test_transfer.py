@@ -44,7 +44,7 @@ def test_a_part_of_a_parameter_is_made_from_a_part_of_its_tensor(family):
     """Of every row of every family, whichever dimensions are cut."""
     shapes = {name: struct.shape for name, struct in flatten(tiny(family).shapes).items()}
     rng = np.random.default_rng(0)
-    for row in rules_for(FAMILIES[family].table, shapes):
+    for row in rules_for(tiny(family).weight_map, shapes):
         shape = shapes[row.param]
         inner = shape[1:] if row.stacked else shape
         tensor = rng.normal(size=row.hf_shape(shape))
@@ -70,7 +70,7 @@ def test_only_what_is_needed_is_read_where_it_lies_in_one_piece():
 def test_a_sharded_import_is_the_plain_one(tmp_path, monkeypatch, family, preset):
     model = tiny(family, embed_dim=32, num_heads=8, mlp_dim=64)
     model = Model(model.family, model.config, HEADS[family], 2)
-    config = {"model_type": family, "architectures": [model.family.architectures[model.head]]}
+    config = {"model_type": family, "architectures": [model.family.heads[model.head].architecture]}
     write_checkpoint(tmp_path, config | model.family.to_hf(model.config), model.head)
     checkpoint = HFCheckpoint(tmp_path)
     plain = flatten(load_params(checkpoint, model, jax.random.key(0)).params)

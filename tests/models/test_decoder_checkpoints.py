@@ -69,7 +69,7 @@ def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tied, t
         _, again = load_checkpoint(tmp_path / "classifier", "causal_lm")
     assert again.initialised == (() if tied else ("head/unembed",))
     assert again.ignored == ("score.weight",)
-    assert ("initialised" in caplog.text and "head/unembed" in caplog.text) != tied
+    assert ("initialized" in caplog.text and "head/unembed" in caplog.text) != tied
 
 
 def test_gpt2_as_published_lacks_the_prefix_and_carries_its_masks(tmp_path):

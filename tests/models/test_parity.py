@@ -42,7 +42,7 @@ def test_golden_logits(family, tmp_path):
     record = FAMILIES[family]
     model = Model(record, record.from_hf(golden["config"]), "classification", 3)
     tensors = {}
-    for row in rules_for(record.table, flatten(model.shapes)):
+    for row in rules_for(model.weight_map, flatten(model.shapes)):
         shape = flatten(model.shapes)[row.param].shape
         tensors |= {key: formula_tensor(key, row.hf_shape(shape)) for key in row.keys(shape)}
     save_file(tensors, tmp_path / "model.safetensors")
@@ -96,7 +96,7 @@ def trunk_keeps_its_weights(tmp_path: Path, theirs, num_labels: int):
 def test_bare_trunk_without_prefix(family, tmp_path, transformers):
     theirs = randomise(transformers.AutoModel.from_config(random_config(family, 2)))
     theirs.save_pretrained(tmp_path / "in")
-    prefix = FAMILIES[family].table.prefix
+    prefix = FAMILIES[family].trunk_map.prefix
     assert not any(key.startswith(prefix) for key in load_file(tmp_path / "in/model.safetensors"))
     imported = trunk_keeps_its_weights(tmp_path, theirs, 2)
     pooled = family == "bert"  # BERT's pooler is part of its bare model

@@ -10,13 +10,13 @@ import pytest
 from helpers.tiny_models import ENCODERS, tiny
 
 from jaxlm.errors import UserError
-from jaxlm.models import FAMILIES
+from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
 from jaxlm.models.weight_map import Rule, WeightMap, plan_import, rules_for
 
 families = pytest.mark.parametrize("family", FAMILIES)
 TABLE = WeightMap(
-    rows=(
+    rules=(
         Rule("trunk/w", "net.layer.{i}.w", "f d -> d f"),
         Rule("trunk/norm", "net.LayerNorm.weight"),
         Rule("head/out", "out.weight", "c d -> d c"),
@@ -94,16 +94,21 @@ def test_local_parameters_have_no_rows_and_are_missing_from_every_checkpoint():
 
 
 def test_a_table_with_a_gap_or_a_double_is_a_mistake():
-    with pytest.raises(ValueError, match="no row for parameter trunk/new"):
+    with pytest.raises(ValueError, match="no rule for parameter trunk/new"):
         rules_for(TABLE, [*PARAMS, "trunk/new"])
-    with pytest.raises(ValueError, match="parameter 'head/out' has two rows"):
-        rules_for(WeightMap((*TABLE.rows, Rule("head/out", "other")), "net."), PARAMS)
+    with pytest.raises(ValueError, match="parameter 'head/out' has two rules"):
+        rules_for(WeightMap((*TABLE.rules, Rule("head/out", "other")), "net."), PARAMS)
 
 
-@families
-def test_tables_cover_every_parameter_with_distinct_keys(family):
-    table = FAMILIES[family].table
-    shapes = {name: struct.shape for name, struct in flatten(tiny(family).shapes).items()}
+@pytest.mark.parametrize(
+    ("family", "head"), [(name, head) for name, record in FAMILIES.items() for head in record.heads]
+)
+def test_rules_cover_every_parameter_with_distinct_keys_and_other_heads_are_known(family, head):
+    model = Model(FAMILIES[family], tiny(family).config, head, 3)
+    table = model.weight_map
+    shapes = {name: struct.shape for name, struct in flatten(model.shapes).items()}
+    assert set(FAMILIES[family].heads[head].label_params) <= {*shapes, "head/out_bias"}
+    shapes = {name: shape for name, shape in shapes.items() if not table.is_not_exported(name)}
     tensors = {}
     for row in rules_for(table, shapes):
         for key in row.keys(shapes[row.param]):
@@ -114,6 +119,11 @@ def test_tables_cover_every_parameter_with_distinct_keys(family):
     assert not (plan.missing or plan.ignored or plan.mismatched or plan.unread)
     assert any(key.startswith(table.prefix) for key in tensors)
     assert sum(np.prod(s) for s in tensors.values()) == sum(np.prod(s) for s in shapes.values())
+    # A checkpoint with every head at once: what this model does not read, it knows.
+    others = {rule.key: (1,) for record in FAMILIES[family].heads.values() for rule in record.rules}
+    plan = plan_import(table, shapes, others | tensors)
+    assert plan.reads.keys() == shapes.keys() and not plan.unread
+    assert set(plan.ignored) == others.keys() - tensors.keys()
 
 
 @families
