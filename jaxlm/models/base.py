@@ -152,7 +152,7 @@ class Model:
         return network.init(key, batch)["params"]
 
     def init(self, key: jax.Array) -> Any:
-        """Returns freshly initialised float32 parameters."""
+        """Returns freshly initialized float32 parameters."""
         return meta.unbox(self._boxed(key))
 
     def apply(self, params: Any, batch: Mapping[str, jax.Array], key: Key = None) -> Any:

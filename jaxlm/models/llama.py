@@ -189,7 +189,7 @@ class LlamaTrunk(nn.Module):
         key: Key = None,
         cache: KVCache | None = None,
     ) -> Any:
-        """Returns the normalised states, and the cache where one is given."""
+        """Returns the normalized states, and the cache where one is given."""
         c = self.config
         embed_key, stack_key = split_key(key, 2)
         x = embedding_lookup(self.tokens, tokens, self.compute.rules)

@@ -67,6 +67,8 @@ class T5Config:
     init_factor: float = 1.0
     eos_id: int = 1
     pad_id: int = 0
+    decoder_start_id: int = 0
+    """The token that Transformers writes before an answer; kept for config.json."""
 
     max_positions: ClassVar[int] = 1_000_000
     """No limit: far distances share a bucket."""
@@ -98,7 +100,7 @@ def _attention(
     probs_key, output_key = split_key(key, 2)
     y = rms_norm(block, f"{name}norm", x_BTD, c.norm_eps)
     source = y if context_BSD is None else context_BSD
-    # The logits are not scaled: the query's initialisation is, instead.
+    # The logits are not scaled: the query's initialization is, instead.
     q = dense(block, f"{name}q", y, (D, N, H), axes, init=normal(f * (D * H) ** -0.5), bias=False)
     k = dense(block, f"{name}k", source, (D, N, H), axes, init=normal(f * D**-0.5), bias=False)
     v = dense(block, f"{name}v", source, (D, N, H), axes, init=normal(f * D**-0.5), bias=False)
@@ -258,6 +260,7 @@ _FIELDS = {
     "init_factor": "initializer_factor",
     "eos_id": "eos_token_id",
     "pad_id": "pad_token_id",
+    "decoder_start_id": "decoder_start_token_id",
 }
 _DEFAULTS = write_hf(T5Config(), _FIELDS)
 
@@ -285,7 +288,6 @@ def _to_hf(config: T5Config) -> dict[str, Any]:
         **write_hf(config, _FIELDS),
         "num_decoder_layers": config.num_decoder_layers or config.num_layers,
         "feed_forward_proj": f"gated-{act}" if config.gated else act,
-        "decoder_start_token_id": config.pad_id,
         "is_encoder_decoder": True,
         "tie_word_embeddings": config.tied,
     }

@@ -112,7 +112,7 @@ class WeightMap:
     aliases: tuple[tuple[str, str], ...] = ()
     """(regular expression, replacement) from older key spellings to today's."""
     not_exported: tuple[str, ...] = ()
-    """Regular expressions of parameters that no HF checkpoint holds: never written, initialised when importing."""
+    """Regular expressions of parameters that no HF checkpoint holds: never written, initialized when importing."""
 
     def is_not_exported(self, param: str) -> bool:
         """Returns True for a parameter that no HF checkpoint holds."""

@@ -28,10 +28,11 @@ NO_MESH = Rules()
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Mask:
-    """Which keys each query reads, said in a few numbers to a column: those of its own segment, or some of them.
+    """A mask stored as per-token descriptors (segment ids, prefix flags) instead of a dense T x S array.
 
-    Padding is segment 0 and attends to itself only: no row of the softmax is ever fully masked, and nothing real
-    reads it. A pytree of the arrays, which a transformation may replace; the rest is static.
+    A query reads the keys of its own segment, or some of them. Padding is segment 0 and attends to itself only: no row
+    of the softmax is ever fully masked, and no real token reads padding. The arrays are the leaves of a pytree, the
+    rest is static.
     """
 
     query_BT: Any
@@ -39,25 +40,25 @@ class Mask:
     key_BS: Any
     """int32 [B, S]."""
     columns_BT: Any = None
-    """int32 [B, T], of the queries among the keys; absent: from 0 on."""
+    """int32 [B, T], the column of each query among the keys; absent: 0, 1, 2, ..."""
     prefix_BS: Any = None
     """int32 [B, S], 1 where a key belongs to the prefix of its segment, which every query of the segment reads."""
     windowed: Any = None
-    """bool [], False lifts the window: for layers that differ in it. Absent: it holds."""
+    """bool [], False lifts the window: layers of one stack may differ in it. Absent: the window holds."""
     causal: bool = field(default=False, metadata={"static": True})
     """A query reads no key that comes after it."""
     window: int | None = field(default=None, metadata={"static": True})
-    """Most columns that a query sees back, itself included, where `causal` (Beltagy et al., 2020)."""
+    """Number of columns that a query reads where `causal`, its own included (Beltagy et al., 2020); None: all."""
 
     def at(self, columns_BQ: Int[Array, "B Q"] | None) -> Mask:
-        """Returns the mask of the queries in these columns alone; of all where None."""
+        """Returns the mask of the queries in these columns only; None: of all queries."""
         if columns_BQ is None:
             return self
         own = columns_BQ if self.columns_BT is None else take_columns(self.columns_BT, columns_BQ)
         return replace(self, query_BT=take_columns(self.query_BT, columns_BQ), columns_BT=own)
 
     def dense(self, rules: Rules = NO_MESH) -> Bool[Array, "B 1 T S"]:
-        """True where a query reads a key; laid out as the queries are."""
+        """Returns the dense mask: True where a query reads a key; sharded as the queries are."""
         key_BS = constrain(self.key_BS, ("batch", "kv_length"), rules)
         same = self.query_BT[:, None, :, None] == key_BS[:, None, None, :]
         if not self.causal:
@@ -66,10 +67,10 @@ class Mask:
         if columns_BT is None:
             columns_BT = jnp.arange(self.query_BT.shape[1], dtype=jnp.int32)[None]
         keys_S = jnp.arange(self.key_BS.shape[1], dtype=jnp.int32)
-        back = columns_BT[:, None, :, None] - keys_S[None, None, None]
-        seen = back >= 0
+        distance = columns_BT[:, None, :, None] - keys_S[None, None, None]
+        seen = distance >= 0
         if self.window is not None:
-            near = back < self.window
+            near = distance < self.window
             seen = seen & (near if self.windowed is None else near | ~self.windowed)
         if self.prefix_BS is not None:
             prefix_BS = constrain(self.prefix_BS, ("batch", "kv_length"), rules)
@@ -78,9 +79,9 @@ class Mask:
 
 
 class KVCache(NamedTuple):
-    """The keys and values of all layers for the tokens read so far, in columns of which the first `length` are filled.
+    """Keys and values of all layers for the tokens read so far; the first `length` columns are filled.
 
-    Columns that are not yet filled are of segment 0 and lie behind every query, which a causal mask hides.
+    The other columns are of segment 0 and come after every query, so that a causal mask hides them.
     """
 
     keys: Float[Array, "L B S K H"]
@@ -90,7 +91,7 @@ class KVCache(NamedTuple):
     length: Int[Array, ""]
 
     def extend(self, segment_ids_BT: Int[Array, "B T"], prefix_BT: Int[Array, "B T"] | None = None) -> KVCache:
-        """Takes up T further columns, whose keys and values each layer then puts."""
+        """Appends T columns; each layer then writes its keys and values."""
         start = (0, self.length)
         segment_ids = jax.lax.dynamic_update_slice(self.segment_ids, segment_ids_BT, start)
         prefix = self.prefix if prefix_BT is None else jax.lax.dynamic_update_slice(self.prefix, prefix_BT, start)
@@ -100,7 +101,7 @@ class KVCache(NamedTuple):
     def put(
         self, layer: Int[Array, ""], k_BTKH: Float[Array, "B T K H"], v_BTKH: Float[Array, "B T K H"]
     ) -> tuple[KVCache, Float[Array, "B S K H"], Float[Array, "B S K H"]]:
-        """Puts one layer's keys and values into the last T columns; returns all of that layer's besides."""
+        """Writes one layer's keys and values to the last T columns; returns the cache and all of the layer's."""
         start = (layer, 0, self.length - k_BTKH.shape[1], 0, 0)
         keys, values = (
             jax.lax.dynamic_update_slice(whole, new[None].astype(whole.dtype), start)
@@ -111,7 +112,7 @@ class KVCache(NamedTuple):
 
 
 def empty_cache(num_layers: int, rows: int, length: int, num_kv_heads: int, head_dim: int, dtype: Any) -> KVCache:
-    """A cache that has room for `length` tokens to a row."""
+    """Returns a cache for `length` tokens in each row."""
     keys = jnp.zeros((num_layers, rows, length, num_kv_heads, head_dim), dtype)
     marks = jnp.zeros((rows, length), jnp.int32)
     return KVCache(keys, jnp.zeros_like(keys), marks, marks, jnp.zeros((), jnp.int32))
@@ -124,7 +125,7 @@ def decoder_mask(
     window: int | None = None,
     prefix_BT: Int[Array, "B T"] | None = None,
 ) -> Mask:
-    """The causal mask of the row itself, or over a cache of which these T columns are the last."""
+    """Returns the causal mask of whole rows, or of the last T columns over a cache."""
     if cache is None:
         return Mask(segment_ids_BT, segment_ids_BT, prefix_BS=prefix_BT, causal=True, window=window)
     num_new = segment_ids_BT.shape[1]
@@ -147,13 +148,12 @@ def attend(
 ) -> Float[Array, "B T N H"]:
     """softmax(scale q k^T + bias) v (Vaswani et al., 2017), the softmax in float32.
 
-    The kernels, of which `compute.attention` names one, or "auto": the first that the mesh's devices have, and that can
-    do what is asked; XLA does everything.
-      "splash": on a TPU (`splash.splash`), block by block from the segment ids. It has no dropout of probabilities, no
-        bias and no prefix. Queries in columns of their own (slots, cached decoding) and rows of fewer than 128 columns
-        are left to XLA.
-      "cudnn": on a GPU, half precision, heads of up to 128 dimensions; without dropout; the mask laid out.
-      "xla": `jax.nn.dot_product_attention`, the mask laid out; with dropout, the same in the open.
+    `compute.attention` names a kernel; "auto" takes the first one that the mesh's devices have and that supports the
+    call. XLA supports every call.
+      "splash": on a TPU (`splash.splash`), block by block from the segment ids, without dropout of probabilities, bias
+        and prefix. XLA computes queries in columns of their own (slots, cached decoding) and rows under 128 columns.
+      "cudnn": on a GPU, half precision, heads of up to 128 dimensions, no dropout; with the dense mask.
+      "xla": `jax.nn.dot_product_attention` with the dense mask; with dropout, the same formula written out.
 
     Args:
       k_BSKH, v_BSKH: of K heads, each read by N / K query heads (grouped-query attention; Ainslie et al., 2023).
@@ -195,17 +195,17 @@ def attend(
 def _kernel(
     q_BTNH: jax.Array, k_BSKH: jax.Array, mask: Mask, compute: ComputeConfig, *, biased: bool, drops: bool
 ) -> Literal["splash", "cudnn", "xla"]:
-    """The kernel for one call of `attend`, by the devices of the mesh: where it is compiled says nothing of them."""
+    """Returns the kernel for one call of `attend`, by the mesh's devices: compilation may run on another platform."""
     asked, platform = compute.attention, compute.rules.platform
     if asked == "splash" or asked == "auto" and platform == "tpu":
         whole = mask.columns_BT is None
-        lacks = {
+        missing = {
             f"run on a {platform}": platform not in ("tpu", "cpu"),
             "add relative positions to the logits": biased,
             "read a prefix in both directions": whole and mask.prefix_BS is not None,
             _DROPOUT: drops,
         }
-        lacking = next((what for what, wanted in lacks.items() if wanted), None)
+        lacking = next((feature for feature, wanted in missing.items() if wanted), None)
         if lacking and asked == "splash":
             raise _cannot(asked, lacking)
         if not whole or not splash.fits(q_BTNH.shape[0], q_BTNH.shape[1], k_BSKH.shape[1], compute.rules):
@@ -222,9 +222,9 @@ def _kernel(
 _DROPOUT = "drop out attention probabilities"
 
 
-def _cannot(kernel: str, what: str) -> UserError:
-    without = "model.attention_dropout=0 or " if what == _DROPOUT else ""
-    return UserError(f"model.attention={kernel} cannot {what}: set {without}model.attention=auto")
+def _cannot(kernel: str, feature: str) -> UserError:
+    without = "model.attention_dropout=0 or " if feature == _DROPOUT else ""
+    return UserError(f"model.attention={kernel} cannot {feature}: set {without}model.attention=auto")
 
 
 @functools.cache
@@ -236,7 +236,7 @@ def _tell_of_dropout() -> None:
 
 
 def _cudnn_fits(q_BTNH: jax.Array) -> bool:
-    """cuDNN's fused attention takes half precision, even lengths, and a head size that is a multiple of 8 up to 128."""
+    """True for half precision, even lengths, and a head size that is a multiple of 8 up to 128."""
     _, length, _, head_dim = q_BTNH.shape
     half = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
     return half and head_dim % 8 == 0 and head_dim <= 128 and length % 2 == 0

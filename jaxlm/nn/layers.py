@@ -123,18 +123,18 @@ def embed(module: nn.Module, name: str, ids: jax.Array, num: int, embed_dim: int
 
 
 def embedding_lookup(table: jax.Array, ids: jax.Array, rules: Rules, axis: str = "vocab") -> jax.Array:
-    """Rows of a table [num, D], whose first logical axis is `axis`, for ids [B, T]: [B, T, D].
+    """Returns the rows of a table [num, D], whose first logical axis is `axis`, for ids [B, T]: [B, T, D].
 
-    What is split along D is gathered first, as a layer's weights are; of rows that are split, each device takes those
-    that it holds, and the devices add up.
+    A table split along D is gathered first, as a layer's weights are. Of a table split by rows, each device looks up
+    the rows that it holds, and the devices add up.
     """
     rows = jnp.take(constrain(table, (axis, None), rules), ids, axis=0)
     return constrain(rows, ("batch", "length", "act_embed"), rules)
 
 
 def shard_heads(q: jax.Array, k: jax.Array, v: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values [B, T, N, H] as attention wants them: heads over `tensor`; over `context` the queries
-    only, for each of which the keys and values of the whole row are gathered."""
+    """Shards queries, keys and values [B, T, N, H] for attention: heads over `tensor`, queries over `context`. The keys
+    and values of a row are gathered over `context`."""
     q, k, v = (constrain(x, ("batch", "length", "act_heads", "head_dim"), rules) for x in (q, k, v))
     if rules.size("context") > 1:  # computed in parts first: gathered are these few heads, not the states
         k, v = (constrain(x, ("batch", "kv_length", "act_heads", "head_dim"), rules) for x in (k, v))
@@ -142,7 +142,7 @@ def shard_heads(q: jax.Array, k: jax.Array, v: jax.Array, rules: Rules) -> tuple
 
 
 def take_columns(x: jax.Array, columns: jax.Array | None, axis: int = 1) -> jax.Array:
-    """Each row's entries of x along `axis` at its `columns` [B, S]; all of them where None."""
+    """Returns each row's entries of x along `axis` at its `columns` [B, S]; x itself where None."""
     if columns is None:
         return x
     shape = [columns.shape[0], *(1,) * (x.ndim - 1)]
@@ -187,10 +187,10 @@ def apply_rope(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarr
 
 
 def relative_buckets(distances: np.ndarray, *, num_buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
-    """Bucket of each distance, key's column less query's: one each for near ones, then wider by the logarithm.
+    """Returns the bucket of each distance, key's column minus query's: near distances have buckets of their own, far
+    ones share buckets that widen with the logarithm (T5; Raffel et al., 2020).
 
-    Of an encoder (`bidirectional`), half of the buckets are for keys behind the query; in a decoder there are none
-    (T5; Raffel et al., 2020).
+    With `bidirectional` (an encoder), half of the buckets are for keys after the query; a decoder has none for them.
     """
     if bidirectional:
         num_buckets //= 2
@@ -210,7 +210,7 @@ def relative_buckets(distances: np.ndarray, *, num_buckets: int, max_distance: i
 def relative_bias(
     table_XN: Float[Array, "X N"], length: int, *, max_distance: int, bidirectional: bool
 ) -> Float[Array, "1 N T T"]:
-    """What the logit of each query and key gains by their distance; `table_XN` has a row for each bucket of N heads."""
+    """Returns the bias of each query's and key's logit by their distance; `table_XN` has a row for each bucket."""
     distances = np.arange(1 - length, length + 1)
     buckets = relative_buckets(
         distances, num_buckets=table_XN.shape[0], max_distance=max_distance, bidirectional=bidirectional
@@ -289,9 +289,9 @@ def run_stack(
 
     Args:
       apply: (one layer's parameters, x, key) -> x.
-      params: tree of [L, ...] arrays, and of whatever else differs between layers.
-      x: what a layer hands to the next, an array or a tree: a cache of all layers may travel with the states.
-      last: stands in for `apply` in the last layer, where the model reads only some positions of its output.
+      params: tree of [L, ...] arrays: parameters, and other values that differ between layers.
+      x: the carry from layer to layer, an array or a tree: the states, and a cache of all layers.
+      last: replaces `apply` in the last layer, where the model reads only some positions of its output.
     """
     num_layers = jax.tree.leaves(params)[0].shape[0]
     unrolled = compute.unroll >= num_layers
@@ -317,7 +317,7 @@ def run_stack(
 
 
 def _unstack(params: Any, num_layers: int) -> list[Any]:
-    """Each layer's parameters; their gradients are joined, where those of indexing would be padded and added up."""
+    """Splits stacked parameters by layer; the gradient concatenates the layers', where indexing would pad and add."""
     leaves, tree = jax.tree.flatten(params)
     parts = [[part[0] for part in jax.lax.split(leaf, (1,) * num_layers)] for leaf in leaves]
     return [jax.tree.unflatten(tree, layer) for layer in zip(*parts, strict=True)]

@@ -1,4 +1,4 @@
-"""Splash attention, JAX's TPU kernel: attention a block at a time, never T x S numbers, laid over the mesh.
+"""Splash attention, JAX's TPU kernel: attention block by block, without a T x S array, sharded over the mesh.
 
 Shape letters: B rows, T query length, S key length, N heads, K key and value heads, H head_dim.
 """
@@ -19,11 +19,11 @@ from jaxlm.parallel.sharding import Rules
 LANES = 128
 """The kernel takes lengths that are multiples of it."""
 BLOCKS = (512, 256, 128)
-"""Columns that are computed at once: the first that divides the length."""
+"""Block sizes, in columns; the first one that divides the length is taken."""
 
 
 def fits(num_rows: int, query_length: int, key_length: int, rules: Rules) -> bool:
-    """True for rows that the mesh divides, and that fill a block on each device; shorter ones gain nothing from it."""
+    """True for rows that the mesh divides and that fill a block on each device; shorter ones gain nothing."""
     rows, length = rules.spec(("batch", "length"))
     filled = query_length >= LANES * _ways(length, rules) and key_length >= LANES
     return filled and num_rows % _ways(rows, rules) == 0
@@ -43,12 +43,12 @@ def splash(
 ) -> Float[Array, "B T N H"]:
     """softmax(scale q k^T) v within segments, as `attention.attend`.
 
-    Each device computes its rows and heads, and where `length` is split its queries, against all keys. Lengths are
-    filled up to multiples of 128 (times the shards of `length`) with segment 0, whose outputs are cut off again. Not
-    on a TPU, the kernel is interpreted: the same numbers, for tests, very slowly.
+    Each device computes its own rows, heads and (where `length` is split) queries, against all keys. Lengths are padded
+    with segment 0 to multiples of 128 (times the shards of `length`); outputs of the padding are cut off. On other
+    platforms than a TPU the kernel is interpreted: the same numbers, for tests, very slowly.
 
     Args:
-      query_BT, key_BS: segment ids; a query that has no key gets some finite mean of all values.
+      query_BT, key_BS: segment ids; a query without a key gets a finite mean of all values.
       causal, window: as in `attention.Mask`, query t being in column t.
     """
     rows, length, heads, head_dim = rules.spec(("batch", "length", "act_heads", "head_dim"))
@@ -99,7 +99,7 @@ def _blocks(query_length: int, key_length: int) -> pallas.BlockSizes:
 
 
 def _fill(x: jax.Array, multiple: int) -> jax.Array:
-    """Zeros behind axis 1, up to a multiple."""
+    """Pads axis 1 with zeros at the end, to a multiple."""
     missing = -x.shape[1] % multiple
     return jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)) if missing else x
 

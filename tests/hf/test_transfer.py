@@ -58,15 +58,24 @@ def test_a_part_of_a_parameter_is_made_from_a_part_of_its_tensor(family):
 
 
 def test_only_what_is_needed_is_read_where_it_lies_in_one_piece():
-    row, shape = Rule("q", "layer.{i}.q", "(n h) d -> d n h"), (7, 8, 4, 3)
-    assert row.part(shape, ((2, 4), (1, 3), (0, 3)))[0] == (slice(3, 9), slice(2, 4))
-    assert row.part(shape, ((0, 8), (0, 4), (1, 2)))[0] == (slice(0, 12), slice(0, 8))  # a piece of every head
+    rule, shape = Rule("q", "layer.{i}.q", "(n h) d -> d n h"), (7, 8, 4, 3)
+    assert rule.part(shape, ((2, 4), (1, 3), (0, 3)))[0] == (slice(3, 9), slice(2, 4))
+    assert rule.part(shape, ((0, 8), (0, 4), (1, 2)))[0] == (slice(0, 12), slice(0, 8))  # a piece of every head
     fused = Rule("qkv", "layer.{i}.qkv", "d (three n h) -> d three n h")
     assert fused.part((7, 8, 3, 4, 2), ((0, 4), (0, 3), (0, 2), (0, 2)))[0] == (slice(0, 4), slice(0, 24))
 
 
-@pytest.mark.parametrize("preset", ["ddp", "fsdp", "fsdp_tp"])
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize(
+    ("family", "preset"),
+    [
+        ("llama", "ddp"),
+        ("llama", "fsdp"),
+        ("llama", "fsdp_tp"),
+        ("gpt2", "fsdp_tp"),
+        ("bert", "fsdp"),
+        ("t5", "fsdp_tp"),
+    ],
+)
 def test_a_sharded_import_is_the_plain_one(tmp_path, monkeypatch, family, preset):
     model = tiny(family, embed_dim=32, num_heads=8, mlp_dim=64)
     model = Model(model.family, model.config, HEADS[family], 2)
@@ -242,7 +251,7 @@ import json, os, sys
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax
 from jaxlm.hf import checkpoint
-from jaxlm.nn.layers import Compute
+from jaxlm.nn.layers import ComputeConfig
 from jaxlm.models import Model
 from jaxlm.parallel.sharding import Rules
 from jaxlm.parallel.mesh import make_mesh
@@ -255,8 +264,8 @@ def reset():
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 
-opened = checkpoint.Checkpoint(checkpoint.Path(sys.argv[1]))
-compute = Compute(rules=Rules(make_mesh("fsdp")))
+opened = checkpoint.HFCheckpoint(checkpoint.Path(sys.argv[1]))
+compute = ComputeConfig(rules=Rules(make_mesh("fsdp")))
 model = Model(opened.family, opened.model_config, "causal_lm", 0, compute)
 place, peaks = checkpoint.place, []
 

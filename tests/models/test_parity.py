@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from helpers.hf_folders import assert_same_tensors
 from helpers.paths import GOLDEN
-from helpers.tiny_models import ENCODERS, Example, apply, examples, formula_tensor, pack
-from helpers.torch_reference import random_config, randomise, strict_load, torch_logits
+from helpers.tiny_models import ENCODERS, Example, apply, examples, formula_tensor, pack, tiny
+from helpers.torch_reference import random_config, randomise, strict_load, torch_inputs, torch_logits
 from safetensors.numpy import load_file, save_file
 
 from jaxlm.hf.checkpoint import HFCheckpoint, export_model, load_params
@@ -78,6 +79,48 @@ def test_import_agrees_and_export_is_bit_equal(family, seed, tmp_path, transform
     described = config.to_dict().keys() - {"_name_or_path", "dtype", "sinusoidal_pos_embds", "architectures"}
     assert {k: back.config.to_dict()[k] for k in described} == {k: config.to_dict()[k] for k in described}
     assert back.config.architectures == [type(theirs).__name__]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("family", [*ENCODERS, "gpt2", "llama", "mistral", "qwen2", "qwen3"])
+def test_token_classifiers_agree_and_export_is_bit_equal(family, seed, tmp_path, transformers):
+    import torch
+
+    config = random_config(family, seed) if family in ENCODERS else small_decoder(family)
+    config.num_labels = 3
+    theirs = randomise(transformers.AutoModelForTokenClassification.from_config(config))
+    theirs.save_pretrained(tmp_path / "in")
+    checkpoint = HFCheckpoint(tmp_path / "in")
+    assert checkpoint.head == "token_classification"
+    model = Model(checkpoint.family, checkpoint.model_config, "token_classification", 3)
+    imported = load_params(checkpoint, model, jax.random.key(0))
+    assert imported.initialised == imported.ignored == ()
+    texts = examples(6, seed=seed)
+    batch = pack([texts[:3], texts[3:]], length=27, slots=3, pad_id=model.config.pad_id or 0)
+    del batch["slot_positions"]
+    ours = apply(model, imported.params, batch)
+    with torch.no_grad():
+        expected = theirs(**torch_inputs(theirs, texts)).logits.numpy()
+    for i, text in enumerate(texts):
+        row = ours[i // 3][batch["segment_ids"][i // 3] == i % 3 + 1]
+        np.testing.assert_allclose(row, expected[i, : len(text.tokens)], atol=1e-4, rtol=0)
+    export_model(
+        tmp_path / "out", model, imported.params, {key: getattr(config, key) for key in ("id2label", "label2id")}
+    )
+    back = strict_load(tmp_path / "out", "AutoModelForTokenClassification")
+    assert_same_tensors(tmp_path / "in", tmp_path / "out")
+    assert back.config.architectures == [type(theirs).__name__]
+    # Another kind of head does not take its labels over.
+    _, classifier = import_model(tmp_path / "in", 3)
+    assert {"head/out"} <= set(classifier.initialised)
+
+
+def small_decoder(family: str) -> Any:
+    from transformers import AutoConfig
+
+    record = FAMILIES[family]
+    return AutoConfig.for_model(family, **record.to_hf(tiny(family, pad_id=0).config))
 
 
 def trunk_keeps_its_weights(tmp_path: Path, theirs, num_labels: int):
