@@ -98,16 +98,19 @@ def _finetune(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
-    from jaxlm.config.loading import load_config
     from jaxlm.cost import topology
 
     absent = topology.requested(options.topology, options.overrides, dry_run=options.dry_run)
+    if absent is not None:
+        absent.set_environment()  # before anything imports JAX, as the tasks of the schema do
+    from jaxlm.config.loading import load_config
+    from jaxlm.tasks import TASKS
+
     config = load_config(Path(options.config), topology.other_overrides(options.overrides))
-    if pretraining == (config.task.kind == "classification"):
+    if pretraining != (TASKS[config.task.kind].reads == "corpus"):
         right = "finetune" if pretraining else "pretrain"
         raise UserError(f"{options.config}: task.kind={config.task.kind} is for `jaxlm {right}`")
     if absent is not None:
-        absent.set_environment()  # before anything imports JAX
         from jaxlm.cost.compile import dry_run_for
 
         print(dry_run_for(config, absent))
@@ -132,7 +135,7 @@ def _say(text: str) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from jaxlm.inference.evaluate_run import evaluate_run
+    from jaxlm.inference.evaluate import evaluate_run
 
     scores = evaluate_run(options.run, split=options.split, data=options.data, overrides=options.overrides)
     _say(json.dumps(scores, indent=2, ensure_ascii=False))

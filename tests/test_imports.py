@@ -79,7 +79,6 @@ def mistake(module: str, target: str) -> str | None:
     return None if folder == other or RANK[other] < RANK[folder] else f"{folder} does not lie above {other}"
 
 
-@pytest.mark.xfail(strict=True, reason="tables, corpora, evaluation and report still know the tasks")
 def test_each_folder_imports_only_lower_layers():
     bad = [
         f"jaxlm.{module}:{line} imports {target}: {wrong}"

@@ -24,7 +24,7 @@ def measure(preset: str, *, steps: int, warmup: int) -> dict[str, Any]:
     import jax
 
     from jaxlm.config.schema import Config
-    from jaxlm.cost.stand_in import prepare_shapes
+    from jaxlm.cost.stand_in import setup_for_shapes
     from jaxlm.training.plan import make_plan
 
     sizes = {"vocab_size": 4096, "num_layers": 4, "embed_dim": 256, "num_heads": 8, "mlp_dim": 1024}
@@ -38,10 +38,10 @@ def measure(preset: str, *, steps: int, warmup: int) -> dict[str, Any]:
             "mesh": {"preset": preset},
         }
     )
-    prepared, loader, _ = prepare_shapes(config, jax.devices())
-    plan = make_plan(prepared, loader)
+    setup, _ = setup_for_shapes(config, jax.devices())
+    plan = make_plan(setup)
     state, _ = plan.init_state()
-    batch = plan.to_device(next(loader))
+    batch = plan.to_device(next(plan.loader))
     seconds = []
     for number in range(warmup + steps):
         start = time.perf_counter()

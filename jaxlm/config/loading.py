@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from jaxlm.config.reference import describe, sections_of, walk
-from jaxlm.config.schema import Config
+from jaxlm.config.schema import Config, include_registered_tasks
 from jaxlm.errors import UserError, did_you_mean, nearest
 
 # The YAML 1.2 core schema. YAML 1.1, PyYAML's own, reads `1e-3` as text and the label `no` as a boolean.
@@ -82,6 +82,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
       UserError: the file cannot be read or is no mapping, or a key or value does not fit; all mistakes in one message,
         each with file, line (or the override), key, what was expected and what was found.
     """
+    include_registered_tasks()
     mistakes: list[str] = []
     root = _parse(_read(path), lambda line: f"{path}:{line}", mistakes)
     if root is None:

@@ -1,4 +1,4 @@
-"""The config schema: every key a user may write, its type, range and default. `configfile` reads it from YAML."""
+"""The config schema: the sections of a run, and the section `task` of every registered kind. `loading` reads it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,9 @@ from jaxlm.data.config import DataConfig
 from jaxlm.optim.config import OptimizerConfig
 from jaxlm.parallel.config import MeshConfig
 from jaxlm.section import Section
-from jaxlm.tasks.causal_lm import CausalLMConfig
+from jaxlm.tasks import TASKS
+from jaxlm.tasks.base import TaskConfig
 from jaxlm.tasks.classification import ClassificationConfig
-from jaxlm.tasks.masked_lm import MaskedLMConfig
-from jaxlm.tasks.prefix_lm import PrefixLMConfig
-from jaxlm.tasks.replaced_tokens import ReplacedTokensConfig
-from jaxlm.tasks.span_corruption import SpanCorruptionConfig
-
-
-def _kind(value: Any) -> Any:
-    """The kind that a section names; without one it is classification, the everyday task."""
-    return value.get("kind", "classification") if isinstance(value, dict) else getattr(value, "kind", None)
-
-
-TaskConfig = Annotated[
-    Annotated[ClassificationConfig, Tag("classification")]
-    | Annotated[CausalLMConfig, Tag("causal_lm")]
-    | Annotated[PrefixLMConfig, Tag("prefix_lm")]
-    | Annotated[MaskedLMConfig, Tag("masked_lm")]
-    | Annotated[SpanCorruptionConfig, Tag("span_corruption")]
-    | Annotated[ReplacedTokensConfig, Tag("replaced_tokens")],
-    Discriminator(_kind),
-]
 
 
 class Config(Section):
@@ -59,3 +40,29 @@ class Config(Section):
     """When the state of a run is saved."""
     logging: LoggingConfig = LoggingConfig()
     """Where progress is written."""
+
+
+def _kind(value: Any) -> Any:
+    """The kind that a section names; without one it is classification, the everyday task."""
+    return value.get("kind", "classification") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+_known: tuple[str, ...] = ()
+
+
+def include_registered_tasks() -> None:
+    """Lets `task` be the section of any task in `TASKS`, those that were registered since the import included."""
+    global _known
+    if _known == tuple(TASKS):
+        return
+    field = Config.model_fields["task"]
+    sections: Any = None
+    for kind, task in TASKS.items():
+        section = Annotated[task.Config, Tag(kind)]
+        sections = section if sections is None else sections | section
+    field.annotation, field.metadata = sections, [Discriminator(_kind)]
+    Config.model_rebuild(force=True)
+    _known = tuple(TASKS)
+
+
+include_registered_tasks()

@@ -15,12 +15,12 @@ from jaxlm.config.schema import Config
 from jaxlm.cost.flops import kernel_flops, matmul_flops
 from jaxlm.cost.hlo import Collective, collectives, cycles, kernels
 from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
-from jaxlm.cost.stand_in import prepare_shapes
+from jaxlm.cost.stand_in import setup_for_shapes
 from jaxlm.cost.topology import CompileTarget, Topology, has_cudnn, quiet
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.parallel.chips import GIB, Chip
 from jaxlm.parallel.sharding import Rules
-from jaxlm.setup.setup import Setup, make_setup
+from jaxlm.setup.setup import Setup
 from jaxlm.training.plan import make_plan
 from jaxlm.training.state import bytes_on_device
 
@@ -72,13 +72,8 @@ def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
     if config.model.attention == "auto" and devices[0].platform == "gpu" and not has_cudnn():
         changes["attention"] = "xla"
     config = config.model_copy(update={"model": config.model.model_copy(update=changes)})
-    tokenizer = ""
-    if config.task.kind == "classification":
-        setup = make_setup(config, splits=("train",), devices=devices)
-        plan = make_plan(setup)
-    else:
-        setup, loader, tokenizer = prepare_shapes(config, devices)
-        plan = make_plan(setup, loader)
+    setup, tokenizer = setup_for_shapes(config, devices)
+    plan = make_plan(setup)
     batch = plan.abstract_batch(next(plan.loader))
     plan.loader.close()
     state = plan.abstract_state()
@@ -108,9 +103,8 @@ def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
 
 def _forward_flops(setup: Setup, batch: dict[str, jax.ShapeDtypeStruct]) -> int:
     """Of the matrix products of a forward pass over one whole batch, attention in full included."""
-    config, whole = setup.config, setup.model
+    whole, loss = setup.model, setup.task.loss
     model = replace(whole, compute=replace(whole.compute, attention="xla", remat="none", unroll=1, rules=Rules()))
-    loss = setup.task.loss(config.train.label_smoothing, config.model.chunk)
     micro = {key: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for key, value in batch.items()}
     turns = next(iter(batch.values())).shape[0]
     return turns * matmul_flops(lambda params, rows: loss(model.apply(params, rows, None), rows), model.shapes, micro)

@@ -34,14 +34,14 @@ def dry_run(config: Config) -> str:
         + (f", new: {', '.join(initialized)}" if initialized else ""),
         f"task             {_task(setup)}",
         f"mesh             {setup.rules.description}",
-        *(f"{name:16s} {_counts(split.describe())}" for name, split in setup.splits.items()),
+        *(f"{name:16s} {_counts(split.describe())}" for name, split in setup.datasets.items()),
         f"steps            {plan.total_steps} ({plan.loader.steps_per_epoch or 'unknown'} per epoch)",
         f"batch shapes     rows {list(shapes.row_counts)} x length {list(shapes.row_lengths)}, "
         f"{shapes.slots} examples a row at most, padding {plan.loader.padding_share:.1%}",
         *_memory(plan, compiled),
         *_flops(compiled),
         "",
-        *setup.task.show(batch, setup.tokenizer),
+        *setup.task.show(batch),
     ]
     return "\n".join(lines)
 

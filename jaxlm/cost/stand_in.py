@@ -1,4 +1,4 @@
-"""A pretraining run without its corpus: task, model and batch shapes, for compiling a step that is not run."""
+"""The parts of a run whose step is compiled and not run: without corpus, and with a stand-in for its tokenizer."""
 
 from __future__ import annotations
 
@@ -10,32 +10,36 @@ from jaxlm.errors import RunFailure, UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.models import get_family
 from jaxlm.setup.model import build_model
-from jaxlm.setup.setup import Setup
+from jaxlm.setup.setup import Setup, make_context, make_setup
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
-from jaxlm.tasks import PRETRAINING
+from jaxlm.tasks import TASKS
+from jaxlm.tasks.base import CorpusTask
 from jaxlm.tokenizer.stand_in import stand_in_tokenizer
 from jaxlm.tokenizer.tokenizer import Tokenizer
-from jaxlm.training.loaders import EmptyRows
 
 
-def prepare_shapes(config: Config, devices: Sequence[Any]) -> tuple[Setup, EmptyRows, str]:
-    """Returns a pretraining run's parts without data, batches of its shapes, and whose vocabulary that is.
+def setup_for_shapes(config: Config, devices: Sequence[Any]) -> tuple[Setup, str]:
+    """Returns a run's parts for a step that is compiled and not run, and what stands in for its tokenizer, if anything.
 
-    For a tokenizer that cannot be read, or would have to be trained, one of as many entries as the model's vocabulary
-    stands in: shapes follow from it, and the ids of special tokens.
+    Shapes of labelled rows depend on the rows, which are read. Shapes of a corpus do not: it is not read, and for a
+    tokenizer that cannot be read, or would have to be trained, one of as many entries as the model's vocabulary stands
+    in; shapes follow from it, and the ids of special tokens.
 
     Args:
-      devices: that the mesh is made of.
+      devices: of the mesh.
     Raises:
       UserError: as the run itself would.
     """
-    assert config.task.kind != "classification"
+    task_type = TASKS[config.task.kind]
+    if not issubclass(task_type, CorpusTask):
+        return make_setup(config, splits=("train",), devices=devices), ""
+    task_type.check_data_keys(config.data)
     checkpoint = open_checkpoint(config)
     tokenizer, source = _tokenizer(config, checkpoint)
-    task = PRETRAINING[config.task.kind].from_tokenizer(config.task, tokenizer, config.data.max_length)
+    task = task_type.create(config.task, make_context(config, tokenizer, checkpoint), None)
+    assert isinstance(task, CorpusTask)
     model = build_model(config, task, tokenizer, checkpoint, devices=devices)
-    setup = Setup(config, task, tokenizer, {}, {}, model, checkpoint)
-    return setup, EmptyRows(config, task, setup.rules), source
+    return Setup(config, task, tokenizer, {"train": task.empty_dataset()}, {}, model, checkpoint), source
 
 
 def _tokenizer(config: Config, checkpoint: HFCheckpoint | None) -> tuple[Tokenizer, str]:

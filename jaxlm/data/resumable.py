@@ -10,8 +10,8 @@ from typing import Any
 
 import grain
 
-from jaxlm.data.examples.example import Batch
 from jaxlm.errors import UserError
+from jaxlm.fields import Batch
 
 _CONTENT = {
     "examples": "the tokenized training examples differ (data files, data.clean, data.max_length, tokenizer or labels)",

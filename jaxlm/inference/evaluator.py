@@ -1,131 +1,177 @@
-"""Exact evaluation: every row of a split is computed once, windows are averaged, metrics see the whole split."""
+"""The one evaluator: computes every example of a split once, reads outputs as they come, and scores at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.data.config import DataConfig
-from jaxlm.data.examples.example import Batch, Example
-from jaxlm.data.examples.loader import eval_batches
-from jaxlm.data.examples.shapes import eval_shapes
+from jaxlm.data.dataset import BatchLayout, Dataset
+from jaxlm.data.examples.example import Example, Examples
 from jaxlm.errors import RunFailure
+from jaxlm.fields import EXAMPLES, Batch
+from jaxlm.inference.generate import generate
 from jaxlm.models import Model
+from jaxlm.objectives import Apply
 from jaxlm.parallel import processes
-from jaxlm.parallel.placement import gather_rows, local_share, shard_batch
-from jaxlm.tasks import Classification
-from jaxlm.tasks.classification import Examples
+from jaxlm.parallel.placement import device_arrays, gather_rows, shard_batch
+from jaxlm.tasks.base import Answer, Generation, Outputs, Task
+
+IN_FLIGHT = 2
+"""Batches that the device may be ahead of the host: enough to hide the loader, few enough to hold."""
+GENERATED = 256
+"""Prompts that are continued before their answers are read."""
 
 
 class Evaluation(NamedTuple):
-    """What became of a split."""
+    """Scores and answers of one split."""
 
     scores: dict[str, float]
-    predictions: Callable[[], list[dict[str, Any]]] | None = None
-    """Makes the input rows with their predictions, in the order of the file; None for a corpus."""
+    answers: tuple[Answer, ...]
+    """In the order of the table, without rows that have no example; empty for a corpus."""
+    sums: dict[str, float]
+    """`Outputs.sums` of the whole split."""
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A model's compiled forward pass, laid out for the evaluation of labelled rows."""
+    """A model's compiled evaluation step, and how a split's batches are laid out.
+
+    Of a split it holds the sums, the answers, what `Task.decode` kept of rows some of whose examples are still missing,
+    and the outputs of three batches.
+
+    Attributes:
+      apply: (params, frozen, batch, None) -> the outputs without dropout.
+    """
 
     model: Model
-    task: Classification
-    data: DataConfig
-    pad_id: int
+    task: Task
+    layout: BatchLayout
+    apply: Apply
 
     @cached_property
-    def _step(self) -> Callable[..., jax.Array]:
-        return jax.jit(make_eval_step(self.model.apply))
+    def _step(self) -> Callable[[Any, Any, Mapping[str, jax.Array]], Outputs]:
+        return jax.jit(make_eval_step(self.apply, self.task.measure))
 
-    def evaluate(self, params: Any, split: Examples) -> Evaluation:
-        """Scores of a split's rows, and what was predicted for each."""
-        outputs = self.outputs(params, split.examples, len(split.table.rows))
-        return Evaluation(score(self.task, outputs, split), lambda: prediction_rows(self.task, outputs, split))
-
-    def outputs(self, params: Any, examples: Sequence[Example], num_rows: int) -> np.ndarray:
-        """Computes the outputs of each row of a split.
+    def evaluate(self, params: Any, frozen: Any, dataset: Dataset) -> Evaluation:
+        """Scores a split; the same on every process.
 
         Args:
-          num_rows: rows of the split's table; those without an example stay NaN.
-        Returns:
-          float32 [num_rows, C] in the order of the table; of a windowed row, the mean over its windows.
+          params, frozen: as `apply` takes them.
+        Raises:
+          RunFailure: an output is not finite.
         """
-        totals = np.zeros((num_rows, self.model.num_outputs))
-        weights = np.zeros((num_rows, 1))
-        pending: list[tuple[jax.Array, Batch]] = []
-        for batch in self._batches(examples):
-            outputs = self._step(params, shard_batch(batch, self.model.compute.rules))
-            pending.append((outputs, batch))
-            if len(pending) > 2:  # the device computes ahead of the host, but not without bound
-                self._collect(*pending.pop(0), totals, weights)
-        for outputs, batch in pending:
-            self._collect(outputs, batch, totals, weights)
-        with np.errstate(invalid="ignore"):
-            return (totals / weights).astype(np.float32)
+        sums: dict[str, float] = {}
+        answers = tuple(answer for _, answer in sorted(self.answers(params, frozen, dataset, sums), key=_row_number))
+        return Evaluation(self.task.scores(sums, answers, dataset), answers, sums)
 
-    def _batches(self, examples: Sequence[Example]) -> Iterator[Batch]:
-        multiple = self.model.compute.rules.num_batch_shards
-        shapes = eval_shapes(
-            [len(example.ids) for example in examples],
-            max_length=self.data.max_length,
-            row_length=self.data.row_length,
-            row_multiple=multiple,
-            packing=self.data.packing,
-            eval_rows=self.data.eval_rows,
-        )
-        return eval_batches(
-            examples,
-            num_rows=shapes.row_counts[0],
-            row_length=shapes.row_length,
-            slots=shapes.slots,
-            pad_id=self.pad_id,
-            packing=self.data.packing,
-            pool=self.model.family.pool,
-            row_multiple=multiple,
-            share=local_share(self.model.compute.rules),
-            max_shapes=self.data.max_shapes,
-        )
+    def answers(
+        self, params: Any, frozen: Any, dataset: Dataset, sums: dict[str, float] | None = None
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yields (row of the table, answer) as rows are complete.
 
-    def _collect(self, outputs: jax.Array, batch: Batch, totals: np.ndarray, weights: np.ndarray) -> None:
+        Args:
+          sums: `Outputs.sums` are added up here.
+        """
+        examples = dataset.examples()
+        generation = self.task.generation
+        if examples is not None and generation is not None:
+            yield from self._assemble(examples, self._generated(params, examples, generation))
+            return
+        outputs = self._outputs(params, frozen, dataset, {} if sums is None else sums)
+        if examples is not None:
+            yield from self._assemble(examples, outputs)
+            return
+        for _ in outputs:
+            pass
+
+    def _assemble(
+        self, split: Examples, outputs: Iterator[tuple[int, Mapping[str, np.ndarray]]]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Collects the examples of each row, and answers it when the last has come."""
+        missing = np.bincount([example.row for example in split.examples], minlength=len(split.table.rows))
+        open_rows: dict[int, list[tuple[int, Any]]] = {}
+        for index, values in outputs:
+            example = split.examples[index]
+            parts = open_rows.setdefault(example.row, [])
+            parts.append((index, self.task.decode(example, values)))
+            missing[example.row] -= 1
+            if missing[example.row] == 0:
+                row = split.table.rows[example.row]
+                in_order = [(split.examples[i], part) for i, part in sorted(open_rows.pop(example.row), key=_index)]
+                yield example.row, Answer(row, split.labels[example.row], self.task.answer(row, in_order))
+
+    def _outputs(
+        self, params: Any, frozen: Any, dataset: Dataset, sums: dict[str, float]
+    ) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+        """Yields (example, its outputs) batch by batch."""
         rules = self.model.compute.rules
-        values = processes.to_host(outputs)
-        rows, weight = (gather_rows(batch[name], rules) for name in ("examples", "weights"))
-        used = rows >= 0
-        if not np.isfinite(values[used]).all():
-            raise RunFailure("evaluation: the model's outputs are not finite; the parameters have diverged")
-        np.add.at(totals, rows[used], values[used].astype(np.float64) * weight[used][:, None])
-        np.add.at(weights, rows[used], weight[used][:, None])
+        pending: deque[tuple[Outputs, Batch]] = deque()
+        for batch in dataset.batches(self.layout):
+            arrays = shard_batch(device_arrays(batch), rules, self.task.fields)
+            pending.append((self._step(params, frozen, arrays), batch))
+            if len(pending) > IN_FLIGHT:
+                yield from self._read(*pending.popleft(), sums)
+        while pending:
+            yield from self._read(*pending.popleft(), sums)
+        if not all(np.isfinite(value) for value in sums.values()):
+            raise RunFailure("evaluation: the loss is not finite; the parameters have diverged")
+
+    def _read(
+        self, outputs: Outputs, batch: Batch, sums: dict[str, float]
+    ) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+        """Yields what a batch's examples put out, and adds its sums up."""
+        for name, value in jax.device_get(dict(outputs.sums)).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+        if not outputs.slots and not outputs.tokens:
+            return
+        rules = self.model.compute.rules
+        examples = gather_rows(batch[EXAMPLES], rules)
+        slots = {name: processes.to_host(value) for name, value in outputs.slots.items()}
+        tokens = {name: processes.to_host(value) for name, value in outputs.tokens.items()}
+        segment_ids = gather_rows(batch["segment_ids"], rules) if tokens else None
+        for row, slot in zip(*np.nonzero(examples >= 0), strict=True):
+            values = {name: value[row, slot] for name, value in slots.items()}
+            if segment_ids is not None:
+                inside = segment_ids[row] == slot + 1
+                values |= {name: value[row, inside] for name, value in tokens.items()}
+            for value in values.values():
+                if value.dtype.kind == "f" and not np.isfinite(value).all():
+                    raise RunFailure("evaluation: the model's outputs are not finite; the parameters have diverged")
+            yield int(examples[row, slot]), values
+
+    def _generated(
+        self, params: Any, split: Examples, generation: Generation
+    ) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+        """Yields (example, what the model writes after its prompt), some prompts at a time."""
+        prompts = [_prompt(example) for example in split.examples]
+        for start in range(0, len(prompts), GENERATED):
+            part = prompts[start : start + GENERATED]
+            written = generate(self.model, params, part, generation, pad_id=self.layout.pad_id, first_number=start)
+            for offset, ids in enumerate(written):
+                yield start + offset, {"generated": np.asarray(ids, np.int32)}
 
 
-def score(task: Classification, outputs: np.ndarray, split: Examples) -> dict[str, float]:
-    """Metrics and mean loss of a split's rows, from their outputs [num_rows, C]."""
-    labels = {example.index: example.label for example in split.examples}
-    rows = np.fromiter(labels, int)
-    targets = np.stack(list(labels.values()))
-    labelled = {"labels": jnp.asarray(targets), "weights": jnp.ones(len(rows), jnp.float32)}
-    total, weight = task.loss()(jnp.asarray(outputs[rows]), labelled)
-    return {"loss": float(total) / float(weight), **task.metrics(outputs[rows], targets)}
+def make_eval_step(
+    apply: Apply, measure: Callable[[Any, Mapping[str, jax.Array]], Outputs]
+) -> Callable[[Any, Any, Mapping[str, jax.Array]], Outputs]:
+    """Returns (params, frozen, batch) -> what `measure` makes of the outputs without dropout; to be jitted."""
+    return lambda params, frozen, batch: measure(apply(params, frozen, batch, None), batch)
 
 
-def prediction_rows(task: Classification, outputs: np.ndarray, split: Examples) -> list[dict[str, Any]]:
-    """The input rows, each with its prediction, in the order of the file."""
-    rows = sorted({example.index for example in split.examples})
-    predictions = task.predictions(outputs[rows])
-    return [{**split.table.rows[row], "prediction": made} for row, made in zip(rows, predictions, strict=True)]
+def _row_number(item: tuple[int, Answer]) -> int:
+    return item[0]
 
 
-Apply = Callable[..., Any]
+def _index(item: tuple[int, Any]) -> int:
+    return item[0]
 
 
-def make_eval_step(apply: Apply, measure: Callable[[Any, Batch], Any] | None = None) -> Callable[[Any, Batch], Any]:
-    """Returns (params, batch) -> the outputs without dropout, or what `measure` makes of them; to be jitted."""
-    if measure is None:
-        return lambda params, batch: apply(params, batch, None)
-    return lambda params, batch: measure(apply(params, batch, None), batch)
+def _prompt(example: Example) -> list[int]:
+    assert example.prompt is not None
+    return example.prompt.tolist()

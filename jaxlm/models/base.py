@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ class Family:
     """UserError for a config that no checkpoint of the family can have."""
     inputs: tuple[str, ...] = BATCH_INPUTS
     """Batch arrays that the trunk reads."""
-    pool: str = "first"
+    pool: Literal["first", "last"] = "first"
     """The token of an example that a classification head reads: "first" ([CLS]) or "last" (models that look back)."""
     init_cache: Callable[[Any, int, int, Any], Any] | None = None
     """(config, rows, length, dtype) -> the empty state of step-by-step decoding; None: the family cannot generate."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxlm.data.examples.example import HOST_ONLY, Batch
+from jaxlm.fields import EXAMPLES, Batch, Field
 from jaxlm.parallel import processes
 from jaxlm.parallel.sharding import Rules, batch_shardings
 from jaxlm.parallel.share import Share
@@ -22,17 +22,28 @@ def local_share(rules: Rules, micro_batches: int = 1) -> Share:
     return Share(_shards(rules), rules.num_batch_shards, micro_batches)
 
 
-def shard_batch(batch: Batch, rules: Rules, *, leading: int = 0) -> dict[str, jax.Array]:
-    """Puts this process's rows of a batch on the mesh, all but what is for the host alone.
+def device_arrays(batch: Batch) -> Batch:
+    """The arrays of a batch that the device reads."""
+    return {name: value for name, value in batch.items() if name != EXAMPLES}
+
+
+def micro_batches(batch: Batch, number: int) -> Batch:
+    """The arrays [B, ...] that the device reads as [number, B / number, ...]."""
+    return {name: value.reshape(number, -1, *value.shape[1:]) for name, value in device_arrays(batch).items()}
+
+
+def shard_batch(batch: Batch, rules: Rules, fields: Iterable[Field] = (), *, leading: int = 0) -> dict[str, jax.Array]:
+    """Puts this process's rows of a batch on the mesh.
 
     Args:
+      batch: as `device_arrays` returns it.
+      fields: the task's.
       leading: unsplit axes before that of the rows.
     """
-    local = {key: value for key, value in batch.items() if key not in HOST_ONLY}
     if rules.mesh is None:
-        return {key: jnp.asarray(value) for key, value in local.items()}
-    shardings = batch_shardings(local, rules, leading=leading)
-    return {key: _place(value, shardings[key], leading, rules) for key, value in local.items()}
+        return {name: jnp.asarray(value) for name, value in batch.items()}
+    shardings = batch_shardings(batch, rules, fields, leading=leading)
+    return {name: _place(value, shardings[name], leading, rules) for name, value in batch.items()}
 
 
 def gather_rows(array: Any, rules: Rules) -> np.ndarray:

@@ -10,7 +10,7 @@ There is one table of rules. A preset is a name for sizes: what lies on a mesh a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlm.errors import UserError
+from jaxlm.fields import Field, token_arrays
 
 MESH_AXES = ("data", "fsdp", "context", "tensor")
 BATCH_MESH_AXES = ("data", "fsdp")
@@ -132,28 +133,31 @@ def param_shardings(axes: Any, shapes: Any, rules: Rules) -> Any:
     return jax.tree_util.tree_map_with_path(one, axes, shapes, is_leaf=is_axes)
 
 
-def batch_shardings(batch: Mapping[str, Any], rules: Rules, *, leading: int = 0) -> dict[str, NamedSharding]:
-    """Returns the layout of a packed batch: rows over data and fsdp, columns over context.
-
-    Columns are the second axis of whatever is as long as a row of `tokens` or `decoder_tokens`.
+def batch_shardings(
+    batch: Mapping[str, Any], rules: Rules, fields: Iterable[Field] = (), *, leading: int = 0
+) -> dict[str, NamedSharding]:
+    """Returns the layout of a packed batch: rows over data and fsdp, the columns of token arrays over context.
 
     Args:
+      fields: the task's; arrays that are neither a stream's nor a field with a value for each token are split by rows
+        alone.
       leading: number of unsplit axes before the rows.
     Raises:
       UserError: the columns of `tokens` do not divide by the context axis.
     """
-    lengths = [batch[name].shape[leading + 1] for name in ("tokens", "decoder_tokens") if name in batch]
     ways = rules.size("context")
-    if lengths and ways > 1 and lengths[0] % ways:
+    columns = batch["tokens"].shape[leading + 1] if "tokens" in batch else 0
+    if ways > 1 and columns % ways:
         raise UserError(
-            f"mesh.context={ways}: rows of {lengths[0]} columns cannot be split {ways} ways; make data.row_length "
+            f"mesh.context={ways}: rows of {columns} columns cannot be split {ways} ways; make data.row_length "
             f"(labelled rows) or data.max_length (corpora) a multiple of {ways}"
         )
+    by_token = token_arrays(fields)
 
-    def one(shape: Sequence[int]) -> NamedSharding:
-        axes = [*(None,) * leading, "batch", *(None,) * (len(shape) - leading - 1)]
-        if len(shape) > leading + 1 and shape[leading + 1] in lengths:
+    def one(name: str, shape: Sequence[int]) -> NamedSharding:
+        axes: list[str | None] = [*(None,) * leading, "batch", *(None,) * (len(shape) - leading - 1)]
+        if name in by_token:
             axes[leading + 1] = "length"
         return rules.sharding(axes, shape)
 
-    return {key: one(value.shape) for key, value in batch.items()}
+    return {name: one(name, value.shape) for name, value in batch.items()}

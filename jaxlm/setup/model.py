@@ -18,12 +18,13 @@ from jaxlm.models.base import override
 from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import choose_mesh
 from jaxlm.parallel.sharding import Rules, param_shardings
+from jaxlm.tasks.base import Task
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 
 def build_model(
     config: Config,
-    task: Any,
+    task: Task,
     tokenizer: Tokenizer,
     checkpoint: HFCheckpoint | None,
     devices: Sequence[Any] | None = None,
@@ -42,7 +43,7 @@ def build_model(
     rates = {name: getattr(model, name) for name in ("dropout", "attention_dropout", "classifier_dropout")}
     sizes = override(sizes, {name: rate for name, rate in rates.items() if rate is not None})
     sizes = override(sizes, task.model_overrides)
-    if task.head == "classification" and sizes.pad_id is None:
+    if task.num_outputs and sizes.pad_id is None:
         # Transformers' classifiers by the last token find it by the padding behind it, and need an id for batches.
         sizes = replace(sizes, pad_id=tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id)
     if tokenizer.vocab_size > sizes.vocab_size:

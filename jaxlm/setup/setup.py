@@ -1,49 +1,69 @@
-"""From a config to everything a run needs: data, tokenizer, task, mesh and model."""
+"""From a config to everything a run needs: task, tokenizer, datasets, mesh and model."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxlm.config.schema import Config
+from jaxlm.data.dataset import BatchLayout, Dataset
+from jaxlm.data.examples.tables import TableSources
 from jaxlm.errors import Stop
 from jaxlm.hf.checkpoint import HFCheckpoint, load_params
-from jaxlm.models import Model
+from jaxlm.models import Family, Model, get_family
+from jaxlm.objectives import Apply, without_frozen
+from jaxlm.parallel import processes
 from jaxlm.parallel.sharding import Rules
+from jaxlm.setup.layout import make_layout
 from jaxlm.setup.model import build_model
-from jaxlm.setup.tokenizer import open_checkpoint
+from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
+from jaxlm.tasks import TASKS
+from jaxlm.tasks.base import Context, Request, Task
 from jaxlm.tokenizer.tokenizer import Tokenizer
-
-log = logging.getLogger("jaxlm")
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run's parts, before any parameter exists."""
+    """The parts of a run, before any parameter exists.
+
+    Attributes:
+      datasets: by split.
+      cleaned: what the cleaning of rows did, counted.
+      checkpoint: where the parameters come from; None: drawn at random.
+    """
 
     config: Config
-    task: Any
-    """One of `tasks`."""
+    task: Task
     tokenizer: Tokenizer
-    splits: dict[str, Any]
-    """By name: `tasks.classification.Examples` of labelled rows, or `prepare_corpora.CorpusSplit`."""
-    cleaned: dict[str, int]
-    """What the cleaning did, counted."""
+    datasets: Mapping[str, Dataset]
+    cleaned: Mapping[str, int]
     model: Model
     checkpoint: HFCheckpoint | None
-    """Where the parameters come from; None: drawn at random."""
 
     @property
     def rules(self) -> Rules:
         return self.model.compute.rules
+
+    @cached_property
+    def layout(self) -> BatchLayout:
+        return make_layout(self.config, self.tokenizer, self.rules)
+
+    @cached_property
+    def apply(self) -> Apply:
+        """(params, frozen, batch, key) -> the model's outputs."""
+        return without_frozen(self.model.apply)
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """Parameters that are neither trained nor saved."""
+        return {}
 
     def init_params(self) -> tuple[Any, tuple[str, ...]]:
         """Reads or draws the parameters; returns them and the names of those that no checkpoint held."""
@@ -67,19 +87,47 @@ def make_setup(
 
     Args:
       tokenizer_cache: directory where a tokenizer trained for this run is kept.
-      splits: those to load of train, validation, test.
+      splits: those to load of train, validation, test; none: a trained model is to be applied to other data.
       stop: asked while a corpus is read; names the signal that asks for an end, if any.
-      devices: that the mesh is made of; absent: all.
+      devices: of the mesh; absent: all.
     Raises:
-      Interrupted: it did; what is tokenised so far is saved.
+      Interrupted: `stop` named a signal; what is tokenized so far is saved.
       UserError: whatever the user's config, data or checkpoint got wrong.
     """
-    # Here, because both build on this module.
-    from jaxlm.data.corpus.dataset import prepare_corpora
-    from jaxlm.data.examples.tables import prepare_rows
-
     checkpoint = open_checkpoint(config)
-    make = prepare_rows if config.task.kind == "classification" else partial(prepare_corpora, stop=stop)
-    task, tokenizer, data, cleaned = make(config, checkpoint, tokenizer_cache, splits)
+    task_type = TASKS[config.task.kind]
+    token_cache = Path(config.data.token_cache or Path(config.logging.directory) / "tokens")
+    sources = None
+    if splits:
+        sources = task_type.open(config.task, Request(config.data, splits, token_cache, config.seed, stop))
+    texts = sources.texts if sources is not None and sources.can_train_tokenizer else None
+    tokenizer = processes.first_then_others(lambda: make_tokenizer(config, checkpoint, tokenizer_cache, texts))
+    task = task_type.create(config.task, make_context(config, tokenizer, checkpoint), sources)
+    datasets = {} if sources is None else task.datasets(sources)
     model = build_model(config, task, tokenizer, checkpoint, devices=devices)
-    return Setup(config, task, tokenizer, data, cleaned, model, checkpoint)
+    cleaned = sources.cleaned if isinstance(sources, TableSources) else {}
+    return Setup(config, task, tokenizer, datasets, cleaned, model, checkpoint)
+
+
+def make_context(config: Config, tokenizer: Tokenizer, checkpoint: HFCheckpoint | None) -> Context:
+    """What a task is made from."""
+    head = TASKS[config.task.kind].head
+    taken_over = checkpoint is not None and not config.model.new_head and checkpoint.head == head
+    return Context(
+        data=config.data,
+        tokenizer=tokenizer,
+        hf_config=checkpoint.config if checkpoint is not None and taken_over else None,
+        pool=family_of(config, checkpoint).pool,
+        label_smoothing=config.train.label_smoothing,
+        logits_chunk=config.model.chunk,
+        seed=config.seed,
+    )
+
+
+def family_of(config: Config, checkpoint: HFCheckpoint | None) -> Family:
+    """The model family of a run.
+
+    Raises:
+      UserError: `model.family` names none.
+    """
+    return get_family(config.model.family or "", "model.family") if checkpoint is None else checkpoint.family

@@ -1,5 +1,9 @@
 """Tasks by `task.kind`: one line each."""
 
+from __future__ import annotations
+
+from jaxlm.errors import UserError
+from jaxlm.tasks.base import Task
 from jaxlm.tasks.causal_lm import CausalLM
 from jaxlm.tasks.classification import Classification
 from jaxlm.tasks.masked_lm import MaskedLM
@@ -7,15 +11,24 @@ from jaxlm.tasks.prefix_lm import PrefixLM
 from jaxlm.tasks.replaced_tokens import ReplacedTokens
 from jaxlm.tasks.span_corruption import SpanCorruption
 
-TASKS = {"classification": Classification}
-"""Fine-tuning on labelled rows."""
-PRETRAINING = {
-    "causal_lm": CausalLM,
-    "masked_lm": MaskedLM,
-    "prefix_lm": PrefixLM,
-    "replaced_tokens": ReplacedTokens,
-    "span_corruption": SpanCorruption,
-}
-"""Pretraining on corpora."""
 
-__all__ = ["PRETRAINING", "TASKS", "Classification"]
+def kind_of(task: type[Task]) -> str:
+    """The `task.kind` that a task goes by."""
+    return task.Config.model_fields["kind"].default
+
+
+TASKS: dict[str, type[Task]] = {
+    kind_of(task): task for task in (Classification, CausalLM, PrefixLM, MaskedLM, SpanCorruption, ReplacedTokens)
+}
+
+
+def register(task: type[Task]) -> type[Task]:
+    """Adds a task from outside the package; also a decorator of the class.
+
+    Raises:
+      UserError: its `kind` is taken by another task.
+    """
+    kind = kind_of(task)
+    if TASKS.setdefault(kind, task) is not task:
+        raise UserError(f"task.kind={kind}: {TASKS[kind].__name__} goes by that kind already; choose another")
+    return task

@@ -7,19 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from pydantic import Field
+from pydantic import Field as FieldInfo
 from scipy.special import expit, softmax
 
-from jaxlm.data.config import DataConfig
-from jaxlm.data.examples.example import Example
+from jaxlm.data.dataset import Dataset
+from jaxlm.data.examples.example import Example, Examples
+from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
+from jaxlm.fields import EXAMPLES, Batch, Field
 from jaxlm.metrics.classification import PRIMARY, classification_metrics, metric_names, predicted_labels
-from jaxlm.objectives.classification import LOSSES, Loss
-from jaxlm.section import Section
-from jaxlm.tasks.labels import LabelEncoder, distinct_labels, infer_problem
-from jaxlm.tokenizer.tokenizer import Tokenizer
+from jaxlm.objectives.classification import LOSSES
+from jaxlm.report.sections import ReportSection
+from jaxlm.tasks.base import Answer, Context, Metric, Outputs, RowTask, TaskConfig
+from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
+from jaxlm.tasks.classification_report import PredictedRow, classification_sections
+from jaxlm.tasks.labels import LabelEncoder, distinct_labels, hf_label_names, infer_problem
 
 log = logging.getLogger("jaxlm")
 
@@ -32,7 +38,7 @@ _HF_PROBLEM = {
 }
 
 
-class ClassificationConfig(Section):
+class ClassificationConfig(TaskConfig):
     """Fine-tuning to predict one label, several, or a number for each text or pair of texts."""
 
     kind: Literal["classification"] = "classification"
@@ -47,161 +53,179 @@ class ClassificationConfig(Section):
     """Label names in id order; absent: the checkpoint's, else the sorted labels of the training rows."""
     label_separator: str | None = None
     """For multi-label columns of one string: what stands between the labels. jsonl and parquet may hold lists."""
-    threshold: float = Field(default=0.5, gt=0, lt=1)
+    threshold: float = FieldInfo(default=0.5, gt=0, lt=1)
     """Multi-label: a label is predicted at or above this probability."""
     baselines: bool = False
     """Also score a majority baseline and TF-IDF with logistic regression on the test (else validation) rows."""
 
 
-@dataclass(frozen=True)
-class Examples:
-    """A split ready for packing, and what was counted on the way."""
+@dataclass(frozen=True, eq=False)
+class Classification(RowTask):
+    """Predicts one label, several, or a number for each text or pair of texts.
 
-    examples: list[Example]
-    table: Table
-    truncated: int
-    """Rows longer than max_length, cut or windowed."""
-    skipped: int
-    """Bad rows left out (`data.on_bad_row=skip`)."""
-
-    def describe(self) -> dict[str, int]:
-        """What summary.json says of the split."""
-        return {
-            "rows": len(self.table.rows),
-            "truncated": self.truncated,
-            "skipped": self.skipped + self.table.skipped,
-        }
-
-
-@dataclass(frozen=True)
-class Classification:
-    """The task of one run: what it predicts, with which labels."""
+    Attributes:
+      config: the section `task`.
+      context: settings and tokenizer.
+      problem: binary, multiclass, multilabel or regression.
+      label_names: in the order of the head's outputs; of a regression, its column.
+    """
 
     config: ClassificationConfig
+    context: Context
     problem: str
     label_names: tuple[str, ...]
 
+    Config = ClassificationConfig
     head = "classification"
 
     @classmethod
-    def from_data(
-        cls, config: ClassificationConfig, train: Table | None, checkpoint_labels: Sequence[str] | None
-    ) -> Classification:
-        """Settles problem and label names: task.labels, else the checkpoint's, else those of the training rows.
+    def text_columns(cls, config: ClassificationConfig) -> tuple[str, ...]:
+        return (config.text,) if isinstance(config.text, str) else tuple(config.text)
+
+    @classmethod
+    def create(cls, config: ClassificationConfig, context: Context, sources: TableSources | None) -> Classification:
+        """Label names are those of `task.labels`, else of the checkpoint, else of the training rows.
 
         Raises:
-          UserError: a missing column; nothing to take the labels from; labels that fit no such problem.
+          UserError: a missing column; no source of labels; labels that do not fit the problem; a setting that the
+            problem does not use.
         """
-        values = []
-        if train is not None:
-            train.require(*config_columns(config), key="task")
-            values = [row[config.label] for row in train.rows]
-        problem = config.problem
-        if problem == "auto":
-            problem = infer_problem(values, config.label_separator) if values else "auto"
-        if problem == "regression":
-            return cls(config, problem, (config.label,))
-        names = config.labels
-        if (
-            names is None
-            and checkpoint_labels
-            and set(distinct_labels(values, problem, config.label_separator)) <= _known(checkpoint_labels)
-        ):
-            names = tuple(checkpoint_labels)
-        if names is None:
-            names = distinct_labels(values, problem, config.label_separator)
-        if problem in ("auto", "binary", "multiclass"):
-            if problem == "binary" and len(names) != 2:
-                raise UserError(f"task.problem=binary: expected two labels, found {len(names)}: {', '.join(names[:8])}")
-            problem = "binary" if len(names) == 2 else "multiclass"
-        if len(names) < (1 if problem == "multilabel" else 2):
-            raise UserError(
-                f"task.label={config.label}: expected at least two different labels, found "
-                f"{', '.join(names) or 'none'}; name them in task.labels"
-            )
-        return cls(config, problem, names)
+        train = None if sources is None else sources.tables.get("train")
+        if train is None and context.hf_config is not None:
+            problem, names = _of_checkpoint(config, context.hf_config)
+        else:
+            problem, names = _of_rows(config, train, context.hf_config)
+        if problem == "regression" and context.label_smoothing:
+            raise UserError("train.label_smoothing: a regression has no classes to smooth over; leave it out")
+        if problem != "multilabel" and config.threshold != ClassificationConfig().threshold:
+            raise UserError(f"task.threshold: only multi-label problems have one, this is {problem}; leave it out")
+        return cls(config, context, problem, names)
 
     @property
     def num_outputs(self) -> int:
         return len(self.label_names)
 
     @property
-    def text_columns(self) -> tuple[str, ...]:
-        return text_columns(self.config)
-
-    @property
-    def primary_metric(self) -> str:
-        return PRIMARY[self.problem]
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        return ("loss", *metric_names(self.problem, self.label_names))
-
-    @property
-    def model_overrides(self) -> dict[str, Any]:
-        """Fields of the model's config that the task decides."""
-        return {}
-
-    def describe(self) -> dict[str, Any]:
-        """What summary.json says of the task."""
-        return {
-            "problem": self.problem,
-            "label_names": list(self.label_names),
-            "task": {"kind": self.config.kind, "text": list(self.text_columns), "label": self.config.label},
+    def fields(self) -> tuple[Field, ...]:
+        labels = {
+            "multilabel": Field("labels", "slot", np.float32, (len(self.label_names),)),
+            "regression": Field("labels", "slot", np.float32),
         }
+        return (
+            Field("token_types", "token"),
+            Field("slot_positions", "position"),
+            labels.get(self.problem, Field("labels", "slot")),
+        )
 
-    def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss:
-        del chunk
-        return LOSSES[self.problem](label_smoothing)
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        names = metric_names(self.problem, self.label_names)
+        primary = PRIMARY[self.problem]
+        ordered = (primary, "loss", *(name for name in names if name != primary))
+        hidden = ("precision_", "recall_", "f1_micro")
+        return tuple(
+            Metric(name, name not in ("loss", "mse", "mae"), "/" not in name and not name.startswith(hidden))
+            for name in ordered
+        )
 
-    def examples(
-        self, table: Table, tokenizer: Tokenizer, data: DataConfig, *, labelled: bool = True, key: str = "data"
-    ) -> Examples:
-        """Tokenizes a split.
-
-        Args:
-          labelled: read labels; otherwise every label is 0.
-          key: config key of the table, for errors.
-        Raises:
-          UserError: a missing column, an empty text or a bad label (unless `data.on_bad_row` is skip).
-        """
-        table.require(*(config_columns(self.config) if labelled else self.text_columns), key=key)
+    def examples(self, table: Table, *, labelled: bool, key: str) -> Examples:
+        data, texts = self.context.data, self.text_columns(self.config)
+        table.require(*texts, *((self.config.label,) if labelled else ()), key=key)
         encoder = LabelEncoder(self.problem, self.label_names, self.config.label, self.config.label_separator)
-        blank = np.zeros(self.num_outputs, np.float32) if self.problem == "multilabel" else np.zeros((), self._dtype)
-        kept, labels, skipped = [], [], 0
+        labels_field = self.fields[-1]
+        blank = np.zeros(labels_field.shape, labels_field.dtype)
+        labels: list[np.ndarray | None] = [None] * len(table.rows)
+        kept: list[int] = []
         for i in range(len(table.rows)):
             try:
-                self._check_text(table, i)
-                labels.append(encoder.encode(table, i) if labelled else blank)
+                _check_text(table, i, texts)
+                labels[i] = encoder.encode(table, i) if labelled else None
                 kept.append(i)
             except UserError as error:
                 if data.on_bad_row == "stop":
                     raise
-                skipped += 1
                 log.warning("skipped: %s", error)
-        first, *second = ([str(table.rows[i][column]) for i in kept] for column in self.text_columns)
-        windows = tokenizer.encode(
+        first, *second = ([str(table.rows[i][column]) for i in kept] for column in texts)
+        windows = self.context.tokenizer.encode(
             first,
             second[0] if second else None,
             max_length=data.max_length,
             stride=data.stride if data.long_text == "window" else None,
         )
-        examples = [
-            Example(part.ids, part.type_ids, label, row, 1.0 / len(parts))
-            for row, label, parts in zip(kept, labels, windows, strict=True)
-            for part in parts
-        ]
+        examples = []
+        for i, parts in zip(kept, windows, strict=True):
+            label = labels[i] if labels[i] is not None else blank
+            for part in parts:
+                pooled = np.asarray(0 if self.context.pool == "first" else len(part.ids) - 1, np.int32)
+                arrays = {"tokens": part.ids, "token_types": part.type_ids, "slot_positions": pooled, "labels": label}
+                examples.append(Example(arrays, i, 1.0 / len(parts)))
         truncated = sum(len(parts) > 1 or parts[0].truncated for parts in windows)
         if truncated:
             fate = "read in windows" if data.long_text == "window" else "cut"
             log.info("%s: %d of %d texts longer than data.max_length=%d: %s", table.name, truncated, len(kept),
                      data.max_length, fate)  # fmt: skip
-        return Examples(examples, table, truncated, skipped)
+        return Examples(table, examples, labels, {"truncated": truncated, "skipped": len(table.rows) - len(kept)})
 
-    def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
-        """The first packed row, decoded, with its labels: what the model will really see."""
+    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return LOSSES[self.problem](self.context.label_smoothing)(outputs, batch)
+
+    def measure(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> Outputs:
+        return Outputs(slots={"logits": outputs})
+
+    def decode(self, example: Example, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float32 [C]."""
+        return outputs["logits"]
+
+    def answer(self, row: Mapping[str, Any], parts: Sequence[tuple[Example, np.ndarray]]) -> np.ndarray:
+        """float32 [C]: the mean of the windows' outputs."""
+        total = np.zeros(self.num_outputs)
+        weight = 0.0
+        for example, logits in parts:
+            share = float(np.float32(example.weight))
+            total += logits.astype(np.float64) * share
+            weight += share
+        return (total / weight).astype(np.float32)
+
+    def prediction(self, row: Mapping[str, Any], kept: np.ndarray) -> dict[str, Any]:
+        """{"label", "scores"}, {"labels", "scores"} or {"score"}."""
+        scores = self.probabilities(kept[None])
+        if self.problem == "regression":
+            return {"score": float(scores[0])}
+        decided = predicted_labels(self.problem, scores, threshold=self.config.threshold)[0]
+        named = dict(zip(self.label_names, map(float, scores[0]), strict=True))
+        if self.problem == "multilabel":
+            return {"labels": [n for n, on in zip(self.label_names, decided, strict=True) if on], "scores": named}
+        return {"label": self.label_names[int(decided)], "scores": named}
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Outputs [N, C] -> probabilities float64 [N, C], or targets [N] for regression."""
+        outputs = np.asarray(outputs, np.float64)
+        if self.problem == "regression":
+            return outputs[:, 0]
+        return expit(outputs) if self.problem == "multilabel" else softmax(outputs, axis=-1)
+
+    def scores(self, sums: Mapping[str, float], answers: Sequence[Answer], dataset: Dataset) -> dict[str, float]:
+        """Loss (without label smoothing, of the windows' mean) and `metrics.classification` over the whole split."""
+        outputs = np.stack([answer.kept for answer in answers])
+        labels = np.stack([answer.label for answer in answers])
+        batch = {"labels": jnp.asarray(labels), "weights": jnp.ones(len(answers), jnp.float32)}
+        total, weight = LOSSES[self.problem](0.0)(jnp.asarray(outputs), batch)
+        found = classification_metrics(
+            self.problem, labels, self.probabilities(outputs), self.label_names, threshold=self.config.threshold
+        )
+        return {"loss": float(total) / float(weight), **found}
+
+    def describe(self) -> dict[str, Any]:
+        texts = list(self.text_columns(self.config))
+        return {
+            "problem": self.problem,
+            "label_names": list(self.label_names),
+            "task": {"kind": self.config.kind, "text": texts, "label": self.config.label},
+        }
+
+    def show(self, batch: Batch) -> list[str]:
         lines = ["first packed row:"]
-        for slot, example in enumerate(batch["examples"][0]):
+        for slot, example in enumerate(batch[EXAMPLES][0]):
             if example < 0:
                 continue
             inside = batch["segment_ids"][0] == slot + 1
@@ -210,79 +234,90 @@ class Classification:
                 shown = ", ".join(name for name, on in zip(self.label_names, label, strict=True) if on) or "none"
             else:
                 shown = f"{float(label):g}" if self.problem == "regression" else self.label_names[int(label)]
-            text = tokenizer.decode(batch["tokens"][0][inside], skip_special_tokens=False)
-            lines.append(f"  {slot + 1:3d}  row {example + 1}, {int(inside.sum())} tokens, label {shown}: {text}")
+            text = self.context.tokenizer.decode(batch["tokens"][0][inside], skip_special_tokens=False)
+            lines.append(f"  {slot + 1:3d}  example {example + 1}, {int(inside.sum())} tokens, label {shown}: {text}")
         padding = int((batch["segment_ids"][0] == 0).sum())
         return [*lines, f"       {padding} tokens of padding"]
 
-    @property
-    def _dtype(self) -> Any:
-        return np.float32 if self.problem == "regression" else np.int32
+    def baselines(self, train: Dataset, test: Dataset) -> dict[str, dict[str, float]]:
+        if not self.config.baselines or self.problem not in ("binary", "multiclass"):
+            return {}
+        texts = self._texts(train), self._texts(test)
+        return baseline_scores(self.problem, self.label_names, *texts, self.context.seed)
 
-    def _check_text(self, table: Table, row: int) -> None:
-        for column in self.text_columns:
-            value = table.rows[row][column]
-            if value is None or not str(value).strip():
-                raise UserError(
-                    f"{table.where(row)}: {column} is empty; expected a text (data.on_bad_row=skip leaves it out)"
-                )
+    def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
+        rows = [PredictedRow(a.row, a.label, self.prediction(a.row, a.kept)) for a in answers]
+        return classification_sections(self.problem, self.label_names, rows, self.text_columns(self.config))
 
-    def scores(self, outputs: np.ndarray) -> np.ndarray:
-        """Outputs [N, C] -> probabilities float64 [N, C], or targets [N] for regression."""
-        outputs = np.asarray(outputs, np.float64)
-        if self.problem == "regression":
-            return outputs[:, 0]
-        return expit(outputs) if self.problem == "multilabel" else softmax(outputs, axis=-1)
-
-    def metrics(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Scores of a whole split: outputs [N, C], labels [N] or [N, C]."""
-        return classification_metrics(
-            self.problem, labels, self.scores(outputs), self.label_names, threshold=self.config.threshold
-        )
-
-    def predictions(self, outputs: np.ndarray) -> list[dict[str, Any]]:
-        """One prediction per row: {"label", "scores"}, {"labels", "scores"} or {"score"}."""
-        scores = self.scores(outputs)
-        if self.problem == "regression":
-            return [{"score": float(s)} for s in scores]
-        decided = predicted_labels(self.problem, scores, threshold=self.config.threshold)
-        named = [dict(zip(self.label_names, map(float, row), strict=True)) for row in scores]
-        if self.problem == "multilabel":
-            chosen = [[n for n, on in zip(self.label_names, row, strict=True) if on] for row in decided]
-            return [{"labels": labels, "scores": s} for labels, s in zip(chosen, named, strict=True)]
-        return [{"label": self.label_names[int(i)], "scores": s} for i, s in zip(decided, named, strict=True)]
+    def _texts(self, dataset: Dataset) -> LabelledTexts:
+        """The usable rows of a split."""
+        split, columns = dataset.examples(), self.text_columns(self.config)
+        assert split is not None
+        used = sorted({example.row for example in split.examples})
+        texts = [" ".join(str(split.table.rows[i][column]) for column in columns) for i in used]
+        return LabelledTexts(texts, np.asarray([split.labels[i] for i in used]))
 
     def hf_config(self) -> dict[str, Any]:
-        """What an exported config.json says of the task."""
         return {
             "id2label": {str(i): name for i, name in enumerate(self.label_names)},
             "label2id": {name: i for i, name in enumerate(self.label_names)},
             "problem_type": _HF_PROBLEM[self.problem],
         }
 
-    @classmethod
-    def from_hf(cls, config: ClassificationConfig, hf_config: Mapping[str, Any]) -> Classification:
-        """The task of an exported or downloaded checkpoint, from its config.json."""
-        id2label = hf_config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-        names = tuple(name for _, name in sorted((int(i), str(n)) for i, n in id2label.items()))
-        problem = config.problem
-        if problem == "auto":
-            if hf_config.get("problem_type") == "multi_label_classification":
-                problem = "multilabel"
-            elif len(names) == 1:
-                problem = "regression"
-            else:
-                problem = "binary" if len(names) == 2 else "multiclass"
-        return cls(config, problem, names)
+
+def _of_rows(
+    config: ClassificationConfig, train: Table | None, hf_config: Mapping[str, Any] | None
+) -> tuple[str, tuple[str, ...]]:
+    """Problem and label names of a run that is trained."""
+    values = []
+    if train is not None:
+        train.require(config.label, key="task")
+        values = [row[config.label] for row in train.rows]
+    problem = config.problem
+    if problem == "auto":
+        problem = infer_problem(values, config.label_separator) if values else "auto"
+    if problem == "regression":
+        return problem, (config.label,)
+    names = config.labels
+    found = distinct_labels(values, problem, config.label_separator)
+    known = None if hf_config is None else hf_label_names(hf_config)
+    if names is None and known and set(found) <= _known(known):
+        names = known
+    if names is None:
+        names = found
+    if problem in ("auto", "binary", "multiclass"):
+        if problem == "binary" and len(names) != 2:
+            raise UserError(f"task.problem=binary: expected two labels, found {len(names)}: {', '.join(names[:8])}")
+        problem = "binary" if len(names) == 2 else "multiclass"
+    if len(names) < (1 if problem == "multilabel" else 2):
+        raise UserError(
+            f"task.label={config.label}: expected at least two different labels, found "
+            f"{', '.join(names) or 'none'}; name them in task.labels"
+        )
+    return problem, tuple(names)
 
 
-def text_columns(config: ClassificationConfig) -> tuple[str, ...]:
-    return (config.text,) if isinstance(config.text, str) else tuple(config.text)
+def _of_checkpoint(config: ClassificationConfig, hf_config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Problem and label names of a trained model, from its config.json."""
+    names = hf_label_names(hf_config, placeholders=True) or ("LABEL_0", "LABEL_1")
+    problem = config.problem
+    if problem == "auto":
+        if hf_config.get("problem_type") == "multi_label_classification":
+            problem = "multilabel"
+        elif len(names) == 1:
+            problem = "regression"
+        else:
+            problem = "binary" if len(names) == 2 else "multiclass"
+    return problem, names
 
 
-def config_columns(config: ClassificationConfig) -> tuple[str, ...]:
-    """The columns that a labelled row must have."""
-    return (*text_columns(config), config.label)
+def _check_text(table: Table, row: int, columns: Sequence[str]) -> None:
+    for column in columns:
+        value = table.rows[row][column]
+        if value is None or not str(value).strip():
+            raise UserError(
+                f"{table.where(row)}: {column} is empty; expected a text (data.on_bad_row=skip leaves it out)"
+            )
 
 
 def _known(names: Sequence[str]) -> set[str]:

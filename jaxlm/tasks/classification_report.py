@@ -21,13 +21,12 @@ _NAME_LENGTH = 80
 """Characters shown of a label."""
 
 
-class Answer(NamedTuple):
+class PredictedRow(NamedTuple):
     """A row, its gold label (None: unlabelled), and its prediction as predictions/<split>.jsonl has it."""
 
     row: Mapping[str, Any]
     label: Any
     prediction: dict[str, Any]
-    kept: Any = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class _Scored:
 
 
 def classification_sections(
-    problem: str, label_names: Sequence[str], answers: Sequence[Answer], text_columns: Sequence[str]
+    problem: str, label_names: Sequence[str], answers: Sequence[PredictedRow], text_columns: Sequence[str]
 ) -> list[ReportSection]:
     """Describes the predictions of a split; of bounded size, whatever the size of the split.
 
@@ -76,7 +75,7 @@ def classification_sections(
     return [sections[0]._replace(note=f"{opening} {sections[0].note}".strip()), *sections[1:]]
 
 
-def _scored(problem: str, label_names: Sequence[str], labelled: Sequence[tuple[int, Answer]]) -> _Scored:
+def _scored(problem: str, label_names: Sequence[str], labelled: Sequence[tuple[int, PredictedRow]]) -> _Scored:
     predictions = [answer.prediction for _, answer in labelled]
     gold = np.array([answer.label for _, answer in labelled], np.float64 if problem == "regression" else np.int64)
     if problem == "regression":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,3 +103,16 @@ class LabelEncoder:
             f"({', '.join(self.names[:8])}{', ...' if len(self.names) > 8 else ''})"
             f"{did_you_mean(name, self.names)}"
         )
+
+
+def hf_label_names(hf_config: Mapping[str, Any], *, placeholders: bool = False) -> tuple[str, ...] | None:
+    """The label names of a config.json in id order; None where it has none.
+
+    Args:
+      placeholders: return LABEL_0, LABEL_1, ..., which Transformers writes where nobody named the labels, too.
+    """
+    id2label = hf_config.get("id2label")
+    if not id2label:
+        return None
+    names = tuple(name for _, name in sorted((int(i), str(name)) for i, name in id2label.items()))
+    return None if not placeholders and names == tuple(f"LABEL_{i}" for i in range(len(names))) else names

@@ -1,33 +1,42 @@
-"""What the pretraining tasks share: their interface, the layout of a row, and the scores of predicted tokens."""
+"""What the objectives over tokens share: rows, losses, scores, and the writing of text."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
+import jax
 import numpy as np
-from pydantic import Field
+from pydantic import Field as FieldInfo
 
-from jaxlm.data.corpus.corpus import Corpus
 from jaxlm.data.corpus.row_plan import Segment
-from jaxlm.objectives import Batch, Loss
+from jaxlm.data.dataset import Dataset
+from jaxlm.data.examples.example import Example, Examples
+from jaxlm.data.sources.table import Table
+from jaxlm.errors import UserError
+from jaxlm.fields import Field
 from jaxlm.objectives.cross_entropy import LossTerms
 from jaxlm.objectives.language_model import language_model_loss, measure_language_model
 from jaxlm.section import Section
+from jaxlm.tasks.base import Answer, Context, CorpusTask, Generation, Metric, Outputs, Sources, TaskConfig
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
-METRICS = ("loss", "perplexity", "bits_per_byte", "accuracy")
-"""Of predicted tokens; `bits_per_byte` only where every token of the text is predicted."""
+PREDICTED_TOKENS = (Metric("loss", False), Metric("perplexity", False), Metric("accuracy"))
+"""Scores of predicted tokens."""
+TOKEN_METRICS = (*PREDICTED_TOKENS, Metric("bits_per_byte", False))
+"""Where every token of the text is predicted."""
+NEXT_TOKEN_FIELDS = (Field("labels", "token"), Field("weights", "token", np.float32))
+"""Of `next_token_row`."""
 
 
-class LanguageModelConfig(Section):
+class LanguageModelConfig(TaskConfig):
     """What the objectives of pretraining have in common."""
 
     text: str = "text"
     """Column of the documents, where they come as rows (jsonl, parquet, TFDS)."""
-    z_loss: float = Field(default=0.0, ge=0)
+    z_loss: float = FieldInfo(default=0.0, ge=0)
     """Weight of the square of the log-partition function in the loss (Chowdhery et al., 2022); 1e-4 is usual."""
 
 
@@ -36,79 +45,124 @@ class SamplesConfig(Section):
 
     prompts: tuple[str, ...] = ()
     """Beginnings to continue; absent: the first words of the first validation documents."""
-    number: int = Field(default=2, ge=0)
+    number: int = FieldInfo(default=2, ge=0)
     """Samples without prompts of their own; 0: none."""
-    tokens: int = Field(default=64, gt=0)
+    tokens: int = FieldInfo(default=64, gt=0)
     """Tokens written after each prompt, at most."""
-    temperature: float = Field(default=0.8, ge=0)
+    temperature: float = FieldInfo(default=0.8, ge=0)
     """Divides the logits; 0: always the likeliest token."""
-    top_k: int | None = Field(default=None, gt=0)
+    top_k: int | None = FieldInfo(default=None, gt=0)
     """Draw from so many likeliest tokens only."""
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = FieldInfo(default=None, gt=0, le=1)
     """Draw from the likeliest tokens that hold so much of the probability."""
 
 
-class PretrainingTask(ABC):
-    """A pretraining objective: which stretches of text make a row, what the row asks, and how answers are scored."""
+class WriterConfig(LanguageModelConfig):
+    """What the objectives of models that write text have in common."""
 
-    config: Any
-    """Its section of the config."""
-    head: str
-    """Head kind of the model."""
-    wrap: Literal["documents", "none"]
-    """Special tokens in the tokenised corpus: "documents" (around each) or "none" (the row adds its own)."""
-    lookahead: int
-    """Tokens that a segment carries beyond its inputs: 1 where the next token is predicted."""
-    overhead: Any = 0
-    """Columns that a segment takes up besides its tokens."""
-    cost: Any = None
-    """Columns of a segment by its tokens (`data.rows.Cost`), where that is not their number and `overhead`."""
-    generative = False
-    """Whether the model can write text."""
-    num_outputs = 0
-    primary_metric = "loss"
+    samples: SamplesConfig = SamplesConfig()
+    """What is written at each evaluation."""
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides a row besides its text, for the loader's fingerprint."""
-        return {}
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel(CorpusTask):
+    """What the objectives over tokens share: the cross-entropy of a row's `labels`, and the scores of predicted tokens.
+
+    Attributes:
+      config: the section `task`.
+      context: settings and tokenizer.
+    """
+
+    config: LanguageModelConfig
+    context: Context
+
+    @classmethod
+    def create(cls, config: Any, context: Context, sources: Sources | None) -> LanguageModel:
+        return cls(config, context)
 
     @property
-    def model_overrides(self) -> dict[str, Any]:
-        """Fields of the model's config that the task decides."""
-        return {}
+    def tokenizer(self) -> Tokenizer:
+        return self.context.tokenizer
 
     @property
-    def metric_names(self) -> tuple[str, ...]:
-        return METRICS
+    def length(self) -> int:
+        """T, columns of a row."""
+        return self.context.data.max_length
 
-    @abstractmethod
-    def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The arrays of one row; of no segments, padding of weight 0."""
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_id or 0
 
-    def loss(self, label_smoothing: float = 0.0, chunk: int | None = None) -> Loss:
-        """The cross-entropy of what a row asks; `chunk` columns at a time."""
-        return language_model_loss(terms=LossTerms(label_smoothing, self.config.z_loss), chunk=chunk)
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return TOKEN_METRICS
 
-    def measure(self, outputs: Any, batch: Batch, chunk: int | None = None) -> dict[str, Any]:
-        """Sums over a batch, on the device."""
-        return measure_language_model(outputs, batch, chunk=chunk)
+    @property
+    def terms(self) -> LossTerms:
+        """What is added to the cross-entropy."""
+        return LossTerms(self.context.label_smoothing, self.config.z_loss)
 
-    def metrics(self, sums: Mapping[str, float], corpora: Sequence[Corpus]) -> dict[str, float]:
-        """Scores of a whole split from its sums."""
-        return token_metrics(sums, corpora if "bits_per_byte" in self.metric_names else ())
+    def loss(self, outputs: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return language_model_loss(terms=self.terms, chunk=self.context.logits_chunk)(outputs, batch)
 
-    @abstractmethod
-    def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
-        """The first row of a batch, decoded: what the model will really see, and what it is asked."""
+    def measure(self, outputs: Any, batch: Mapping[str, jax.Array]) -> Outputs:
+        return Outputs(measure_language_model(outputs, batch, chunk=self.context.logits_chunk))
 
-    def describe(self) -> dict[str, Any]:
-        """What summary.json says of the task."""
-        return {"problem": self.config.kind, "label_names": [], "task": {"kind": self.config.kind}}
+    def scores(self, sums: Mapping[str, float], answers: Sequence[Answer], dataset: Dataset) -> dict[str, float]:
+        named = {metric.name for metric in self.metrics}
+        return token_metrics(sums, dataset.describe() if "bits_per_byte" in named else {})
 
-    def hf_config(self) -> dict[str, Any]:
-        """What an exported config.json says of the task."""
-        return {}
+
+@dataclass(frozen=True, eq=False)
+class TextWriter(LanguageModel):
+    """A language model that writes: its samples during training, and the continuation of each row that it is given."""
+
+    config: WriterConfig
+
+    head = "causal_lm"
+    wrap = "documents"
+    lookahead = 1
+    predicts = True
+
+    @property
+    def generation(self) -> Generation:
+        samples, eos = self.config.samples, self.tokenizer.eos_id
+        return Generation(
+            max_new_tokens=samples.tokens,
+            temperature=samples.temperature,
+            top_k=samples.top_k,
+            top_p=samples.top_p,
+            seed=self.context.seed,
+            eos_ids=() if eos is None else (eos,),
+        )
+
+    @classmethod
+    def text_columns(cls, config: WriterConfig) -> tuple[str, ...]:
+        return (config.text,)
+
+    def examples(self, table: Table, *, labelled: bool, key: str) -> Examples:
+        """Prompts to continue.
+
+        Raises:
+          UserError: a row without the prompt column, or with one that holds no text.
+        """
+        column, prompts = self.config.text, []
+        table.require(column, key="task.text")
+        for i, row in enumerate(table.rows):
+            prompt = self.tokenizer.encode_prompt(str(row[column]))
+            if not prompt:
+                raise UserError(f"{table.where(i)}: {column} is empty; expected the beginning of a text")
+            prompts.append(np.asarray(prompt, np.int32))
+        examples = [Example({"tokens": prompt}, i, prompt=prompt) for i, prompt in enumerate(prompts)]
+        return Examples(table, examples, [None] * len(examples), {})
+
+    def decode(self, example: Example, outputs: Mapping[str, np.ndarray]) -> str:
+        assert example.prompt is not None
+        return self.tokenizer.continuation(example.prompt.tolist(), outputs["generated"].tolist())
+
+    def prediction(self, row: Mapping[str, Any], kept: str) -> dict[str, Any]:
+        """{"text": what the model writes after the prompt}."""
+        return {"text": kept}
 
 
 def concat_segments(
@@ -149,18 +203,21 @@ def next_token_row(segments: Sequence[Segment], length: int, pad_id: int) -> dic
     return arrays | {"labels": labels, "weights": (arrays["segment_ids"] > 0).astype(np.float32)}
 
 
-def token_metrics(sums: Mapping[str, float], corpora: Sequence[Corpus] = ()) -> dict[str, float]:
-    """Loss, perplexity and accuracy of the predicted tokens; with corpora, bits per byte.
+def token_metrics(sums: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
+    """Loss, perplexity and accuracy of the predicted tokens; bits per byte where `counts` has the text's size.
 
     loss is in nats per predicted token, perplexity = exp(loss), and bits_per_byte = loss / ln 2 x tokens / bytes of the
     text, which does not depend on the tokenizer (Gao et al., 2020, "The Pile", section 3.1).
+
+    Args:
+      sums: `nll`, `tokens`, `correct`.
+      counts: `tokens` and `bytes` of the text; {}: no bits per byte.
     """
     tokens = max(sums["tokens"], 1.0)
     loss = sums["nll"] / tokens
     scores = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": sums["correct"] / tokens}
-    num_bytes = sum(corpus.num_bytes for corpus in corpora)
-    if num_bytes:
-        scores["bits_per_byte"] = loss / math.log(2) * sum(corpus.num_tokens for corpus in corpora) / num_bytes
+    if counts.get("bytes"):
+        scores["bits_per_byte"] = loss / math.log(2) * counts["tokens"] / counts["bytes"]
     return scores
 
 

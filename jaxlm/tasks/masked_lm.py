@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field as FieldInfo
 
 from jaxlm.data.corpus.masking import apply_masks, sample_mask_positions
 from jaxlm.data.corpus.row_plan import Segment
-from jaxlm.tasks.language_model import METRICS, LanguageModelConfig, PretrainingTask, concat_segments, show_segments
-from jaxlm.tokenizer.tokenizer import Tokenizer
+from jaxlm.fields import Batch, Field
+from jaxlm.tasks.base import Context, Metric, Sources
+from jaxlm.tasks.language_model import (
+    PREDICTED_TOKENS,
+    LanguageModel,
+    LanguageModelConfig,
+    concat_segments,
+    show_segments,
+)
 from jaxlm.tokenizer.vocabulary import MaskingVocabulary, masking_vocabulary
 
 
-class MaskedLMConfig(LanguageModelConfig):
+class MaskingConfig(LanguageModelConfig):
+    """What the objectives over masked tokens have in common."""
+
+    mask_rate: float = FieldInfo(default=0.15, gt=0, lt=1)
+    """Share of the tokens that are to be predicted."""
+    whole_word: bool = False
+    """Mask all pieces of a word or none."""
+
+
+class MaskedLMConfig(MaskingConfig):
     """Pretraining to restore masked tokens (BERT, RoBERTa, DistilBERT)."""
 
     kind: Literal["masked_lm"] = "masked_lm"
     """Maximum likelihood of the tokens that were masked."""
-    mask_rate: float = Field(default=0.15, gt=0, lt=1)
+    mask_rate: float = FieldInfo(default=0.15, gt=0, lt=1)
     """Share of the tokens to predict: 80 % become [MASK], 10 % a random token, 10 % stay (Devlin et al., 2019)."""
-    whole_word: bool = False
-    """Mask all pieces of a word or none."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +61,6 @@ class MaskedRows:
     whole_word: bool
     masked: float = 0.8
     random: float = 0.1
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, length: int, kind: str, **settings: Any) -> MaskedRows:
-        before, after = tokenizer.special_token_affixes
-        vocabulary = masking_vocabulary(tokenizer, kind)
-        return cls(length, tokenizer.pad_id or 0, before, after, vocabulary, **settings)
-
-    @property
-    def overhead(self) -> int:
-        return len(self.before) + len(self.after)
 
     @property
     def slots(self) -> int:
@@ -88,47 +92,73 @@ class MaskedRows:
             asked[name][: len(columns)] = values
         return {**arrays, **asked, "original_tokens": original}
 
-    def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
-        real = batch["weights"][0] > 0
-        columns, labels = batch["slot_positions"][0][real], batch["labels"][0][real]
-        segments = batch["segment_ids"][0][columns]
-        asked = {int(n): " ".join(tokenizer.tokens(labels[segments == n])) for n in np.unique(segments)}
-        return show_segments(batch, tokenizer, asked)
 
+@dataclass(frozen=True, eq=False)
+class MaskedTokens(LanguageModel):
+    """An objective over rows some of whose tokens are masked; masks are drawn again for every row of every epoch."""
 
-@dataclass(frozen=True)
-class MaskedLM(PretrainingTask):
-    """Maximum likelihood of masked tokens (Devlin et al., 2019); masks are drawn anew for every row of every epoch."""
-
-    config: MaskedLMConfig
+    config: MaskingConfig
     rows: MaskedRows
 
-    head = "masked_lm"
     wrap = "none"
     lookahead = 0
+    masked: ClassVar[float] = 0.8
+    random: ClassVar[float] = 0.1
 
     @classmethod
-    def from_tokenizer(cls, config: MaskedLMConfig, tokenizer: Tokenizer, length: int) -> MaskedLM:
-        rows = MaskedRows.of(tokenizer, length, config.kind, rate=config.mask_rate, whole_word=config.whole_word)
-        return cls(config, rows)
+    def create(cls, config: MaskingConfig, context: Context, sources: Sources | None) -> MaskedTokens:
+        """Raises:
+        UserError: the tokenizer has no mask token.
+        """
+        before, after = context.tokenizer.special_token_affixes
+        rows = MaskedRows(
+            length=context.data.max_length,
+            pad_id=context.tokenizer.pad_id or 0,
+            before=before,
+            after=after,
+            vocabulary=masking_vocabulary(context.tokenizer, config.kind),
+            rate=config.mask_rate,
+            whole_word=config.whole_word,
+            masked=cls.masked,
+            random=cls.random,
+        )
+        return cls(config, context, rows)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return (Field("slot_positions", "position"), Field("labels", "slot"), Field("weights", "slot", np.float32))
 
     @property
     def overhead(self) -> int:
-        return self.rows.overhead
+        return len(self.rows.before) + len(self.rows.after)
 
     @property
     def settings(self) -> dict[str, Any]:
         return {"task.mask_rate": self.config.mask_rate, "task.whole_word": self.config.whole_word}
 
+    def show(self, batch: Batch) -> list[str]:
+        real = batch["weights"][0] > 0
+        columns, labels = batch["slot_positions"][0][real], batch["labels"][0][real]
+        segments = batch["segment_ids"][0][columns]
+        asked = {int(n): " ".join(self.tokenizer.tokens(labels[segments == n])) for n in np.unique(segments)}
+        return show_segments(batch, self.tokenizer, asked)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedLM(MaskedTokens):
+    """Maximum likelihood of masked tokens (Devlin et al., 2019)."""
+
+    config: MaskedLMConfig
+
+    Config = MaskedLMConfig
+    head = "masked_lm"
+
     @property
-    def metric_names(self) -> tuple[str, ...]:
-        return tuple(name for name in METRICS if name != "bits_per_byte")
+    def metrics(self) -> tuple[Metric, ...]:
+        return PREDICTED_TOKENS
 
     def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """As `MaskedRows.row`, without the original tokens."""
         arrays = self.rows.row(segments, rng)
         del arrays["original_tokens"]
         return arrays
-
-    def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
-        return self.rows.show(batch, tokenizer)

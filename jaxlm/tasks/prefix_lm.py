@@ -2,53 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from jaxlm.data.corpus.row_plan import Segment
+from jaxlm.fields import Batch, Field
+from jaxlm.tasks.base import Generation, Metric
 from jaxlm.tasks.language_model import (
-    METRICS,
-    LanguageModelConfig,
-    PretrainingTask,
-    SamplesConfig,
+    NEXT_TOKEN_FIELDS,
+    PREDICTED_TOKENS,
+    TextWriter,
+    WriterConfig,
     next_token_row,
     show_segments,
 )
-from jaxlm.tokenizer.tokenizer import Tokenizer
 
 
-class PrefixLMConfig(LanguageModelConfig):
+class PrefixLMConfig(WriterConfig):
     """Pretraining to continue a prefix that is read in both directions (Raffel et al., 2020, section 3.2.1)."""
 
     kind: Literal["prefix_lm"] = "prefix_lm"
     """Maximum likelihood of the tokens behind a prefix of random length."""
-    samples: SamplesConfig = SamplesConfig()
-    """What is written at each evaluation."""
 
 
-@dataclass(frozen=True)
-class PrefixLM(PretrainingTask):
+@dataclass(frozen=True, eq=False)
+class PrefixLM(TextWriter):
     """Maximum likelihood of the tokens behind a prefix of uniform length (Raffel et al., 2020, section 3.2.1)."""
 
     config: PrefixLMConfig
-    length: int
-    pad_id: int
 
-    head = "causal_lm"
-    wrap = "documents"
-    lookahead = 1
-    generative = True
-
-    @classmethod
-    def from_tokenizer(cls, config: PrefixLMConfig, tokenizer: Tokenizer, length: int) -> PrefixLM:
-        return cls(config, length, tokenizer.pad_id or 0)
+    Config = PrefixLMConfig
 
     @property
-    def metric_names(self) -> tuple[str, ...]:
-        return tuple(name for name in METRICS if name != "bits_per_byte")  # the prefix is not predicted
+    def fields(self) -> tuple[Field, ...]:
+        return (*NEXT_TOKEN_FIELDS, Field("prefix", "token"))
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return PREDICTED_TOKENS  # the prefix is not predicted, hence no bits per byte
+
+    @property
+    def generation(self) -> Generation:
+        return super().generation._replace(prefix=True)
 
     def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """tokens, segment_ids, positions, labels int32 [T], prefix int32 [T] (1 inside), weights float32 [T].
@@ -67,9 +65,11 @@ class PrefixLM(PretrainingTask):
             column += inputs
         return arrays | {"prefix": prefix}
 
-    def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
+    def show(self, batch: Batch) -> list[str]:
         asked = {}
         for number in range(1, int(batch["segment_ids"][0].max(initial=0)) + 1):
             inside = batch["segment_ids"][0] == number
-            asked[number] = f"what follows {tokenizer.decode(batch['tokens'][0][inside & (batch['prefix'][0] > 0)])!r}"
-        return show_segments(batch, tokenizer, asked)
+            asked[number] = (
+                f"what follows {self.tokenizer.decode(batch['tokens'][0][inside & (batch['prefix'][0] > 0)])!r}"
+            )
+        return show_segments(batch, self.tokenizer, asked)

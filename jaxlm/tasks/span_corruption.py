@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field as FieldInfo
 
 from jaxlm.data.corpus.masking import corrupt_spans, corrupted_lengths
 from jaxlm.data.corpus.row_plan import Cost, Segment
 from jaxlm.data.examples.shapes import round_up
 from jaxlm.errors import UserError
-from jaxlm.tasks.language_model import METRICS, LanguageModelConfig, PretrainingTask, concat_segments, show_segments
-from jaxlm.tokenizer.tokenizer import Tokenizer
+from jaxlm.fields import Batch, Field
+from jaxlm.tasks.base import Context, Metric, Sources
+from jaxlm.tasks.language_model import (
+    PREDICTED_TOKENS,
+    LanguageModel,
+    LanguageModelConfig,
+    concat_segments,
+    show_segments,
+)
 from jaxlm.tokenizer.vocabulary import sentinels
 
 
@@ -24,32 +31,35 @@ class SpanCorruptionConfig(LanguageModelConfig):
 
     kind: Literal["span_corruption"] = "span_corruption"
     """Maximum likelihood of the spans that were taken out."""
-    noise_density: float = Field(default=0.15, gt=0, lt=1)
+    noise_density: float = FieldInfo(default=0.15, gt=0, lt=1)
     """Share of the tokens that is taken out."""
-    mean_span: float = Field(default=3.0, ge=1)
+    mean_span: float = FieldInfo(default=3.0, ge=1)
     """Mean length of a span in tokens."""
 
 
-@dataclass(frozen=True)
-class SpanCorruption(PretrainingTask):
+@dataclass(frozen=True, eq=False)
+class SpanCorruption(LanguageModel):
     """T5's pretraining (Raffel et al., 2020): the encoder reads `length` columns, the decoder as many as one whole
     segment's target needs."""
 
     config: SpanCorruptionConfig
-    length: int
-    pad_id: int
     eos_id: int
     sentinels: np.ndarray
 
+    Config = SpanCorruptionConfig
     head = "seq2seq_lm"
     wrap = "none"
     lookahead = 0
 
     @classmethod
-    def from_tokenizer(cls, config: SpanCorruptionConfig, tokenizer: Tokenizer, length: int) -> SpanCorruption:
+    def create(cls, config: SpanCorruptionConfig, context: Context, sources: Sources | None) -> SpanCorruption:
+        """Raises:
+        UserError: the tokenizer has no end-of-text token, or fewer sentinels than a row has spans.
+        """
+        tokenizer, length = context.tokenizer, context.data.max_length
         if tokenizer.eos_id is None:
             raise UserError("task.kind=span_corruption: the tokenizer has no eos token; expected one of T5's kind")
-        task = cls(config, length, tokenizer.pad_id or 0, tokenizer.eos_id, sentinels(tokenizer))
+        task = cls(config, context, tokenizer.eos_id, sentinels(tokenizer))
         _, target = corrupted_lengths(task.longest, density=config.noise_density, mean_span=config.mean_span)
         noise = round(task.longest * config.noise_density)
         if target - noise - 1 > len(task.sentinels):
@@ -58,6 +68,11 @@ class SpanCorruption(PretrainingTask):
                 f"{len(task.sentinels)} sentinels; lower it, or raise task.mean_span"
             )
         return task
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        labels, weights = Field("labels", "token", stream="decoder_"), Field("weights", "token", np.float32)
+        return labels, replace(weights, stream="decoder_")
 
     @cached_property
     def longest(self) -> int:
@@ -89,8 +104,8 @@ class SpanCorruption(PretrainingTask):
         return {"task.noise_density": self.config.noise_density, "task.mean_span": self.config.mean_span}
 
     @property
-    def metric_names(self) -> tuple[str, ...]:
-        return tuple(name for name in METRICS if name != "bits_per_byte")
+    def metrics(self) -> tuple[Metric, ...]:
+        return PREDICTED_TOKENS
 
     def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """tokens, segment_ids, positions int32 [T]; decoder_tokens, decoder_segment_ids, decoder_positions and labels
@@ -114,12 +129,12 @@ class SpanCorruption(PretrainingTask):
         weights = (decoder["decoder_segment_ids"] > 0).astype(np.float32)
         return {**encoder, **decoder, "labels": labels, "weights": weights}
 
-    def show(self, batch: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
+    def show(self, batch: Batch) -> list[str]:
         asked = {}
         for number in range(1, int(batch["segment_ids"][0].max(initial=0)) + 1):
             inside = batch["decoder_segment_ids"][0] == number
-            asked[number] = repr(tokenizer.decode(batch["labels"][0][inside], skip_special_tokens=False))
-        return show_segments(batch, tokenizer, asked)
+            asked[number] = repr(self.tokenizer.decode(batch["labels"][0][inside], skip_special_tokens=False))
+        return show_segments(batch, self.tokenizer, asked)
 
     def _lengths(self, length: int) -> tuple[int, int]:
         if length == 0:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxlm.hf.checkpoint import export_model
-from jaxlm.metrics.classification import higher_is_better
 from jaxlm.parallel import processes
 from jaxlm.report.report import write_report
-from jaxlm.report.sections import ReportSection, write_analysis
-from jaxlm.run.run_dir import ANALYSIS, SUMMARY
+from jaxlm.report.sections import write_analysis
+from jaxlm.run.run_dir import ANALYSIS, PREDICTIONS, SUMMARY
 from jaxlm.setup.setup import Setup
-from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
-from jaxlm.tasks.classification import Classification, Examples
-from jaxlm.tasks.classification_report import Answer, classification_sections
+from jaxlm.tasks.base import Answer, Task
 from jaxlm.training.progress import Progress
 from jaxlm.training.run import Run
 from jaxlm.training.state import TrainState
@@ -46,23 +42,22 @@ def finish_run(
     """
     setup, steps, steps_per_epoch = run.plan.setup, progress.step, run.plan.loader.steps_per_epoch
     directory, metric = run.directory, run.metric
-    task = setup.task
-    scores: dict[str, dict[str, float]] = {}
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for name in ("validation", "test"):
-        if name not in setup.splits:
-            continue
-        scores[name], predictions = run.evaluate(state, name)
-        run.tracker.evaluation(steps, name if name == "test" else "validation (best)", scores[name])
-        if predictions is not None and processes.is_first():
-            rows[name] = predictions()
-            directory.write_text(f"predictions/{name}.jsonl", to_jsonl(rows[name]))
-    scored = next((name for name in ("test", "validation") if name in scores), None)
+    task, datasets = setup.task, setup.datasets
+    evaluations = {split: run.evaluate(state, split) for split in ("validation", "test") if split in datasets}
+    if "validation" in evaluations:
+        task = task.tune(evaluations["validation"].answers)
+    scores = {
+        split: task.scores(evaluation.sums, evaluation.answers, datasets[split])
+        for split, evaluation in evaluations.items()
+    }
+    for split, evaluation in evaluations.items():
+        run.tracker.evaluation(steps, split if split == "test" else "validation (best)", scores[split])
+        if evaluation.answers and processes.is_first():
+            directory.write_text(f"{PREDICTIONS}/{split}.jsonl", to_jsonl(predictions(task, evaluation.answers)))
+    scored = next((split for split in ("test", "validation") if split in scores), None)
     baselines: dict[str, Any] = dict(reference_scores)
-    if getattr(setup.config.task, "baselines", False) and scored is not None and processes.is_first():
-        train, test = (_labelled_texts(task, setup.splits[name]) for name in ("train", scored))
-        baselines |= baseline_scores(task.problem, task.label_names, train, test, setup.config.seed)
-    names = dict.fromkeys([task.primary_metric, *(name for name in task.metric_names if "/" not in name)])
+    if scored is not None and processes.is_first():
+        baselines |= task.baselines(datasets["train"], datasets[scored])
     summary = {
         "name": setup.config.name,
         "status": "finished",
@@ -70,21 +65,14 @@ def finish_run(
         "steps": steps,
         "epochs": round(steps / steps_per_epoch, 3) if steps_per_epoch else None,
         "best_step": progress.best.step if metric is not None else None,
-        "metric": metric,
-        "metrics": [
-            {
-                "name": name,
-                "higher_is_better": higher_is_better(name),
-                "headline": name == task.primary_metric or not name.startswith(("precision_", "recall_", "f1_micro")),
-            }
-            for name in names
-        ],
+        "metric": None if metric is None else metric.name,
+        "metrics": [metric._asdict() for metric in task.metrics if "/" not in metric.name],
         "analysis_split": scored,
         "scores": scores,
         "baselines": baselines,
         **task.describe(),
-        "data": {name: split.describe() for name, split in setup.splits.items()},
-        "cleaned": setup.cleaned,
+        "data": {split: dataset.describe() for split, dataset in datasets.items()},
+        "cleaned": dict(setup.cleaned),
         "throughput": progress.meter.throughput(),
         "model": {
             "family": setup.model.family.name,
@@ -98,25 +86,11 @@ def finish_run(
     if processes.is_first():
         setup.tokenizer.save(directory.model)
         directory.write_json(SUMMARY, {**summary, "status": "reporting"})
-        found: list[ReportSection] = []
-        if isinstance(task, Classification) and scored is not None:
-            answers = _answers(setup.splits[scored], rows[scored])
-            found = classification_sections(task.problem, task.label_names, answers, task.text_columns)
-        write_analysis(directory.path / ANALYSIS, found)
+        answers = () if scored is None else evaluations[scored].answers
+        write_analysis(directory.path / ANALYSIS, task.report(answers))
         write_report(directory.path)
         directory.write_json(SUMMARY, summary)
     return summary
-
-
-def _answers(split: Examples, rows: Sequence[dict[str, Any]]) -> list[Answer]:
-    labels = {example.index: example.label for example in split.examples}
-    return [Answer(row, labels[i], row["prediction"]) for i, row in zip(sorted(labels), rows, strict=True)]
-
-
-def _labelled_texts(task: Classification, split: Examples) -> LabelledTexts:
-    labels = {example.index: int(example.label) for example in split.examples}
-    texts = [" ".join(str(split.table.rows[i][column]) for column in task.text_columns) for i in labels]
-    return LabelledTexts(texts, np.asarray(list(labels.values())))
 
 
 def environment(setup: Setup) -> dict[str, Any]:
@@ -138,5 +112,11 @@ def environment(setup: Setup) -> dict[str, Any]:
     }
 
 
-def to_jsonl(rows: Sequence[dict[str, Any]]) -> str:
+def predictions(task: Task, answers: Sequence[Answer]) -> Iterator[dict[str, Any]]:
+    """Yields each row with its prediction."""
+    for answer in answers:
+        yield {**answer.row, "prediction": task.prediction(answer.row, answer.kept)}
+
+
+def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from jaxlm.objectives import Batch, Loss
-
-Apply = Callable[[Any, Any, Batch, Any], Any]
-"""(params, frozen, batch, key) -> outputs; the key of dropout masks, None for none."""
+from jaxlm.objectives import Apply, Batch, Loss
 
 
 @runtime_checkable
@@ -67,11 +63,6 @@ def accumulated_gradients(apply: Apply, loss: Loss) -> Gradients:
         return jax.tree.map(lambda g: g / weight, grads), total / weight
 
     return gradients
-
-
-def without_frozen(apply: Callable[[Any, Batch, Any], Any]) -> Apply:
-    """Returns `apply`, a function of (params, batch, key), as one that takes frozen parameters and ignores them."""
-    return lambda params, frozen, batch, key: apply(params, batch, key)
 
 
 def _at_least_tiny(weight: jax.Array) -> jax.Array:

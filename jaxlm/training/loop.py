@@ -15,15 +15,15 @@ from jaxlm.config.loading import dump_config
 from jaxlm.config.schema import Config
 from jaxlm.errors import Interrupted
 from jaxlm.inference.samples import Sampler
-from jaxlm.metrics.classification import higher_is_better
+from jaxlm.inference.trained import make_evaluator
 from jaxlm.parallel import processes
 from jaxlm.run.interrupt import watch_signals
 from jaxlm.run.run_dir import CONFIG, SUMMARY, RunDir
 from jaxlm.run.tracking import Tracker
 from jaxlm.setup.setup import make_setup
+from jaxlm.tasks.base import Metric
 from jaxlm.training.checkpoint import Checkpointer
 from jaxlm.training.finish import finish_run
-from jaxlm.training.loaders import make_evaluator
 from jaxlm.training.plan import Plan, make_plan
 from jaxlm.training.progress import Progress
 from jaxlm.training.run import Run, best_state, select_metric, start
@@ -60,7 +60,7 @@ def run_training(
             state, progress, initialized = start(plan, checkpoints, metric)
             _announce(plan, progress.step)
             with _tracker(directory, plan, progress.step) as tracker:
-                evaluator, sampler = make_evaluator(setup), Sampler.of(setup)
+                evaluator, sampler = make_evaluator(setup), Sampler.from_setup(setup)
                 run = Run(plan, directory, checkpoints, evaluator, tracker, interrupt, metric, initialized, sampler)
                 state = best_state(run, loop(run, state, progress), progress)
                 return finish_run(run, state, progress, command, reference_scores or {})
@@ -107,7 +107,7 @@ def _evaluate(run: Run, state: TrainState, progress: Progress) -> tuple[dict[str
     scores = run.evaluate(state, "validation").scores
     run.tracker.evaluation(progress.step, "validation", scores)
     rule = run.plan.setup.config.train.early_stopping
-    best = progress.best.update(progress.step, scores.get(run.metric), rule)
+    best = progress.best.update(progress.step, scores.get(run.metric.name), rule)
     run.sample(state, progress.step)
     return scores, best
 
@@ -148,12 +148,12 @@ def _open(config: Config, held: ExitStack) -> dict[str, Any] | None:
     return directory.read_json(SUMMARY) if directory.finished else None
 
 
-def _checkpointer(directory: RunDir, config: Config, metric: str | None) -> Checkpointer:
+def _checkpointer(directory: RunDir, config: Config, metric: Metric | None) -> Checkpointer:
     return Checkpointer(
         directory.checkpoints,
         keep=config.checkpoint.keep,
-        metric=metric,
-        higher_is_better=metric is None or higher_is_better(metric),
+        metric=None if metric is None else metric.name,
+        higher_is_better=metric is None or metric.higher_is_better,
     )
 
 

@@ -8,15 +8,14 @@ from typing import Any
 import jax
 
 from jaxlm.errors import UserError
-from jaxlm.inference.evaluate_corpus import CorpusEvaluator
 from jaxlm.inference.evaluator import Evaluation, Evaluator
 from jaxlm.inference.samples import Sampler, save_samples
-from jaxlm.metrics.classification import higher_is_better
 from jaxlm.parallel import processes
 from jaxlm.run.interrupt import Interrupt
 from jaxlm.run.run_dir import RunDir
 from jaxlm.run.tracking import Tracker
 from jaxlm.setup.setup import Setup
+from jaxlm.tasks.base import Metric
 from jaxlm.training.checkpoint import Checkpointer
 from jaxlm.training.plan import Plan
 from jaxlm.training.progress import BestCheckpoint, Progress
@@ -30,10 +29,10 @@ class Run:
     plan: Plan
     directory: RunDir
     checkpoints: Checkpointer
-    evaluator: Evaluator | CorpusEvaluator
+    evaluator: Evaluator
     tracker: Tracker
     interrupt: Interrupt
-    metric: str | None
+    metric: Metric | None
     """Chooses the best checkpoint; None without a validation split."""
     initialized: tuple[str, ...]
     """Names of the parameters that were drawn at random although the run started from a checkpoint."""
@@ -42,7 +41,7 @@ class Run:
 
     def evaluate(self, state: TrainState, split: str) -> Evaluation:
         """Scores the parameters on a split."""
-        return self.evaluator.evaluate(state.params, self.plan.setup.splits[split])
+        return self.evaluator.evaluate(state.params, state.frozen, self.plan.setup.datasets[split])
 
     def sample(self, state: TrainState, step: int) -> None:
         """Lets a generative model write, into the log and the run directory."""
@@ -63,28 +62,30 @@ class Run:
         self.checkpoints.save(progress.step, saved_part(state), extra, scores, wait=wait)
 
 
-def select_metric(setup: Setup) -> str | None:
+def select_metric(setup: Setup) -> Metric | None:
     """Returns the metric that ranks checkpoints; None without a validation split.
 
     Raises:
       UserError: the config names a metric that the task lacks, or that nothing is evaluated for.
     """
     train, task = setup.config.train, setup.task
-    if "validation" not in setup.splits:
+    if "validation" not in setup.datasets:
         if train.early_stopping or train.metric:
             raise UserError("train.metric, train.early_stopping: expected data.validation to evaluate on")
         return None
-    metric = train.metric or task.primary_metric
-    if metric not in task.metric_names:
-        raise UserError(f"train.metric={metric}: expected one of {', '.join(task.metric_names)}")
-    return metric
+    by_name = {metric.name: metric for metric in task.metrics}
+    if train.metric is None:
+        return task.metrics[0]
+    if train.metric not in by_name:
+        raise UserError(f"train.metric={train.metric}: expected one of {', '.join(by_name)}")
+    return by_name[train.metric]
 
 
-def start(plan: Plan, checkpoints: Checkpointer, metric: str | None) -> tuple[TrainState, Progress, tuple[str, ...]]:
+def start(plan: Plan, checkpoints: Checkpointer, metric: Metric | None) -> tuple[TrainState, Progress, tuple[str, ...]]:
     """Returns state, progress and `Run.initialized` of the newest sound checkpoint, or before the first step."""
     if processes.broadcast_from_first(checkpoints.latest_step) is None:
         state, initialized = plan.init_state()
-        return state, Progress(BestCheckpoint(metric is None or higher_is_better(metric))), initialized
+        return state, Progress(BestCheckpoint(metric is None or metric.higher_is_better)), initialized
     state, extra = _restore(plan, checkpoints, plan.init_frozen())
     plan.loader.set_state(extra["data"])
     return state, Progress.from_json(extra["progress"], int(state.step)), tuple(extra["initialised"])

@@ -11,7 +11,7 @@ import yaml
 from helpers.finetuning_runs import read_jsonl, run
 
 from jaxlm.config.schema import Config
-from jaxlm.inference.evaluator import Evaluator
+from jaxlm.inference.trained import make_evaluator
 from jaxlm.setup.setup import make_setup
 
 
@@ -37,9 +37,8 @@ def test_packed_and_padded_logits_agree_on_every_validation_example(settings):
         params, _ = setup.init_params()
         # The head is new and its logits all but equal: weights of a trained one's size show a difference.
         params["head"]["out"] = jax.random.normal(jax.random.key(1), params["head"]["out"].shape) * 0.2
-        evaluator = Evaluator(setup.model, setup.task, config.data, setup.tokenizer.pad_id or 0)
-        split = setup.splits["validation"]
-        outputs[packing] = evaluator.outputs(params, split.examples, len(split.table.rows))
+        evaluation = make_evaluator(setup).evaluate(params, setup.frozen, setup.datasets["validation"])
+        outputs[packing] = np.stack([answer.kept for answer in evaluation.answers])
     assert outputs[True].shape == (872, 2)
     assert np.ptp(outputs[True][:, 0]) > 0.3
     np.testing.assert_allclose(outputs[True], outputs[False], atol=1e-5, rtol=0)

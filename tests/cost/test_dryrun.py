@@ -32,7 +32,7 @@ def test_report(tmp_path, capsys):
     parameters, state, temporaries, peak = (gib(shown, name) for name in MEMORY)
     assert peak >= state + temporaries and state >= parameters > 0
     assert re.search(r"mesh +ddp: data 8 \(auto: state of 0.0\d GiB per device within 50% of 16 GiB", shown)
-    row = re.search(r"  1  row \d+, (\d+) tokens, label (pos|neg): (\[CLS\] .* \[SEP\])", shown)
+    row = re.search(r"  1  example \d+, (\d+) tokens, label (pos|neg): (\[CLS\] .* \[SEP\])", shown)
     assert row and not (tmp_path / "runs").exists()
 
 

@@ -15,11 +15,13 @@ from jaxlm.cost.hlo import Collective, collectives
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten, override
 from jaxlm.nn.layers import ComputeConfig
+from jaxlm.objectives import without_frozen
 from jaxlm.objectives.classification import multiclass_loss
 from jaxlm.objectives.language_model import language_model_loss
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
-from jaxlm.training.gradients import accumulated_gradients, without_frozen
+from jaxlm.tasks.language_model import NEXT_TOKEN_FIELDS
+from jaxlm.training.gradients import accumulated_gradients
 from jaxlm.training.state import TrainState, abstract_state, state_shardings
 from jaxlm.training.step import make_train_step
 
@@ -114,7 +116,9 @@ def step_of(family: str, mesh: str | None, chunk: int | None = None) -> Step:
         state, placed = TrainState(np.int32(0), params, optimizer.init(params), key), batch
     else:
         shardings = state_shardings(model.shapes, optimizer, rules)
-        placed = jax.device_put(batch, batch_shardings(batch, rules, leading=1))
+        placed = jax.device_put(
+            batch, batch_shardings(batch, rules, () if family == "bert" else NEXT_TOKEN_FIELDS, leading=1)
+        )
         abstract = abstract_state(model.shapes, optimizer, key, rules)
         compiled = jax.jit(step, out_shardings=(shardings, None)).lower(abstract, placed).compile()
         state = jax.device_put(TrainState(np.int32(0), params, optimizer.init(params), key), shardings)

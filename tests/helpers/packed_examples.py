@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
-from jaxlm.data.examples.example import Example
+from jaxlm.data.examples.dataset import RowDataset
+from jaxlm.data.examples.example import Example, Examples
+from jaxlm.data.sources.table import Table
+from jaxlm.fields import Field
 
 ROW = 48
 
@@ -33,14 +37,34 @@ def make_examples(lengths, *, label=lambda i: np.asarray(i, np.int32)) -> list[E
     """Examples whose every token tells which example and column it is; token 0 occurs too, as padding does."""
     return [
         Example(
-            ids=(np.arange(n) + 1000 * i).astype(np.int32),
-            type_ids=(np.arange(n) >= n // 2).astype(np.int32),
-            label=label(i),
-            index=7 * i,
+            {
+                "tokens": (np.arange(n) + 1000 * i).astype(np.int32),
+                "token_types": (np.arange(n) >= n // 2).astype(np.int32),
+                "slot_positions": np.asarray(0, np.int32),
+                "labels": label(i),
+            },
+            row=i,
             weight=1.0 + i,
         )
         for i, n in enumerate(lengths)
     ]
+
+
+def fields_of(examples: Sequence[Example]) -> tuple[Field, ...]:
+    """The fields of `make_examples`."""
+    label = examples[0].arrays["labels"] if examples else np.zeros((), np.int32)
+    return (
+        Field("token_types", "token"),
+        Field("slot_positions", "position"),
+        Field("labels", "slot", label.dtype, label.shape),
+    )
+
+
+def dataset_of(examples: Sequence[Example]) -> RowDataset:
+    """A split of which each example is a row."""
+    rows = tuple({} for _ in examples)
+    table = Table("rows", (), rows, tuple(range(1, len(rows) + 1)))
+    return RowDataset(Examples(table, examples, [None] * len(rows), {}), fields_of(examples))
 
 
 def unpack(batch) -> list[dict]:
@@ -59,9 +83,9 @@ def unpack(batch) -> list[dict]:
         np.testing.assert_array_equal(batch["positions"][row, columns], np.arange(len(columns)))
         found.append(
             {
-                "ids": batch["tokens"][row, columns],
-                "type_ids": batch["token_types"][row, columns],
-                "label": batch["labels"][row, slot],
+                "tokens": batch["tokens"][row, columns],
+                "token_types": batch["token_types"][row, columns],
+                "labels": batch["labels"][row, slot],
                 "index": int(batch["examples"][row, slot]),
                 "weight": float(batch["weights"][row, slot]),
             }
@@ -71,11 +95,9 @@ def unpack(batch) -> list[dict]:
 
 def assert_same(found: list[dict], examples: list[Example]) -> None:
     """`found` holds exactly `examples`, in any order, bit for bit."""
-    assert Counter(f["index"] for f in found) == Counter(e.index for e in examples)
-    by_index = {e.index: e for e in examples}
+    assert Counter(f["index"] for f in found) == Counter(range(len(examples)))
     for f in found:
-        expected = by_index[f["index"]]
-        np.testing.assert_array_equal(f["ids"], expected.ids)
-        np.testing.assert_array_equal(f["type_ids"], expected.type_ids)
-        np.testing.assert_array_equal(f["label"], expected.label)
+        expected = examples[f["index"]]
+        for name in ("tokens", "token_types", "labels"):
+            np.testing.assert_array_equal(f[name], expected.arrays[name])
         assert f["weight"] == expected.weight

@@ -19,11 +19,13 @@ import optax
 from jax.experimental import topologies
 
 from jaxlm.cost.hlo import collectives, kernels
+from jaxlm.fields import Field
 from jaxlm.inference.evaluator import make_eval_step
-from jaxlm.inference.generate import Sampling, _generate_batch
+from jaxlm.inference.generate import generate_batch
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import override
 from jaxlm.nn.layers import ComputeConfig
+from jaxlm.objectives import without_frozen
 from jaxlm.objectives.classification import multiclass_loss
 from jaxlm.objectives.language_model import (
     language_model_loss,
@@ -33,7 +35,8 @@ from jaxlm.objectives.language_model import (
 )
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
-from jaxlm.training.gradients import accumulated_gradients, without_frozen
+from jaxlm.tasks.base import Generation, Outputs
+from jaxlm.training.gradients import accumulated_gradients
 from jaxlm.training.state import abstract_state, bytes_on_device, state_shardings
 from jaxlm.training.step import make_train_step
 
@@ -73,10 +76,21 @@ def build(family: str, task: str, rules: Rules) -> Model:
 def objective(task: str) -> tuple[Any, Any]:
     """The task's loss, and what its evaluation measures."""
     if task == "classification":
-        return multiclass_loss(), None
+        return multiclass_loss(), lambda outputs, batch: Outputs(slots={"logits": outputs})
     if task == "replaced_tokens":
-        return replaced_tokens_loss(discriminator_weight=50.0, mask_rate=0.15), measure_replaced_tokens
-    return language_model_loss(), measure_language_model
+        return replaced_tokens_loss(discriminator_weight=50.0, mask_rate=0.15), _sums(measure_replaced_tokens)
+    return language_model_loss(), _sums(measure_language_model)
+
+
+def _sums(measure: Any) -> Any:
+    return lambda outputs, batch: Outputs(measure(outputs, batch))
+
+
+def fields_of(task: str) -> tuple[Field, ...]:
+    """The arrays with a value for each token, of those in `batch` that streams do not have."""
+    names = {"prefix_lm": ("labels", "weights", "prefix"), "replaced_tokens": ("original_tokens",)}
+    names |= dict.fromkeys(("classification", "masked_lm"), ())
+    return tuple(Field(name, "token") for name in (*names.get(task, ("labels", "weights")), "token_types"))
 
 
 def batch(model: Model, task: str, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -109,19 +123,19 @@ def lower(model: Model, task: str, step: str) -> Any:
         tokens, lengths = jax.ShapeDtypeStruct((rows, length), jnp.int32), jax.ShapeDtypeStruct((rows,), jnp.int32)
         shapes = [tokens, lengths, lengths]
         arrays = placed(shapes, [rules.sharding(("batch", "length")[: len(s.shape)], s.shape) for s in shapes])
-        settings = {"sampling": Sampling(0.0), "ends": (2,), "pad_id": 0, "prefix": task == "prefix_lm", "room": ROOM}
-        return _generate_batch.lower(params, *arrays, np.int32(ROOM), key, model=model, **settings)
+        settings = Generation(max_new_tokens=ROOM, eos_ids=(2,), prefix=task == "prefix_lm")
+        return generate_batch.lower(params, *arrays, np.int32(ROOM), key, model=model, settings=settings, pad_id=0)
     loss, measure = objective(task)
     arrays = batch(model, task, rows, length)
     if step == "eval":
-        eval_step = jax.jit(make_eval_step(model.apply, measure))
-        return eval_step.lower(params, placed(arrays, batch_shardings(arrays, rules)))
+        eval_step = jax.jit(make_eval_step(lambda params, frozen, *rest: model.apply(params, *rest), measure))
+        return eval_step.lower(params, {}, placed(arrays, batch_shardings(arrays, rules, fields_of(task))))
     optimizer, schedule = optax.adamw(1e-4), optax.constant_schedule(1e-4)
     micro = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in arrays.items()}
     train_step = make_train_step(accumulated_gradients(without_frozen(model.apply), loss), optimizer, schedule)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(state_shardings(params, optimizer, rules), None))
     state = abstract_state(params, optimizer, key, rules)
-    return jitted.lower(state, placed(micro, batch_shardings(micro, rules, leading=1)))
+    return jitted.lower(state, placed(micro, batch_shardings(micro, rules, fields_of(task), leading=1)))
 
 
 def report(case: dict[str, str], devices: Any) -> dict[str, Any]:

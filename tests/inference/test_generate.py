@@ -11,11 +11,13 @@ import pytest
 from helpers.tiny_models import FAST, tiny, token_logits, weights
 
 from jaxlm.errors import UserError
-from jaxlm.inference.generate import Sampling, _generate_batch, generate, sample_token
+from jaxlm.inference import generate as generation
+from jaxlm.inference.generate import generate_batch, sample_token
 from jaxlm.models import FAMILIES, Model
 from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
+from jaxlm.tasks.base import Generation
 
 WRITERS = ("gpt2", "mistral")
 PROMPTS = [[5], [7, 9, 30, 11, 8], [20, 21, 22], [3, 60, 40, 41, 50, 51, 52, 10]]
@@ -25,6 +27,15 @@ PROMPTS = [[5], [7, 9, 30, 11, 8], [20, 21, 22], [3, 60, 40, 41, 50, 51, 52, 10]
 def causal(family: str, compute: ComputeConfig | None = None) -> Model:
     model = tiny(family)
     return Model(model.family, model.config, "causal_lm", 0, compute or ComputeConfig())
+
+
+def generate(model: Model, params, prompts, *, eos_id=(), pad_id: int = 0, batch_size: int = 32, **settings):
+    """Continuations with the settings by name, sampled at temperature 1."""
+    ends = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
+    wanted = Generation(**({"temperature": 1.0, "eos_ids": ends} | settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "BATCH_SIZE", batch_size)
+        return generation.generate(model, params, prompts, wanted, pad_id=pad_id)
 
 
 def next_logits(model: Model, params, text: list[int], prefix: int = 0) -> np.ndarray:
@@ -105,10 +116,12 @@ def test_samples_follow_their_distribution(settings, kept):
     probs = weight / weight.sum()
     keys = jax.random.split(jax.random.key(0), 4000)
     logits = jnp.tile(jnp.asarray(LOGITS, jnp.float32)[None], (4000, 1))
-    drawn = np.asarray(jax.jit(sample_token, static_argnums=2)(logits, keys, Sampling(**settings)))
+    drawn = np.asarray(
+        jax.jit(sample_token, static_argnums=2)(logits, keys, Generation(**({"temperature": 1.0} | settings)))
+    )
     assert drawn.dtype == np.int32
     assert chi_squared(drawn, probs) < 29.9  # 7 degrees of freedom at most: p = 1e-4
-    cold = sample_token(logits[:1], keys[:1], Sampling(0.0, settings.get("top_k"), settings.get("top_p")))
+    cold = sample_token(logits[:1], keys[:1], Generation(top_k=settings.get("top_k"), top_p=settings.get("top_p")))
     assert cold.tolist() == [3]
 
 
@@ -147,12 +160,12 @@ def test_lengths_and_rows_are_rounded_so_that_few_shapes_compile():
     model = causal("gpt2")
     params = weights(model)
     generate(model, params, PROMPTS, max_new_tokens=7, temperature=0)
-    before = _generate_batch._cache_size()
+    before = generate_batch._cache_size()
     for prompts, num in ((PROMPTS[:3], 16), (PROMPTS, 1), ([[1] * 9, [2], [3]], 12)):
         assert [len(text) for text in generate(model, params, prompts, max_new_tokens=num, temperature=0)] == (
             [num] * len(prompts)
         )
-    assert _generate_batch._cache_size() == before
+    assert generate_batch._cache_size() == before
 
 
 @pytest.mark.parametrize(

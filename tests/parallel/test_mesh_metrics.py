@@ -20,12 +20,12 @@ from helpers.tiny_models import weights
 
 from jaxlm.config.loading import load_config
 from jaxlm.errors import UserError
-from jaxlm.inference import evaluate_corpus, evaluator
+from jaxlm.inference import evaluator
+from jaxlm.inference.trained import make_evaluator
 from jaxlm.parallel.placement import shard_batch
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.tokenizer.families import FAMILIES
-from jaxlm.training.loaders import make_evaluator
 
 REAL = {"loss", "perplexity", "bits_per_byte", "generator_loss", "discriminator_loss", "pearson", "mse", "mae", "r2"}
 LABELS = {"binary": "label", "multiclass": "kind", "multilabel": "tags", "regression": "score"}
@@ -73,15 +73,14 @@ def scores_on(rules: Rules, setup: Setup, params: Any) -> dict[str, float]:
         params = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
     seen: list[Any] = []
 
-    def record(batch: Any, rules: Rules) -> Any:
+    def record(batch: Any, rules: Rules, fields: Any) -> Any:
         seen.append(batch)
-        return shard_batch(batch, rules)
+        return shard_batch(batch, rules, fields)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (evaluator, evaluate_corpus):
-            patch.setattr(module, "to_device", record)
+        patch.setattr(evaluator, "shard_batch", record)
         made = make_evaluator(replace(setup, model=model))
-        scores = made.evaluate(params, setup.splits["validation"]).scores
+        scores = made.evaluate(params, setup.frozen, setup.datasets["validation"]).scores
     filled = [batch["weights"].any(1) for batch in seen]
     assert len(filled) > 1 and filled[0].all() and not filled[-1].all()
     return scores
@@ -131,4 +130,4 @@ def test_a_row_that_context_does_not_divide_is_refused(tmp_path):
     setup = make_setup(load_config(write_pretraining(tmp_path, "causal_lm", data={"max_length": 36}, mesh=mesh)))
     params, _ = setup.init_params()
     with pytest.raises(UserError, match=r"mesh.context=8: rows of 36 columns .* make data.row_length .* a multiple"):
-        make_evaluator(setup).evaluate(params, setup.splits["validation"])
+        make_evaluator(setup).evaluate(params, setup.frozen, setup.datasets["validation"])

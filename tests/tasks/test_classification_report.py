@@ -9,13 +9,13 @@ import pytest
 from helpers.html_pages import page_of
 
 from jaxlm.report.sections import read_analysis, write_analysis
-from jaxlm.tasks.classification_report import Answer, calibration, classification_sections
+from jaxlm.tasks.classification_report import PredictedRow, calibration, classification_sections
 
 
-def answer(text: str, gold: int | None, **scores: float) -> Answer:
+def answer(text: str, gold: int | None, **scores: float) -> PredictedRow:
     likeliest = max(scores, key=lambda name: scores[name])
     label = None if gold is None else np.asarray(gold, np.int32)
-    return Answer({"sentence": text, "n": 1}, label, {"label": likeliest, "scores": scores})
+    return PredictedRow({"sentence": text, "n": 1}, label, {"label": likeliest, "scores": scores})
 
 
 def sections_of(problem, names, answers):
@@ -80,9 +80,9 @@ def test_multiclass_by_hand():
 
 def test_multilabel_by_hand():
     answers = [
-        Answer({"sentence": "x"}, np.float32([1, 1]), {"labels": ["a"], "scores": {"a": 0.9, "b": 0.2}}),
-        Answer({"sentence": "y"}, np.float32([0, 0]), {"labels": [], "scores": {"a": 0.1, "b": 0.4}}),
-        Answer({"sentence": "z"}, np.float32([0, 1]), {"labels": ["a", "b"], "scores": {"a": 0.9, "b": 0.6}}),
+        PredictedRow({"sentence": "x"}, np.float32([1, 1]), {"labels": ["a"], "scores": {"a": 0.9, "b": 0.2}}),
+        PredictedRow({"sentence": "y"}, np.float32([0, 0]), {"labels": [], "scores": {"a": 0.1, "b": 0.4}}),
+        PredictedRow({"sentence": "z"}, np.float32([0, 1]), {"labels": ["a", "b"], "scores": {"a": 0.9, "b": 0.6}}),
     ]
     found = sections_of("multilabel", ("a", "b"), answers)
     assert list(found) == ["Scores by label", "Worst errors"]
@@ -94,7 +94,9 @@ def test_multilabel_by_hand():
 
 
 def test_regression_by_hand():
-    answers = [Answer({"sentence": f"t{i}"}, np.float32(i), {"score": i + (2.5 if i == 3 else 0.0)}) for i in range(5)]
+    answers = [
+        PredictedRow({"sentence": f"t{i}"}, np.float32(i), {"score": i + (2.5 if i == 3 else 0.0)}) for i in range(5)
+    ]
     found = sections_of("regression", ("label",), answers)
     assert list(found) == ["Predicted against gold", "Worst errors"]
     (series,) = found["Predicted against gold"].content["series"]
@@ -134,11 +136,11 @@ def test_the_analysis_of_a_large_split_is_small(tmp_path, problem):
     row, scores = {"sentence": "word " * 1000}, dict.fromkeys(names, 0.5)
     gold = rng.integers(0, num_labels, count)
     if problem == "multiclass":
-        answers = [Answer(row, g, {"label": names[0], "scores": scores}) for g in gold]
+        answers = [PredictedRow(row, g, {"label": names[0], "scores": scores}) for g in gold]
     elif problem == "multilabel":
-        answers = [Answer(row, np.ones(num_labels), {"labels": names[:200], "scores": scores}) for _ in gold]
+        answers = [PredictedRow(row, np.ones(num_labels), {"labels": names[:200], "scores": scores}) for _ in gold]
     else:
-        answers = [Answer(row, float(g), {"score": 0.0}) for g in gold]
+        answers = [PredictedRow(row, float(g), {"score": 0.0}) for g in gold]
     path = tmp_path / "analysis.json"
     write_analysis(path, classification_sections(problem, names, answers, ["sentence"]))
     assert path.stat().st_size < 100_000

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.corpora import byte_tokenizer
 
-from jaxlm.data.corpus.corpus import Corpus
+from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.errors import UserError
 from jaxlm.nn.heads import FactoredLogits
 from jaxlm.objectives.language_model import measure_replaced_tokens, replaced_tokens_loss
-from jaxlm.tasks import PRETRAINING
+from jaxlm.tasks.base import Context, Task
 from jaxlm.tasks.causal_lm import CausalLM, CausalLMConfig
 from jaxlm.tasks.language_model import token_metrics
 from jaxlm.tasks.masked_lm import MaskedLM, MaskedLMConfig
@@ -48,8 +49,18 @@ def t5(shared_data) -> Tokenizer:
     return load_tokenizer(shared_data / "tokenizers" / "t5-base")
 
 
+def task_of(kind: type[Task], config: object, tokenizer: Tokenizer, length: int):
+    return kind.create(config, Context(DataConfig(max_length=length), tokenizer), None)
+
+
+def padded_with(pad_id: int) -> Tokenizer:
+    tokenizer = byte_tokenizer()
+    tokenizer.pad_id = pad_id
+    return tokenizer
+
+
 def test_causal_row_by_hand():
-    task = CausalLM(CausalLMConfig(), 8, pad_id=9)
+    task = task_of(CausalLM, CausalLMConfig(), padded_with(9), 8)
     row = task.row(segments([1, 2, 3, 4], [5, 6, 7]), generator())
     assert {key: value.tolist() for key, value in row.items()} == {
         "tokens": [1, 2, 3, 5, 6, 9, 9, 9],
@@ -64,7 +75,7 @@ def test_causal_row_by_hand():
 
 
 def test_prefix_row_asks_for_what_follows_the_prefix():
-    task = PrefixLM(PrefixLMConfig(), 8, pad_id=0)
+    task = task_of(PrefixLM, PrefixLMConfig(), padded_with(0), 8)
     sizes = []
     for seed in range(400):
         row = task.row(segments([1, 2, 3, 4, 5], [6, 7]), generator(seed))
@@ -80,7 +91,7 @@ def test_prefix_row_asks_for_what_follows_the_prefix():
 
 
 def test_masked_row(wordpiece):
-    task = MaskedLM.from_tokenizer(MaskedLMConfig(mask_rate=0.25), wordpiece, 16)
+    task = task_of(MaskedLM, MaskedLMConfig(mask_rate=0.25), wordpiece, 16)
     ordinary = [i for i in range(wordpiece.vocab_size) if i not in wordpiece.special_ids]
     first, second = ordinary[3:8], ordinary[10:13]
     row = task.row(segments(first, second), generator(3))
@@ -99,7 +110,7 @@ def test_masked_row(wordpiece):
 
 
 def test_masks_follow_the_generator_alone(wordpiece):
-    task = MaskedLM.from_tokenizer(MaskedLMConfig(), wordpiece, 64)
+    task = task_of(MaskedLM, MaskedLMConfig(), wordpiece, 64)
     text = segments([i for i in range(wordpiece.vocab_size) if i not in wordpiece.special_ids][:50])
     first, again, other = (task.row(text, generator(seed)) for seed in (1, 1, 2))
     for key in first:
@@ -108,7 +119,7 @@ def test_masks_follow_the_generator_alone(wordpiece):
 
 
 def test_replaced_tokens_masks_without_random_tokens(wordpiece):
-    task = ReplacedTokens.from_tokenizer(ReplacedTokensConfig(mask_rate=0.5), wordpiece, 64)
+    task = task_of(ReplacedTokens, ReplacedTokensConfig(mask_rate=0.5), wordpiece, 64)
     ordinary = [i for i in range(wordpiece.vocab_size) if i not in wordpiece.special_ids][:50]
     masked = kept = 0
     for seed in range(200):
@@ -123,7 +134,7 @@ def test_replaced_tokens_masks_without_random_tokens(wordpiece):
 
 
 def test_span_rows_fill_encoder_and_decoder(t5):
-    task = SpanCorruption.from_tokenizer(SpanCorruptionConfig(), t5, 512)
+    task = task_of(SpanCorruption, SpanCorruptionConfig(), t5, 512)
     assert task.longest == 568 and task.target_length == 120  # 114 in T5's own computation, to a multiple of 8
     row = task.row(segments(list(range(100, 668))), generator())
     assert row["tokens"].shape == (512,) and row["labels"].shape == (120,)
@@ -148,14 +159,14 @@ def test_span_rows_fill_encoder_and_decoder(t5):
 
 def test_span_corruption_counts_its_sentinels(t5):
     with pytest.raises(UserError, match="a row has up to .* spans, the tokenizer 100 sentinels"):
-        SpanCorruption.from_tokenizer(SpanCorruptionConfig(mean_span=1.0), t5, 2048)
+        task_of(SpanCorruption, SpanCorruptionConfig(mean_span=1.0), t5, 2048)
 
 
 def test_tokenizers_without_the_tokens_are_refused(wordpiece, t5):
     with pytest.raises(UserError, match="no <extra_id_0>"):
-        PRETRAINING["span_corruption"].from_tokenizer(SpanCorruptionConfig(), _with_eos(wordpiece), 64)
+        task_of(SpanCorruption, SpanCorruptionConfig(), _with_eos(wordpiece), 64)
     with pytest.raises(UserError, match="task.kind=masked_lm: the tokenizer has no mask token"):
-        PRETRAINING["masked_lm"].from_tokenizer(MaskedLMConfig(), t5, 64)
+        task_of(MaskedLM, MaskedLMConfig(), t5, 64)
 
 
 def _with_eos(tokenizer: Tokenizer) -> Tokenizer:
@@ -210,12 +221,11 @@ def test_replaced_tokens_loss_by_hand():
     assert float(total) == pytest.approx(2 * math.log(2) + 50 * 0.5 * discriminator, rel=1e-6)
 
 
-def test_replaced_tokens_metrics_by_hand():
+def test_replaced_tokens_metrics_by_hand(wordpiece):
     outputs, batch = replaced_case()
-    task = ReplacedTokens.__new__(ReplacedTokens)
-    object.__setattr__(task, "config", ReplacedTokensConfig())
     sums = {k: float(v) for k, v in measure_replaced_tokens(outputs, batch).items()}
-    scores = task.metrics(sums, [])
+    task = task_of(ReplacedTokens, ReplacedTokensConfig(), wordpiece, 8)
+    scores = task.scores(sums, (), task.empty_dataset())
     discriminator = (math.log(4 / 3) + 2 * math.log(4)) / 3
     assert scores == pytest.approx(
         {
@@ -232,7 +242,7 @@ def test_replaced_tokens_metrics_by_hand():
 
 
 def test_bits_per_byte_by_hand():
-    tokens, offsets = np.zeros(200, np.uint16), np.asarray([0, 200])
-    corpus = Corpus("text", tokens, offsets, np.zeros(1, np.uint64), num_bytes=800, fingerprint="")
-    scores = token_metrics({"nll": 150 * math.log(2), "tokens": 150.0, "correct": 30.0}, [corpus])
-    assert scores == pytest.approx({"loss": math.log(2), "perplexity": 2.0, "accuracy": 0.2, "bits_per_byte": 0.25})
+    sums = {"nll": 150 * math.log(2), "tokens": 150.0, "correct": 30.0}
+    scores = {"loss": math.log(2), "perplexity": 2.0, "accuracy": 0.2}
+    assert token_metrics(sums, {"tokens": 200, "bytes": 800}) == pytest.approx({**scores, "bits_per_byte": 0.25})
+    assert token_metrics(sums, {}) == pytest.approx(scores)

@@ -10,10 +10,11 @@ import pytest
 from helpers.saved_states import checkpointer, tree_digest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxlm.objectives import without_frozen
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
 from jaxlm.training import manifest
-from jaxlm.training.gradients import accumulated_gradients, without_frozen
+from jaxlm.training.gradients import accumulated_gradients
 from jaxlm.training.state import TrainState, abstract_state, init_state, saved_part, state_shardings
 from jaxlm.training.step import make_train_step
 

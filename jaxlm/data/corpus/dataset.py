@@ -1,36 +1,70 @@
-"""Corpora for pretraining: a tokenizer, the tokenised documents of each split, and their division into rows."""
+"""`CorpusDataset`: a split of tokenized documents, cut into rows, for training and for evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from jaxlm.config.schema import Config
-from jaxlm.data.config import SourceConfig
-from jaxlm.data.corpus.cache import open_corpora
-from jaxlm.data.corpus.corpus import Corpus
+import numpy as np
+
+from jaxlm.data.config import DataConfig
+from jaxlm.data.corpus.cache import Wrap, open_corpora
 from jaxlm.data.corpus.documents import Documents
-from jaxlm.data.corpus.row_plan import RowPlan, plan_corpus
+from jaxlm.data.corpus.loader import CorpusLoader, corpus_eval_batches
+from jaxlm.data.corpus.row_plan import Cost, RowPlan, Segment, plan_corpus
+from jaxlm.data.dataset import BatchLayout
+from jaxlm.data.examples.shapes import Shapes, round_up
 from jaxlm.data.sources.cleaning import clean_text
-from jaxlm.errors import Interrupted, Stop
-from jaxlm.hf.checkpoint import HFCheckpoint
+from jaxlm.errors import Interrupted, Stop, UserError
+from jaxlm.fields import Batch
 from jaxlm.parallel import processes
-from jaxlm.setup.tokenizer import make_tokenizer
-from jaxlm.tasks import PRETRAINING
-from jaxlm.tasks.language_model import PretrainingTask
 from jaxlm.tokenizer.tokenizer import Tokenizer
+
+EVAL_TOKENS = 4096
+"""Tokens of an evaluation batch, about, unless `data.eval_rows` says otherwise."""
+
+
+@runtime_checkable
+class RowMaker(Protocol):
+    """How an objective makes rows out of segments of documents."""
+
+    wrap: ClassVar[Wrap]
+    """Special tokens in the tokenized corpus: "documents" (around each) or "none" (the row adds its own)."""
+    lookahead: ClassVar[int]
+    """Tokens that a segment carries beyond its inputs: 1 where the next token is predicted."""
+
+    @property
+    def overhead(self) -> int:
+        """Columns that a segment takes up in addition to its tokens."""
+        ...
+
+    @property
+    def cost(self) -> Cost | None:
+        """Columns of a segment by its tokens, where that is not their number and `overhead`."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides a row other than its text, under names for messages."""
+        ...
+
+    def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The arrays of one row; of no segments, padding of weight 0."""
+        ...
 
 
 @dataclass(frozen=True)
-class CorpusSplit:
-    """A split of one corpus, or of a mixture of several."""
+class CorpusDataset:
+    """Rows of one corpus, or of a mixture of several; a `Dataset`."""
 
     plans: tuple[RowPlan, ...]
     weights: tuple[float, ...]
+    maker: RowMaker
 
     def describe(self) -> dict[str, int]:
-        """What summary.json says of the split."""
         corpora = [plan.corpus for plan in self.plans]
         counts = {
             "documents": sum(corpus.num_documents for corpus in corpora),
@@ -43,60 +77,171 @@ class CorpusSplit:
                 counts[name] = counts.get(name, 0) + count
         return counts
 
+    def examples(self) -> None:
+        return None
 
-def prepare_corpora(
-    config: Config, checkpoint: HFCheckpoint | None, cache: Path | None, splits: Sequence[str], *, stop: Stop
-) -> tuple[PretrainingTask, Tokenizer, dict[str, CorpusSplit], dict[str, int]]:
-    """Returns task, tokenizer, splits, and what the cleaning counted; arguments as in `prepare.prepare`.
+    def fingerprint(self) -> str:
+        return json.dumps([plan.corpus.fingerprint for plan in self.plans])
 
-    The counts are empty here: a corpus keeps its own, which its split describes.
+    def loader(self, layout: BatchLayout) -> CorpusLoader:
+        return CorpusLoader(
+            list(zip(self.plans, self.weights, strict=True)),
+            build=self.maker.row,
+            rows=train_rows(layout),
+            seed=layout.seed,
+            share=layout.train_share,
+            settings=self.maker.settings,
+        )
+
+    def batches(self, layout: BatchLayout) -> Iterator[Batch]:
+        rows = layout.eval_rows or max(1, EVAL_TOKENS // layout.max_length)
+        return corpus_eval_batches(
+            self.plans, self.maker.row, round_up(rows, layout.share.num_shards), share=layout.share
+        )
+
+    def beginnings(self, number: int, num_tokens: int) -> list[list[int]]:
+        """The first tokens of the first documents."""
+        corpus = self.plans[0].corpus
+        bounds = [
+            (int(corpus.offsets[i]), int(corpus.offsets[i + 1])) for i in range(min(number, corpus.num_documents))
+        ]
+        return [corpus.read(start, min(stop, start + num_tokens)).tolist() for start, stop in bounds]
+
+
+@dataclass(frozen=True)
+class EmptyDataset:
+    """The shapes of a corpus's batches without a corpus, for steps that are compiled and not run; a `Dataset`."""
+
+    maker: RowMaker
+
+    def describe(self) -> dict[str, int]:
+        return {}
+
+    def examples(self) -> None:
+        return None
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def loader(self, layout: BatchLayout) -> EmptyLoader:
+        return EmptyLoader(self.maker, layout)
+
+    def batches(self, layout: BatchLayout) -> Iterator[Batch]:
+        return iter(())
+
+
+class EmptyLoader:
+    """Endless batches that hold only padding: all rows of an objective have the same shapes."""
+
+    steps_per_epoch = None
+    padding_share = 0.0
+    fingerprint = "padding"
+
+    def __init__(self, maker: RowMaker, layout: BatchLayout) -> None:
+        rows = train_rows(layout)
+        row = maker.row([], np.random.default_rng(0))
+        self._batch = {name: np.broadcast_to(array, (rows, *array.shape)) for name, array in row.items()}
+        self.shapes = Shapes((layout.max_length,), 1, (rows,), rows)
+
+    def __next__(self) -> Batch:
+        return self._batch
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def train_rows(layout: BatchLayout) -> int:
+    """Rows of a training batch of a corpus.
+
+    Raises:
+      UserError: they do not divide over devices and micro-batches.
     """
-    assert config.task.kind != "classification"
-    column = config.task.text
-    train = config.data.train if "train" in splits else None
-    texts = None if train is None else lambda: _texts(config, column, train, stop)
-    tokenizer = processes.first_then_others(lambda: make_tokenizer(config, checkpoint, cache, texts))
-    task: PretrainingTask = PRETRAINING[config.task.kind].from_tokenizer(config.task, tokenizer, config.data.max_length)
-    opened = processes.first_then_others(
-        lambda: open_corpora(
-            config.data,
-            splits,
-            text_column=column,
-            tokenizer=tokenizer,
-            cache=Path(config.data.token_cache or Path(config.logging.directory) / "tokens"),
-            wrap=task.wrap,
-            stop=stop,
+    multiple = layout.train_multiple
+    if layout.batch_size is None:
+        return round_up(max(1, (layout.batch_tokens or 0) // layout.max_length), multiple)
+    if layout.batch_size % multiple:
+        raise UserError(
+            f"train.batch_size={layout.batch_size}: expected a multiple of {multiple}, the data-parallel devices times "
+            "train.grad_accum_steps; or give train.batch_tokens, which is rounded"
         )
-    )
-    opened_splits: dict[str, CorpusSplit] = {
-        split: CorpusSplit(
-            tuple(_plan(config, task, corpus, training=split == "train") for corpus, _ in parts),
-            tuple(weight for _, weight in parts),
+    return layout.batch_size
+
+
+@dataclass(frozen=True)
+class CorpusSources:
+    """The corpora that a config names, not yet tokenized.
+
+    Attributes:
+      data: the section `data`.
+      splits: those to open.
+      text_column: the column of the documents, where they come as rows.
+      cache: folder of all tokenized corpora.
+      seed: decides which stretches of the training documents share a row.
+      stop: asked every few seconds; names the signal that asks for an end, if any.
+    """
+
+    data: DataConfig
+    splits: Sequence[str]
+    text_column: str
+    cache: Path
+    seed: int
+    stop: Stop
+
+    @property
+    def can_train_tokenizer(self) -> bool:
+        return "train" in self.splits and self.data.train is not None
+
+    def texts(self) -> Iterator[str]:
+        """The training texts, for a tokenizer to be trained on; Interrupted where `stop` names a signal."""
+        source = self.data.train
+        assert source is not None
+        for part in source.mixture or (source,):
+            documents = Documents(
+                part, key="data.train", split="train", text_column=self.text_column, on_bad_row=self.data.on_bad_row
+            )
+            for piece in documents.read():
+                if (signal := self.stop()) is not None:
+                    raise Interrupted(f"{signal}: the vocabulary is not learned yet; the same command starts it again")
+                yield clean_text(piece.text, self.data.clean)
+
+    def datasets(self, maker: RowMaker, tokenizer: Tokenizer) -> dict[str, CorpusDataset]:
+        """Tokenizes the corpora, or finds them in the cache, and plans their rows.
+
+        Raises:
+          Interrupted: `stop` named a signal; what is tokenized is saved.
+          UserError: a source cannot be read, or holds no text.
+        """
+        opened = processes.first_then_others(
+            lambda: open_corpora(
+                self.data,
+                self.splits,
+                text_column=self.text_column,
+                tokenizer=tokenizer,
+                cache=self.cache,
+                wrap=maker.wrap,
+                stop=self.stop,
+            )
         )
-        for split, parts in opened.items()
-    }
-    return task, tokenizer, opened_splits, {}
-
-
-def _texts(config: Config, column: str, source: SourceConfig, stop: Stop) -> Iterator[str]:
-    """The training texts, for a tokenizer to be trained on; Interrupted where `stop` names a signal."""
-    for part in source.mixture or (source,):
-        documents = Documents(
-            part, key="data.train", split="train", text_column=column, on_bad_row=config.data.on_bad_row
-        )
-        for piece in documents.read():
-            if (signal := stop()) is not None:
-                raise Interrupted(f"{signal}: the vocabulary is not learned yet; the same command learns it anew")
-            yield clean_text(piece.text, config.data.clean)
-
-
-def _plan(config: Config, task: PretrainingTask, corpus: Corpus, *, training: bool) -> RowPlan:
-    return plan_corpus(
-        corpus,
-        row_length=config.data.max_length,
-        lookahead=task.lookahead,
-        concat_documents=config.data.concat_documents,
-        overhead=task.overhead,
-        cost=task.cost,
-        seed=config.seed if training else None,
-    )
+        return {
+            split: CorpusDataset(
+                tuple(
+                    plan_corpus(
+                        corpus,
+                        row_length=self.data.max_length,
+                        lookahead=maker.lookahead,
+                        concat_documents=self.data.concat_documents,
+                        overhead=maker.overhead,
+                        cost=maker.cost,
+                        seed=self.seed if split == "train" else None,
+                    )
+                    for corpus, _ in parts
+                ),
+                tuple(weight for _, weight in parts),
+                maker,
+            )
+            for split, parts in opened.items()
+        }

@@ -11,10 +11,10 @@ import numpy as np
 
 from jaxlm.data.corpus.mixture import Mixture
 from jaxlm.data.corpus.row_plan import RowPlan, Segment
-from jaxlm.data.examples.example import Batch
 from jaxlm.data.examples.order import epoch_order
 from jaxlm.data.examples.shapes import Shapes
 from jaxlm.data.resumable import ResumableBatches, batches_by_step
+from jaxlm.fields import Batch
 from jaxlm.parallel.share import Share
 
 BuildRow = Callable[[list[Segment], np.random.Generator], dict[str, np.ndarray]]

@@ -1,32 +1,54 @@
-"""Examples: what a task makes of labelled rows."""
+"""`Example`: one model input made of a labelled row; `Examples`: those of a whole split."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-Batch = dict[str, np.ndarray]
-
-
-HOST_ONLY = ("examples",)
-"""Arrays of a batch that never go to the device."""
+from jaxlm.data.sources.table import Table
 
 
 @dataclass(frozen=True)
 class Example:
-    """One tokenized example, or one window of a long one.
+    """One model input: a row of the table, a window of it, or one of its texts (a choice, the chosen answer).
 
     Attributes:
-        ids: int32 [T], token ids, special tokens included.
-        type_ids: int32 [T], 0 for the first text of a pair, 1 for the second.
-        label: int32 [] or float32 [] or float32 [C]; of one shape and dtype over a split.
-        index: row in the split; the windows of one row share it.
-        weight: what the example counts in the loss and the metrics.
+      arrays: by name: `<stream>tokens` int32 [T] of each stream, special tokens included, and the task's fields.
+      row: index of its row in the table; the windows of one row share it.
+      weight: its share of the row: 1, or 1 / windows.
+      group: examples of one group are in the same batch, and count as one in `train.batch_size`; -1: by itself.
+      prompt: int32 token ids that a generative evaluation continues.
+      host: what `Task.decode` needs and no device sees: character offsets, first tokens of words.
     """
 
-    ids: np.ndarray
-    type_ids: np.ndarray
-    label: np.ndarray
-    index: int
+    arrays: Mapping[str, np.ndarray]
+    row: int
     weight: float = 1.0
+    group: int = -1
+    prompt: np.ndarray | None = None
+    host: Any = None
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """int32 [T]: those of the first stream."""
+        return self.arrays["tokens"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A split of labelled rows, ready to be packed.
+
+    Attributes:
+      table: the rows.
+      examples: those of row 0 first, and so on; a skipped row has none.
+      labels: gold label of each row of the table, in the form that `Task.scores` compares; None where there is none.
+      counts: for summary.json: `truncated`, `skipped`.
+    """
+
+    table: Table
+    examples: Sequence[Example]
+    labels: Sequence[Any]
+    counts: Mapping[str, int]

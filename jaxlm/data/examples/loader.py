@@ -1,39 +1,48 @@
-"""Batches of examples: the endless, resumable training loader and the passes over an evaluation split."""
+"""The endless, resumable training loader of labelled rows."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxlm.data.examples.example import Batch, Example
+from jaxlm.data.dataset import BatchLayout
+from jaxlm.data.examples.example import Example
 from jaxlm.data.examples.order import Order, epoch_order, make_order
-from jaxlm.data.examples.packing import build_batch, fill_rows, plan_rows
-from jaxlm.data.examples.shapes import Shapes, choose_shapes, choose_sizes, eval_shapes, round_up, token_shapes
+from jaxlm.data.examples.packing import Rows, build_batch, fill_rows, plan_rows
+from jaxlm.data.examples.shapes import Shapes, choose_shapes, members_of, token_shapes
 from jaxlm.data.resumable import ResumableBatches, batches_by_step
-from jaxlm.parallel.share import Share
-
-__all__ = ["Shapes", "TrainLoader", "choose_shapes", "eval_batches", "eval_shapes"]
-
-ALL = Share()
-Rows = list[list[int]]
+from jaxlm.fields import Batch, Field
 
 
 class _ExamplePlan:
-    """Step -> rows where every step has `batch_size` examples, but the last of an epoch, which has the rest."""
+    """Step -> rows; every step has `batch_size` examples (or groups), but the last of an epoch, which has the rest.
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, shapes: Shapes, packing: bool, order: Order) -> None:
-        self.steps_per_epoch = -(-len(lengths) // batch_size)
+    Args:
+      order: permutes examples, or the groups whose `members` are given.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        shapes: Shapes,
+        packing: bool,
+        order: Order,
+        members: Sequence[np.ndarray] | None,
+    ) -> None:
+        self.steps_per_epoch = -(-len(lengths if members is None else members) // batch_size)
         self._lengths, self._batch_size, self._shapes, self._packing = lengths, batch_size, shapes, packing
-        self._order = order
+        self._order, self._members = order, members
 
     def rows(self, step: int) -> Rows:
         epoch, k = divmod(step, self.steps_per_epoch)
-        chosen = self._order(epoch)[k * self._batch_size : (k + 1) * self._batch_size]
+        drawn = self._order(epoch)[k * self._batch_size : (k + 1) * self._batch_size]
+        chosen = members_of(drawn, self._members)
         local = plan_rows(self._lengths[chosen], self._shapes.row_length, self._shapes.slots, packing=self._packing)
         return [chosen[row].tolist() for row in local]
 
@@ -72,86 +81,73 @@ class _TokenPlan:
 
 
 class TrainLoader(ResumableBatches):
-    """Endless training batches, a function of (examples, settings, seed, step) alone.
+    """Endless training batches, a function of (examples, layout, step) alone.
 
     Epoch e visits every example once, in an order drawn from (seed, e); no batch straddles two epochs. Grain maps step
     numbers to batches ahead of use, so its iterator's state is one number and any step is reached without replay.
     With several processes each builds only its share of the rows; all shares together are the batch that one process
-    would have.
+    would have. Examples of one group are drawn together and count as one example of `batch_size`.
 
     Args:
-        examples: the split, at least one example.
-        batch_size: examples per step, exactly, but for the rest of an epoch.
-        batch_tokens: instead of `batch_size`: rows x row length per step, about.
-        packing: False puts one example into each row.
-        row_length: T; None: chosen from the data (`choose_shapes`).
-        max_length: longest T that is chosen from the data.
-        max_shapes: most distinct batch shapes; a later epoch that packs worse than all that were simulated adds one.
-        row_multiple: what the global number of rows is a multiple of: data-parallel devices x accumulation.
-        pad_id: token id of padding.
-        seed: decides the order.
-        order: "random", or "balanced": batches of nearly equal numbers of tokens (`order.balanced_order`); with
-            `batch_tokens`, which fills them anyway, only "random".
-        pool: the token of an example that `slot_positions` names, "first" or "last".
-        share: which of the rows this process builds.
+      examples: the split, at least one example.
+      fields: what the examples carry beside their tokens.
+      layout: with `order` "balanced", batches hold nearly equal numbers of tokens (`order.balanced_order`).
 
     Attributes:
-        shapes: the (global) batch shapes.
-        steps_per_epoch: steps of one epoch; with `batch_tokens`, of the first.
-        padding_share: padding columns over all columns of the first epoch.
-        fingerprint: hex SHA-256 of the examples and of every setting that decides which of them share a batch, in
-            which order; not of `row_multiple` and the processes, unless `batch_tokens` lets them decide that too.
+      shapes: the (global) batch shapes; a later epoch that packs worse than all that were simulated adds one.
+      steps_per_epoch: steps of one epoch; with `batch_tokens`, of the first.
+      padding_share: padding columns over all columns of the first epoch.
+      fingerprint: hex SHA-256 of the examples and of every setting that decides which of them share a batch, in which
+        order; not of the number of rows and processes, unless `batch_tokens` lets them decide that too.
 
     Raises:
-        UserError: no example, or one longer than `row_length`.
-        ValueError: rows that do not divide among the processes, or not exactly one of `batch_size`, `batch_tokens`.
+      UserError: no example, or one longer than `row_length`.
+      ValueError: rows that do not divide among the processes, or not exactly one of `batch_size`, `batch_tokens`;
+        groups with `batch_tokens`.
     """
 
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        *,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        packing: bool,
-        row_length: int | None,
-        max_length: int,
-        max_shapes: int,
-        row_multiple: int,
-        pad_id: int,
-        seed: int,
-        order: str = "random",
-        pool: str = "first",
-        share: Share = ALL,
-    ) -> None:
-        share.rows(row_multiple)  # shows now if it does not divide
-        self._examples, self._pad_id, self._pool = examples, pad_id, pool
-        self._share = share
-        self._lengths = lengths = _lengths(examples)
-        layout = {"max_length": max_length, "row_length": row_length, "row_multiple": row_multiple, "packing": packing}
-        settings: dict[str, Any] = {"seed": seed, "data.packing": packing, "data.batch_order": order}
+    def __init__(self, examples: Sequence[Example], fields: Sequence[Field], layout: BatchLayout) -> None:
+        layout.train_share.rows(layout.train_multiple)  # shows now if it does not divide
+        self._examples, self._fields, self._layout = examples, fields, layout
+        self._lengths = lengths = example_lengths(examples)
+        self._members = members = group_members(examples)
+        shaped: dict[str, Any] = {
+            "max_length": layout.max_length,
+            "row_length": layout.row_length,
+            "row_multiple": layout.train_multiple,
+            "packing": layout.packing,
+        }
+        settings: dict[str, Any] = {
+            "seed": layout.seed,
+            "data.packing": layout.packing,
+            "data.batch_order": layout.order,
+        }
         self._plan: _ExamplePlan | _TokenPlan
-        if batch_size is not None and batch_tokens is None:
-            drawn = make_order(order, lengths, batch_size, seed)
-            self.shapes = choose_shapes(lengths, batch_size=batch_size, max_shapes=max_shapes, order=drawn, **layout)
-            self._plan = _ExamplePlan(lengths, batch_size, self.shapes, packing, drawn)
-            settings["train.batch_size"] = batch_size
-        elif batch_tokens is not None and batch_size is None:
-            self.shapes = token_shapes(lengths, batch_tokens=batch_tokens, **layout)
-            self._plan = _TokenPlan(lengths, self.shapes, seed)
-            settings["train.batch_tokens"] = batch_tokens
+        if layout.batch_size is not None and layout.batch_tokens is None:
+            size = layout.batch_size
+            units = lengths if members is None else np.asarray([lengths[group].sum() for group in members])
+            drawn = make_order(layout.order, units, size, layout.seed)
+            self.shapes = choose_shapes(
+                lengths, batch_size=size, max_shapes=layout.max_shapes, order=drawn, members=members, **shaped
+            )
+            self._plan = _ExamplePlan(lengths, size, self.shapes, layout.packing, drawn, members)
+            settings["train.batch_size"] = size
+        elif layout.batch_tokens is not None and layout.batch_size is None and members is None:
+            self.shapes = token_shapes(lengths, batch_tokens=layout.batch_tokens, **shaped)
+            self._plan = _TokenPlan(lengths, self.shapes, layout.seed)
+            settings["train.batch_tokens"] = layout.batch_tokens
             settings["the number of rows"] = self.shapes.row_counts[0]
             settings["the row length"] = self.shapes.row_length
             settings["the slots of a row"] = self.shapes.slots
         else:
-            raise ValueError("expected either batch_size or batch_tokens")
+            raise ValueError("expected either batch_size or, without groups, batch_tokens")
         self.steps_per_epoch = self._plan.steps_per_epoch
         self.padding_share = self._padding_share()
         # The order is a part of its own: another release of NumPy may draw another permutation from the same seed.
         identity = {
-            "examples": _digest(examples),
+            "examples": _digest(examples, fields),
             "settings": settings,
-            "order": hashlib.sha256(epoch_order(len(lengths), seed, 0).tobytes()).hexdigest(),
+            "order": hashlib.sha256(epoch_order(len(lengths), layout.seed, 0).tobytes()).hexdigest(),
         }
         self._begin(identity, batches_by_step(self._build))
 
@@ -161,15 +157,16 @@ class TrainLoader(ResumableBatches):
     def _build(self, step: int) -> Batch:
         rows = self._plan.rows(step)
         num_rows, row_length = self._shape(rows)
-        return _local_batch(
+        local = [rows[i] if i < len(rows) else [] for i in self._layout.train_share.rows(num_rows)]
+        return build_batch(
             self._examples,
-            rows,
-            num_rows,
-            row_length,
-            self.shapes.slots,
-            self._pad_id,
-            self._pool,
-            self._share,
+            local,
+            self._fields,
+            num_rows=len(local),
+            row_lengths={"": row_length},
+            slots=self.shapes.slots,
+            pad_id=self._layout.pad_id,
+            groups=self._members is not None,
         )
 
     def _padding_share(self) -> float:
@@ -177,85 +174,29 @@ class TrainLoader(ResumableBatches):
         return 1 - int(self._lengths.sum()) / sum(rows * length for rows, length in shapes)
 
 
-def eval_batches(
-    examples: Sequence[Example],
-    *,
-    num_rows: int,
-    row_length: int,
-    slots: int | None,
-    pad_id: int,
-    packing: bool,
-    pool: str = "first",
-    row_multiple: int = 1,
-    share: Share = ALL,
-    max_shapes: int = 4,
-) -> Iterator[Batch]:
-    """Every example exactly once, in batches of `num_rows` rows; the batch's `examples` says which stands where.
-
-    Packed, the split is packed as a whole, longest first, and every batch is [num_rows, row_length]. Without packing
-    the examples come longest first, one to a row, in at most `max_shapes` row lengths. The last batch is filled up
-    with empty rows. `eval_shapes` chooses suitable sizes.
-
-    Args:
-        num_rows: global rows of a batch, rounded up to a multiple of `row_multiple`.
-        slots: most examples in a row; None: as many as suit the split.
-        examples, row_length, pad_id, packing, pool, share: as in `TrainLoader`.
-
-    Raises:
-        ValueError: an example is longer than `row_length`, or rows do not divide among the processes.
-    """
-    share.rows(row_multiple)
-    num_rows = round_up(num_rows, row_multiple)
-    if not examples:
-        return iter(())
-    lengths = _lengths(examples)
-    if not packing:
-        slots = 1
-    elif slots is None:
-        slots = eval_shapes(lengths, max_length=row_length, row_length=row_length).slots
-    order = np.argsort(-lengths, kind="stable")
-    planned = plan_rows(lengths[order], row_length, slots, packing=packing)
-    rows = [order[row].tolist() for row in planned]
-    batches = [rows[k : k + num_rows] for k in range(0, len(rows), num_rows)]
-    if packing:
-        row_lengths = [row_length] * len(batches)
-    else:
-        needs = [min(round_up(int(lengths[batch[0][0]]), 8), row_length) for batch in batches]
-        sizes = choose_sizes(needs, max_shapes)
-        row_lengths = [next(size for size in sizes if size >= need) for need in needs]
-    return (
-        _local_batch(examples, batch, num_rows, length, slots, pad_id, pool, share)
-        for batch, length in zip(batches, row_lengths, strict=True)
-    )
+def example_lengths(examples: Sequence[Example]) -> np.ndarray:
+    """int64 [len(examples)]: tokens of each."""
+    return np.fromiter((len(example.tokens) for example in examples), np.int64, len(examples))
 
 
-def _local_batch(
-    examples: Sequence[Example],
-    rows: Rows,
-    num_rows: int,
-    row_length: int,
-    slots: int,
-    pad_id: int,
-    pool: str,
-    share: Share,
-) -> Batch:
-    local = [rows[i] if i < len(rows) else [] for i in share.rows(num_rows)]
-    return build_batch(
-        examples, local, num_rows=len(local), row_length=row_length, slots=slots, pad_id=pad_id, pool=pool
-    )
+def group_members(examples: Sequence[Example]) -> list[np.ndarray] | None:
+    """Indices of the examples of each group, in order of their first; None where no example has a group."""
+    if all(example.group < 0 for example in examples):
+        return None
+    members: dict[tuple[bool, int], list[int]] = {}
+    for i, example in enumerate(examples):
+        alone = example.group < 0
+        members.setdefault((alone, i if alone else example.group), []).append(i)
+    return [np.asarray(indices) for indices in members.values()]
 
 
-def _lengths(examples: Sequence[Example]) -> np.ndarray:
-    return np.fromiter((len(example.ids) for example in examples), np.int64, len(examples))
-
-
-def _digest(examples: Sequence[Example]) -> str:
+def _digest(examples: Sequence[Example], fields: Sequence[Field]) -> str:
     """SHA-256 over what the examples hold, lengths included so that no two lists of examples look alike."""
-    digest = hashlib.sha256(_lengths(examples).tobytes())
-    digest.update(np.asarray([example.index for example in examples], np.int64).tobytes())
+    digest = hashlib.sha256(example_lengths(examples).tobytes())
+    digest.update(np.asarray([(example.row, example.group) for example in examples], np.int64).tobytes())
     digest.update(np.asarray([example.weight for example in examples], np.float64).tobytes())
-    digest.update(f"{examples[0].label.dtype} {examples[0].label.shape}".encode())
-    for example in examples:
-        for array in (example.ids, example.type_ids, example.label):
-            digest.update(array.tobytes())
+    digest.update(repr(fields).encode())
+    for name in ("tokens", *(field.name for field in fields)):
+        for example in examples:
+            digest.update(np.ascontiguousarray(example.arrays[name]).tobytes())
     return digest.hexdigest()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from jaxlm.data.examples.example import Batch, Example
+from jaxlm.data.examples.example import Example
+from jaxlm.fields import EXAMPLES, GROUPS, Batch, Field
+
+Rows = list[list[int]]
+"""Indices of the examples in each row, in slot order."""
 
 
 def fill_rows(
@@ -81,72 +86,87 @@ def plan_rows(
 def build_batch(
     examples: Sequence[Example],
     rows: Sequence[Sequence[int]],
+    fields: Sequence[Field],
     *,
     num_rows: int,
-    row_length: int,
+    row_lengths: Mapping[str, int],
     slots: int,
     pad_id: int,
-    pool: str = "first",
+    groups: bool = False,
 ) -> Batch:
-    """Lay rows of examples out as the arrays of docs/design.md, "The packed batch".
+    """Lays rows of examples out as the arrays of docs/design.md, "The packed batch".
 
     Args:
-        examples: the split; also where it is all padding, its first label gives the labels' shape and dtype.
-        rows: indices into `examples`; row r of the batch holds `rows[r]`, in slot order.
-        num_rows: R; the rows that `rows` leaves over are empty.
-        row_length: T.
-        slots: S.
-        pad_id: token id of padding.
-        pool: which token of an example `slot_positions` names, its "first" or its "last".
-
+      examples: the split.
+      rows: indices into `examples`; row b of the batch holds `rows[b]`, in slot order.
+      fields: what the examples carry beside the tokens of their streams.
+      num_rows: B; the rows that `rows` leaves over are empty.
+      row_lengths: columns of each stream's rows, by its prefix: {"": T} or {"": T, "decoder_": U}.
+      slots: S.
+      pad_id: token id of padding.
+      groups: add `groups`.
+    Returns:
+      Of each stream `tokens`, `segment_ids` (slot + 1; 0 is padding) and `positions`, int32 [B, T]; every field;
+      `weights` float32 [B, S] unless a field is called so; `examples` int32 [B, S], -1 for an empty slot.
     Raises:
-        ValueError: too many rows, too many examples in a row, or a row that overflows; or no example at all.
+      ValueError: too many rows, too many examples in a row, or a row that overflows; or no example at all.
     """
     if not examples:
         raise ValueError("no examples: nothing to batch")
     if len(rows) > num_rows:
         raise ValueError(f"{len(rows)} rows do not fit a batch of {num_rows}")
-    members = [examples[i] for row in rows for i in row]
+    indices = [i for row in rows for i in row]
+    members = [examples[i] for i in indices]
     sizes = np.asarray([len(row) for row in rows], np.int64)
-    lengths = np.asarray([len(example.ids) for example in members], np.int64)
-    row_of, slot_of = np.repeat(np.arange(len(rows)), sizes), _ranges(sizes)
-    ends = np.cumsum(lengths)
-    row_starts = np.append(0, ends)[np.cumsum(sizes) - sizes]  # tokens before each row
-    columns = ends - lengths - row_starts[row_of]
     if sizes.size and sizes.max() > slots:
         raise ValueError(f"row {sizes.argmax()} holds {sizes.max()} examples, but a row has {slots} slots")
-    if lengths.size and (columns + lengths).max() > row_length:
-        example = members[int((columns + lengths).argmax())]
-        raise ValueError(f"example {example.index} ({len(example.ids)} tokens) overflows its row of {row_length}")
+    row_of, slot_of = np.repeat(np.arange(len(rows)), sizes), _ranges(sizes)
+    columns: dict[str, np.ndarray] = {}
+    targets: dict[str, np.ndarray] = {}
 
-    positions = _ranges(lengths)
-    target = np.repeat(row_of * row_length + columns, lengths) + positions
-    shape, first = (num_rows, row_length), examples[0].label
-
-    def scatter(values: np.ndarray | Iterable[np.ndarray], fill: int = 0) -> np.ndarray:
-        out = np.full(num_rows * row_length, fill, np.int32)
+    def by_token(stream: str, values: np.ndarray | list[np.ndarray], dtype: Any, fill: float) -> np.ndarray:
+        out = np.full(num_rows * row_lengths[stream], fill, dtype)
         if members:
-            out[target] = values if isinstance(values, np.ndarray) else np.concatenate(list(values))
-        return out.reshape(shape)
+            out[targets[stream]] = values if isinstance(values, np.ndarray) else np.concatenate(values)
+        return out.reshape(num_rows, row_lengths[stream])
 
-    def by_slot(values: Sequence[float] | np.ndarray, dtype: type | np.dtype, fill: int = 0) -> np.ndarray:
-        out = np.full((num_rows, slots), fill, dtype)
-        out[row_of, slot_of] = values
+    def by_slot(values: Sequence[Any] | np.ndarray, dtype: Any, shape: tuple[int, ...], fill: float) -> np.ndarray:
+        out = np.full((num_rows, slots, *shape), fill, dtype)
+        if members:
+            out[row_of, slot_of] = np.asarray(values).reshape(len(members), *shape)
         return out
 
-    labels = np.zeros((num_rows, slots, *first.shape), first.dtype)
-    if members:
-        labels[row_of, slot_of] = np.stack([example.label for example in members])
-    return {
-        "tokens": scatter((example.ids for example in members), pad_id),
-        "segment_ids": scatter(np.repeat(slot_of + 1, lengths)),
-        "positions": scatter(positions),
-        "token_types": scatter(example.type_ids for example in members),
-        "slot_positions": by_slot(columns if pool == "first" else columns + lengths - 1, np.int32),
-        "labels": labels,
-        "weights": by_slot([example.weight for example in members], np.float32),
-        "examples": by_slot([example.index for example in members], np.int32, -1),
-    }
+    batch: Batch = {}
+    for stream, row_length in row_lengths.items():
+        tokens = [example.arrays[f"{stream}tokens"] for example in members]
+        lengths = np.asarray([len(ids) for ids in tokens], np.int64)
+        ends = np.cumsum(lengths)
+        row_starts = np.append(0, ends)[np.cumsum(sizes) - sizes]  # tokens before each row
+        columns[stream] = ends - lengths - row_starts[row_of]
+        if lengths.size and (columns[stream] + lengths).max() > row_length:
+            worst = int((columns[stream] + lengths).argmax())
+            raise ValueError(
+                f"example {indices[worst]} ({lengths[worst]} {stream}tokens) overflows its row of {row_length}"
+            )
+        positions = _ranges(lengths)
+        targets[stream] = np.repeat(row_of * row_length + columns[stream], lengths) + positions
+        batch[f"{stream}tokens"] = by_token(stream, tokens, np.int32, pad_id)
+        batch[f"{stream}segment_ids"] = by_token(stream, np.repeat(slot_of + 1, lengths), np.int32, 0)
+        batch[f"{stream}positions"] = by_token(stream, positions, np.int32, 0)
+    for field in fields:
+        values = [example.arrays[field.name] for example in members]
+        if field.per == "token":
+            batch[field.name] = by_token(field.stream, values, field.dtype, field.fill)
+        elif field.per == "slot":
+            batch[field.name] = by_slot(values, field.dtype, field.shape, field.fill)
+        else:
+            shifted = columns[field.stream] + np.asarray([int(value) for value in values], np.int64)
+            batch[field.name] = by_slot(shifted, np.int32, (), field.fill)
+    batch.setdefault("weights", by_slot([example.weight for example in members], np.float32, (), 0))
+    batch[EXAMPLES] = by_slot(indices, np.int32, (), -1)
+    if groups:
+        batch[GROUPS] = by_slot([example.group for example in members], np.int32, (), -1)
+    return batch
 
 
 def _ranges(sizes: np.ndarray) -> np.ndarray:

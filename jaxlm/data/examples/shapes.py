@@ -95,6 +95,7 @@ def choose_shapes(
     row_multiple: int = 1,
     packing: bool = True,
     order: Order | None = None,
+    members: Sequence[np.ndarray] | None = None,
 ) -> Shapes:
     """Shapes for training batches of exactly `batch_size` examples, chosen by packing the first epochs as they come.
 
@@ -108,6 +109,7 @@ def choose_shapes(
         row_multiple: what the rows of a batch must be divisible by (data-parallel devices x accumulation).
         packing: False: one example to a row, length buckets instead of row counts.
         order: the epochs' orders; None: those of `epoch_order` with seed 0.
+        members: the examples of each group that `order` permutes; None: it permutes examples.
 
     Raises:
         UserError: an example is longer than the given `row_length`.
@@ -115,11 +117,12 @@ def choose_shapes(
     lengths = _checked(lengths, row_length)
     order = order or make_order("random", lengths, batch_size, 0)
     num_epochs = min(max(1, _SIMULATED_EXAMPLES // len(lengths)), _SIMULATED_EPOCHS)
-    batches = [batch for epoch in range(num_epochs) for batch in _batches(lengths[order(epoch)], batch_size)]
+    drawn = [batch for epoch in range(num_epochs) for batch in _batches(order(epoch), batch_size)]
+    batches = [lengths[members_of(batch, members)] for batch in drawn]
     if not packing:
         longest = row_length or round_up(int(lengths.max()), _LENGTH_MULTIPLE)
         maxima = [min(round_up(int(batch.max()), _LENGTH_MULTIPLE), longest) for batch in batches]
-        rows = round_up(min(batch_size, len(lengths)), row_multiple)
+        rows = round_up(max(map(len, batches)), row_multiple)
         return Shapes(choose_sizes(maxima, max_shapes), 1, (rows,), row_multiple)
     sample = batches[: max(8, _SAMPLED_EXAMPLES // batch_size)]
     row_length, slots = _choose_row(lengths, sample, max_length, row_length, row_multiple, max_shapes)
@@ -210,6 +213,11 @@ def _choose_row(
 
 def _rows_needed(batches: Sequence[np.ndarray], row_length: int, slots: int, row_multiple: int) -> list[int]:
     return [round_up(len(plan_rows(batch, row_length, slots)), row_multiple) for batch in batches]
+
+
+def members_of(drawn: np.ndarray, members: Sequence[np.ndarray] | None) -> np.ndarray:
+    """Indices of the examples that were drawn: themselves, or the `members` of each group."""
+    return drawn if members is None else np.concatenate([members[i] for i in drawn])
 
 
 def _batches(values: np.ndarray, size: int) -> list[np.ndarray]:

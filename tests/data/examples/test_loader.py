@@ -8,20 +8,25 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.packed_examples import LENGTHS, ROW, assert_same, lengths_of, make_examples, unpack
+from helpers.packed_examples import LENGTHS, ROW, assert_same, dataset_of, fields_of, lengths_of, make_examples, unpack
 
-from jaxlm.data.examples.loader import TrainLoader, eval_batches
+from jaxlm.data.dataset import BatchLayout
+from jaxlm.data.examples.example import Example
+from jaxlm.data.examples.loader import TrainLoader
 from jaxlm.data.examples.order import balanced_order, epoch_order
+from jaxlm.data.examples.packing import build_batch
 from jaxlm.errors import UserError
+from jaxlm.fields import Field
 from jaxlm.parallel.share import Share
 
 KINDS = sorted(LENGTHS.keys() - {"none"})
 MODES = {
     "packed": {"batch_size": 16, "packing": True},
-    "balanced": {"batch_size": 16, "packing": True, "batch_order": "balanced"},
+    "balanced": {"batch_size": 16, "packing": True, "order": "balanced"},
     "padded": {"batch_size": 16, "packing": False},
     "tokens": {"batch_tokens": 4 * ROW, "packing": True},
     "padded tokens": {"batch_tokens": 4 * ROW, "packing": False},
@@ -34,8 +39,8 @@ def loader():
     made = []
 
     def make(examples, **settings):
-        defaults = {"row_length": None, "max_length": ROW, "max_shapes": 4, "row_multiple": 1, "pad_id": 0, "seed": 3}
-        made.append(TrainLoader(examples, **(defaults | settings)))
+        layout = BatchLayout(**({"batch_size": None, "max_length": ROW, "seed": 3} | settings))
+        made.append(TrainLoader(examples, fields_of(examples), layout))
         return made[-1]
 
     yield make
@@ -73,7 +78,7 @@ def test_every_epoch_holds_every_example_once(loader, kind, mode):
         if len(seen) >= len(examples):
             epochs.append(seen)
             seen = []
-    assert [sorted(epoch) for epoch in epochs] == [[e.index for e in examples]] * 2  # and no batch straddles two
+    assert [sorted(epoch) for epoch in epochs] == [list(range(len(examples)))] * 2  # and no batch straddles two
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,7 +97,7 @@ def test_a_step_is_exactly_batch_size_examples(loader, kind, packing, order):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("row_multiple", [1, 4])
 def test_shapes_are_few(loader, kind, mode, row_multiple):
-    train = loader(make_examples(lengths_of(kind)), max_shapes=3, row_multiple=row_multiple, **MODES[mode])
+    train = loader(make_examples(lengths_of(kind)), max_shapes=3, grad_accum_steps=row_multiple, **MODES[mode])
     batches = take(train, 3 * train.steps_per_epoch)
     shapes = {(*batch["tokens"].shape, batch["weights"].shape[1]) for batch in batches}
     assert len(shapes) <= (1 if "tokens" in mode else 3)
@@ -126,10 +131,11 @@ def test_order_is_the_same_in_another_process(loader):
     code = """
 import hashlib, itertools, sys
 sys.path.insert(0, "tests")
-from helpers.packed_examples import lengths_of, make_examples
+from helpers.packed_examples import fields_of, lengths_of, make_examples
 from jaxlm.data.examples.loader import TrainLoader
-train = TrainLoader(make_examples(lengths_of("skewed")), batch_size=16, packing=True, row_length=None, max_length=48,
-                    max_shapes=4, row_multiple=1, pad_id=0, seed=3)
+from jaxlm.data.dataset import BatchLayout
+examples = make_examples(lengths_of("skewed"))
+train = TrainLoader(examples, fields_of(examples), BatchLayout(batch_size=16, max_length=48, seed=3))
 tokens = b"".join(batch["tokens"].tobytes() for batch in itertools.islice(train, 40))
 print(hashlib.sha256(tokens).hexdigest(), train.fingerprint)
 train.close()
@@ -161,7 +167,7 @@ def test_resume_on_another_mesh_sees_the_same_examples(loader):
     examples = make_examples(lengths_of("skewed"))
     one = loader(examples, batch_size=16, packing=True)
     take(one, 5)
-    two = loader(examples, batch_size=16, packing=True, row_multiple=4, share=Share((1,), 2), max_shapes=1)
+    two = loader(examples, batch_size=16, packing=True, share=Share((1,), 2), max_shapes=1)
     two.set_state(one.get_state())
     for _ in range(20):
         assert set(indices(next(two))) <= set(indices(next(one)))
@@ -171,7 +177,7 @@ def test_resume_on_another_mesh_sees_the_same_examples(loader):
     ("change", "message"),
     [
         ({"seed": 4}, "seed was 3 and is now 4"),
-        ({"batch_order": "balanced"}, "data.batch_order was random and is now balanced"),
+        ({"order": "balanced"}, "data.batch_order was random and is now balanced"),
         ({"batch_size": 8}, "train.batch_size was 16 and is now 8"),
         ({"packing": False}, "data.packing was True and is now False"),
         ({"batch_size": None, "batch_tokens": 512}, "train.batch_tokens was unset and is now 512"),
@@ -186,7 +192,7 @@ def test_a_changed_setting_is_refused_by_name(loader, change, message):
     assert "examples differ" not in str(error.value)
 
 
-@pytest.mark.parametrize("what", ["ids", "type_ids", "label", "swapped", "fewer"])
+@pytest.mark.parametrize("what", ["tokens", "token_types", "labels", "swapped", "fewer"])
 def test_changed_data_is_refused(loader, what):
     lengths = lengths_of("skewed")
     state = loader(make_examples(lengths), batch_size=16, packing=True).get_state()
@@ -195,10 +201,10 @@ def test_changed_data_is_refused(loader, what):
         changed[0], changed[1] = changed[1], changed[0]
     elif what == "fewer":
         changed.pop()
-    elif what == "label":
+    elif what == "labels":
         changed[5] = make_examples(lengths, label=lambda i: np.asarray(0, np.int32))[5]
     else:
-        getattr(changed[5], what)[-1] ^= 1
+        changed[5].arrays[what][-1] ^= 1
     with pytest.raises(UserError, match="the tokenized training examples differ .*train.restart=true"):
         loader(changed, batch_size=16, packing=True).set_state(state)
 
@@ -206,8 +212,8 @@ def test_changed_data_is_refused(loader, what):
 @pytest.mark.parametrize("mode", MODES)
 def test_processes_share_the_rows_of_one_batch(loader, mode):
     examples = make_examples(lengths_of("skewed"))
-    whole = loader(examples, row_multiple=4, **MODES[mode])
-    parts = [loader(examples, row_multiple=4, share=Share((p,), 2), **MODES[mode]) for p in range(2)]
+    whole = loader(examples, share=Share((0, 1), 2), **MODES[mode])
+    parts = [loader(examples, share=Share((p,), 2), **MODES[mode]) for p in range(2)]
     assert {part.fingerprint for part in parts} == {whole.fingerprint}
     for _ in range(whole.steps_per_epoch + 1):
         first, second = (next(part) for part in parts)
@@ -216,9 +222,9 @@ def test_processes_share_the_rows_of_one_batch(loader, mode):
 
 
 def test_rows_that_do_not_divide_among_processes_are_refused(loader):
-    with pytest.raises(ValueError, match="cannot hold an even share of 3 rows"):
-        loader(make_examples([5]), batch_size=1, packing=True, row_multiple=3, share=Share((0,), 2))
-    with pytest.raises(ValueError, match="either batch_size or batch_tokens"):
+    with pytest.raises(ValueError, match="cannot hold an even share of 2 rows"):
+        loader(make_examples([5]), batch_size=1, packing=True, share=Share((2,), 2))
+    with pytest.raises(ValueError, match="either batch_size or"):
         loader(make_examples([5]), packing=True)
     with pytest.raises(UserError, match="no examples"):
         loader([], batch_size=1, packing=True)
@@ -263,38 +269,91 @@ def test_balanced_batches_hold_like_numbers_of_tokens():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("packing", [True, False])
-@pytest.mark.parametrize("slots", [4, None])
-def test_evaluation_sees_every_example_once(kind, packing, slots):
+def test_evaluation_sees_every_example_once(kind, packing):
     examples = make_examples(lengths_of(kind))
-    settings = {"num_rows": 5, "row_length": ROW, "slots": slots, "pad_id": 0, "packing": packing, "row_multiple": 2}
-    batches = list(eval_batches(examples, **settings))
+
+    def batches_of(shards):
+        layout = BatchLayout(eval_rows=5, row_length=ROW, packing=packing, share=Share(shards, 2))
+        return list(dataset_of(examples).batches(layout))
+
+    batches = batches_of((0, 1))
     assert_same([found for batch in batches for found in unpack(batch)], examples)
     shapes = Counter((*batch["tokens"].shape, batch["weights"].shape[1]) for batch in batches)
     assert {rows for rows, _, _ in shapes} == {6}  # five, rounded up to a multiple of two
     assert len(shapes) == 1 if packing else len(shapes) <= 4
-    assert_equal(batches, list(eval_batches(examples, **settings)))
-    parts = [list(eval_batches(examples, **settings, share=Share((p,), 2))) for p in range(2)]
+    assert_equal(batches, batches_of((0, 1)))
+    parts = [batches_of((p,)) for p in range(2)]
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)]
     assert_equal(joined, batches)
 
 
 def test_packed_evaluation_has_little_padding():
     lengths = lengths_of("skewed")
-    batches = list(eval_batches(make_examples(lengths), num_rows=1, row_length=64, slots=None, pad_id=0, packing=True))
+    batches = list(dataset_of(make_examples(lengths)).batches(BatchLayout(eval_rows=1, row_length=64)))
     assert len(batches) <= 1.03 * lengths.sum() / 64 + 1
 
 
-def test_evaluation_keeps_the_rows_of_windows_apart():
-    """Two windows of one row of the split: both there, under the same index."""
-    examples = make_examples([5, 6, 7])
-    object.__setattr__(examples[1], "index", examples[0].index)
-    (batch,) = eval_batches(examples, num_rows=1, row_length=32, slots=4, pad_id=0, packing=True)
-    assert indices(batch) == [0, 0, 14]
-
-
 def test_evaluation_of_nothing_or_of_too_long_an_example():
-    settings = {"num_rows": 2, "row_length": 16, "pad_id": 0}
-    assert list(eval_batches([], slots=2, packing=True, **settings)) == []
+    assert list(dataset_of([]).batches(BatchLayout())) == []
     for packing in (True, False):
-        with pytest.raises(ValueError, match="has 17 tokens, but a row holds 16"):
-            eval_batches(make_examples([3, 17]), slots=2, packing=packing, **settings)
+        with pytest.raises(UserError, match="data.row_length: expected at least 17"):
+            dataset_of(make_examples([3, 17])).batches(BatchLayout(row_length=16, packing=packing))
+
+
+@pytest.fixture
+def grouped():
+    """Examples of which 3 g, 3 g + 1 and 3 g + 2 belong to group g."""
+    examples = make_examples(lengths_of("short"))
+    return [replace(example, group=i // 3) for i, example in enumerate(examples)]
+
+
+def test_a_group_is_drawn_together_and_counts_as_one(loader, grouped):
+    train = loader(grouped, batch_size=4)
+    assert train.steps_per_epoch == -(-30 // 4)
+    batches = take(train, train.steps_per_epoch)
+    seen = []
+    for batch in batches:
+        held, groups = (batch[name][batch["examples"] >= 0] for name in ("examples", "groups"))
+        assert (held // 3 == groups).all() and set(Counter(groups.tolist()).values()) == {3}
+        assert (batch["groups"][batch["examples"] < 0] == -1).all()
+        seen += held.tolist()
+    assert [len(set(batch["groups"][batch["groups"] >= 0])) for batch in batches] == [4] * 7 + [2]
+    assert sorted(seen) == list(range(90))
+
+
+def test_groups_of_one_change_nothing(loader):
+    lengths = lengths_of("skewed")
+    alone = loader(make_examples(lengths), batch_size=16)
+    numbered = loader([replace(e, group=i) for i, e in enumerate(make_examples(lengths))], batch_size=16)
+    for _ in range(20):
+        batch = next(numbered)
+        np.testing.assert_array_equal(batch.pop("groups"), batch["examples"])
+        assert_equal([batch], [next(alone)])
+
+
+def test_evaluation_keeps_groups_in_one_batch(grouped):
+    batches = list(dataset_of(grouped).batches(BatchLayout(eval_rows=2, row_length=ROW)))
+    assert len(batches) > 2 and len({batch["tokens"].shape for batch in batches}) == 1
+    groups = [batch["groups"][batch["groups"] >= 0].tolist() for batch in batches]
+    assert all(set(Counter(held).values()) == {3} for held in groups)
+    assert sorted(group for held in groups for group in held) == sorted(list(range(30)) * 3)
+
+
+def test_two_streams_are_packed_side_by_side():
+    """A translation's source and target: each in its own row, under the same segment."""
+    rng = np.random.default_rng(0)
+    examples = [
+        Example({"tokens": rng.integers(1, 9, n), "decoder_tokens": rng.integers(1, 9, m), "labels": np.arange(m)}, i)
+        for i, (n, m) in enumerate([(3, 5), (4, 2), (6, 1)])
+    ]
+    batch = build_batch(
+        examples, [[0, 2], [1]], [Field("labels", "token", fill=-1, stream="decoder_")],
+        num_rows=2, row_lengths={"": 10, "decoder_": 7}, slots=2, pad_id=0,
+    )  # fmt: skip
+    assert batch["segment_ids"].tolist() == [[1] * 3 + [2] * 6 + [0], [1] * 4 + [0] * 6]
+    assert batch["decoder_segment_ids"].tolist() == [[1] * 5 + [2, 0], [1] * 2 + [0] * 5]
+    assert batch["labels"].tolist() == [[0, 1, 2, 3, 4, 0, -1], [0, 1] + [-1] * 5]
+    for row, slot, i in ((0, 1, 0), (0, 2, 2), (1, 1, 1)):
+        for stream in ("", "decoder_"):
+            inside = batch[f"{stream}segment_ids"][row] == slot
+            np.testing.assert_array_equal(batch[f"{stream}tokens"][row, inside], examples[i].arrays[f"{stream}tokens"])

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers.packed_examples import LENGTHS, ROW, assert_same, lengths_of, make_examples, unpack
+from helpers.packed_examples import LENGTHS, ROW, assert_same, fields_of, lengths_of, make_examples, unpack
 
 from jaxlm.data.examples.order import make_order
 from jaxlm.data.examples.packing import build_batch, plan_rows
@@ -59,22 +59,27 @@ def test_a_batch_gives_back_its_examples(kind, label):
         return
     examples = make_examples(lengths, label=LABELS[label])
     rows = plan_rows(lengths, ROW, 5)
-    batch = build_batch(examples, rows, num_rows=len(rows) + 2, row_length=ROW, slots=5, pad_id=99)
+    batch = build_batch(
+        examples, rows, fields_of(examples), num_rows=len(rows) + 2, row_lengths={"": ROW}, slots=5, pad_id=99
+    )
     assert_same(unpack(batch), examples)
     padding = batch["segment_ids"] == 0
     assert padding.sum() == batch["tokens"].size - lengths.sum()
     assert (batch["tokens"][padding] == 99).all()
     assert not batch["positions"][padding].any() and not batch["token_types"][padding].any()
     dtypes = {key: value.dtype.name for key, value in batch.items()}
-    assert dtypes.pop("labels") == examples[0].label.dtype.name and dtypes.pop("weights") == "float32"
+    assert dtypes.pop("labels") == examples[0].arrays["labels"].dtype.name and dtypes.pop("weights") == "float32"
     assert set(dtypes.values()) == {"int32"}
     assert batch["tokens"].shape == (len(rows) + 2, ROW)
-    assert batch["labels"].shape == (len(rows) + 2, 5, *examples[0].label.shape)
+    assert batch["labels"].shape == (len(rows) + 2, 5, *examples[0].arrays["labels"].shape)
 
 
 def test_a_batch_of_padding_alone_has_the_same_layout():
     examples = make_examples([4, 5], label=LABELS["multi-label"])
-    full, empty = (build_batch(examples, rows, num_rows=2, row_length=16, slots=3, pad_id=9) for rows in ([[0, 1]], []))
+    full, empty = (
+        build_batch(examples, rows, fields_of(examples), num_rows=2, row_lengths={"": 16}, slots=3, pad_id=9)
+        for rows in ([[0, 1]], [])
+    )
     assert {k: (v.shape, v.dtype) for k, v in full.items()} == {k: (v.shape, v.dtype) for k, v in empty.items()}
     assert unpack(empty) == [] and (empty["tokens"] == 9).all()
 
@@ -84,12 +89,13 @@ def test_a_batch_of_padding_alone_has_the_same_layout():
     [
         ([[0], [1], [2]], "3 rows do not fit a batch of 2"),
         ([[0], [1, 2, 0]], "row 1 holds 3 examples, but a row has 2 slots"),
-        ([[0, 1]], r"example 7 \(10 tokens\) overflows its row of 16"),
+        ([[0, 1]], r"example 1 \(10 tokens\) overflows its row of 16"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(rows, message):
     with pytest.raises(ValueError, match=message):
-        build_batch(make_examples([9, 10, 1]), rows, num_rows=2, row_length=16, slots=2, pad_id=0)
+        examples = make_examples([9, 10, 1])
+        build_batch(examples, rows, fields_of(examples), num_rows=2, row_lengths={"": 16}, slots=2, pad_id=0)
 
 
 def test_sizes_are_the_best_there_are():

@@ -1,0 +1,118 @@
+"""`RowDataset`: a split of labelled rows, for training and for evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxlm.data.dataset import BatchLayout
+from jaxlm.data.examples.example import Example, Examples
+from jaxlm.data.examples.loader import TrainLoader, example_lengths, group_members
+from jaxlm.data.examples.packing import Rows, build_batch, plan_rows
+from jaxlm.data.examples.shapes import choose_sizes, eval_shapes, round_up
+from jaxlm.errors import UserError
+from jaxlm.fields import Batch, Field
+
+
+@dataclass(frozen=True)
+class RowDataset:
+    """Tokenized rows and the fields that they carry; a `Dataset`."""
+
+    split: Examples
+    fields: tuple[Field, ...]
+
+    def describe(self) -> dict[str, int]:
+        counts = dict(self.split.counts)
+        skipped = counts.pop("skipped", 0) + self.split.table.skipped
+        return {"rows": len(self.split.table.rows), **counts, "skipped": skipped}
+
+    def examples(self) -> Examples:
+        return self.split
+
+    def fingerprint(self) -> str:
+        rows = json.dumps(self.split.table.rows, default=str)
+        return hashlib.sha256(rows.encode()).hexdigest()
+
+    def loader(self, layout: BatchLayout) -> TrainLoader:
+        if layout.order == "balanced" and (layout.batch_tokens or not layout.packing):
+            raise UserError(
+                "data.batch_order=balanced: expected train.batch_size and data.packing=true; batches of "
+                "train.batch_tokens are filled as they are, and padding would only grow by long and short examples in "
+                "one batch"
+            )
+        return TrainLoader(self.split.examples, self.fields, layout)
+
+    def batches(self, layout: BatchLayout) -> Iterator[Batch]:
+        """Every example exactly once; the batch's `examples` says which stands where.
+
+        Packed, the split is packed as a whole, longest first, and all batches have one shape. Without packing the
+        examples come longest first, one to a row, in at most `max_shapes` row lengths. The last batch is filled up with
+        empty rows. Examples of one group stay in one batch.
+
+        Raises:
+          ValueError: an example is longer than `row_length`, or rows do not divide among the processes.
+        """
+        examples, multiple = self.split.examples, layout.share.num_shards
+        if not examples:
+            return iter(())
+        lengths = example_lengths(examples)
+        shapes = eval_shapes(
+            lengths,
+            max_length=layout.max_length,
+            row_length=layout.row_length,
+            row_multiple=multiple,
+            packing=layout.packing,
+            eval_rows=layout.eval_rows,
+        )
+        num_rows, row_length, slots = shapes.row_counts[0], shapes.row_length, shapes.slots
+        if (members := group_members(examples)) is not None:
+            batches = _grouped(lengths, members, num_rows, row_length, slots, packing=layout.packing)
+            num_rows = round_up(max(map(len, batches)), multiple)
+        else:
+            order = np.argsort(-lengths, kind="stable")
+            planned = plan_rows(lengths[order], row_length, slots, packing=layout.packing)
+            rows = [order[row].tolist() for row in planned]
+            batches = [rows[k : k + num_rows] for k in range(0, len(rows), num_rows)]
+        row_lengths = [row_length] * len(batches)
+        if not layout.packing:
+            needs = [min(round_up(int(max(lengths[row[0]] for row in batch)), 8), row_length) for batch in batches]
+            sizes = choose_sizes(needs, layout.max_shapes)
+            row_lengths = [next(size for size in sizes if size >= need) for need in needs]
+        local = layout.share.rows(num_rows)
+        return (
+            self._batch(examples, [batch[i] if i < len(batch) else [] for i in local], length, slots, layout)
+            for batch, length in zip(batches, row_lengths, strict=True)
+        )
+
+    def _batch(
+        self, examples: Sequence[Example], rows: Rows, row_length: int, slots: int, layout: BatchLayout
+    ) -> Batch:
+        return build_batch(
+            examples,
+            rows,
+            self.fields,
+            num_rows=len(rows),
+            row_lengths={"": row_length},
+            slots=slots,
+            pad_id=layout.pad_id,
+            groups=any(example.group >= 0 for example in examples),
+        )
+
+
+def _grouped(
+    lengths: np.ndarray, members: Sequence[np.ndarray], num_rows: int, row_length: int, slots: int, *, packing: bool
+) -> list[Rows]:
+    """Batches of whole groups, about `num_rows` rows each: as many groups as the mean group lets fit."""
+    per_row = row_length / float(lengths.mean()) if packing else 1.0
+    mean_group = sum(map(len, members)) / len(members)
+    size = max(1, int(num_rows * per_row / mean_group))
+    batches = []
+    for start in range(0, len(members), size):
+        chosen = np.concatenate(members[start : start + size])
+        planned = plan_rows(lengths[chosen], row_length, slots, packing=packing)
+        batches.append([chosen[row].tolist() for row in planned])
+    return batches

@@ -1,0 +1,112 @@
+"""A trained model, opened to be applied: a finished run, an HF-format directory, or a hub id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxlm.config.loading import load_config
+from jaxlm.config.model import ModelConfig
+from jaxlm.config.schema import Config
+from jaxlm.data.config import DataConfig
+from jaxlm.errors import UserError
+from jaxlm.hf.checkpoint import HFCheckpoint
+from jaxlm.hf.hub import find_model_dir
+from jaxlm.inference.evaluator import Evaluator
+from jaxlm.setup.setup import Setup, make_setup
+from jaxlm.tasks import TASKS
+from jaxlm.tasks.base import Task
+
+_FROM_CHECKPOINT: dict[str, Any] = {
+    "family": None,
+    "preset": None,
+    "config": {},
+    "tokenizer": None,
+    "train_tokenizer": None,
+    "revision": None,
+    "new_head": False,
+}
+"""Keys of `model` that a trained model answers by itself."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The parts of a run around trained parameters."""
+
+    setup: Setup
+    params: Any
+    evaluator: Evaluator
+
+
+def run_config(name: str, overrides: Sequence[str] = ()) -> Config | None:
+    """The config of a run directory; None where `name` is none."""
+    path = Path(name).expanduser() / "config.yaml"
+    return load_config(path, overrides) if path.is_file() else None
+
+
+def open_trained(name: str, config: Config, splits: Sequence[str] = ()) -> TrainedModel:
+    """Opens the model in `name` with the task, data and settings of a config.
+
+    Args:
+      config: the run's, or `checkpoint_config`; its `model.init` and the like are replaced.
+      splits: whose data are opened, too.
+    Raises:
+      UserError: no model there, or one without a trained head for the task.
+    """
+    model = config.model.model_copy(update={**_FROM_CHECKPOINT, "init": name})
+    setup = make_setup(config.model_copy(update={"model": model}), splits=splits)
+    params, initialized = setup.init_params()
+    if initialized:
+        raise UserError(
+            f"--run {name}: the checkpoint has no trained head ({', '.join(initialized)} are missing); fine-tune it "
+            "first"
+        )
+    return TrainedModel(setup, params, make_evaluator(setup))
+
+
+def make_evaluator(setup: Setup) -> Evaluator:
+    """The evaluator of a run's model and task."""
+    return Evaluator(setup.model, setup.task, setup.layout, setup.apply)
+
+
+def checkpoint_config(name: str, text: str | Sequence[str] | None) -> Config:
+    """A config for a model that no run of jaxlm's made: the task is that of its head, the settings are the defaults.
+
+    Args:
+      text: text column, or the two columns of a pair; None: the task's own default.
+    Raises:
+      UserError: no model there, or a head that answers no rows.
+    """
+    checkpoint = HFCheckpoint(find_model_dir(name, key="--run"))
+    task = task_of(checkpoint)
+    columns = {} if text is None else {"text": text if isinstance(text, str) else tuple(text)}
+    positions = checkpoint.model_config.max_positions
+    return Config(
+        name="predict",
+        model=ModelConfig(init=name),
+        task=task.Config.model_validate(columns),
+        data=DataConfig(max_length=min(512, positions)),
+    )
+
+
+def task_of(checkpoint: HFCheckpoint) -> type[Task]:
+    """The task that a checkpoint's head was trained for; classification where config.json names no head."""
+    head = checkpoint.head or "classification"
+    found = next((task for task in TASKS.values() if task.head == head and task.predicts), None)
+    if found is None:
+        raise UserError(
+            f"{checkpoint.directory}: a model with a {head} head answers no rows by itself; fine-tune it (model.init)"
+        )
+    return found
+
+
+def with_samples(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The config with other settings of the texts that its model writes; unchanged where it writes none."""
+    samples = getattr(config.task, "samples", None)
+    given = {name: value for name, value in changes.items() if value is not None}
+    if samples is None or not given:
+        return config
+    task = config.task.model_copy(update={"samples": samples.model_copy(update=given)})
+    return config.model_copy(update={"task": task})

@@ -1,0 +1,376 @@
+"""`Task`: one kind of learning, from data to losses, predictions and scores; `RowTask` and `CorpusTask`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from jaxlm.data.config import DataConfig
+from jaxlm.data.corpus.cache import Wrap
+from jaxlm.data.corpus.dataset import CorpusDataset, CorpusSources, EmptyDataset
+from jaxlm.data.corpus.row_plan import Cost, Segment
+from jaxlm.data.dataset import Dataset
+from jaxlm.data.examples.dataset import RowDataset
+from jaxlm.data.examples.example import Example, Examples
+from jaxlm.data.examples.tables import TableSources, open_tables
+from jaxlm.data.sources.table import Table
+from jaxlm.errors import Stop, UserError
+from jaxlm.fields import Batch, Field
+from jaxlm.report.sections import ReportSection
+from jaxlm.section import Section
+from jaxlm.tokenizer.tokenizer import Tokenizer
+
+
+class TaskConfig(Section):
+    """Base of the sections `task`; each has a `kind`, its key in `TASKS`."""
+
+    kind: str
+
+
+class Metric(NamedTuple):
+    """A score that a task can give."""
+
+    name: str
+    higher_is_better: bool = True
+    headline: bool = True
+    """On the console and at the head of the report; others go to the files only."""
+
+
+class Outputs(NamedTuple):
+    """What one evaluation step leaves for the host; a pytree, made inside jit."""
+
+    sums: Mapping[str, Any] = {}
+    """float32 [] each; added up over batches, devices and processes."""
+    slots: Mapping[str, Any] = {}
+    """[B, S, ...] each: an entry for each example."""
+    tokens: Mapping[str, Any] = {}
+    """[B, T, ...] each: an entry for each token of the first stream."""
+
+
+class Answer(NamedTuple):
+    """A row of a split, its gold label (None: unlabelled), and what the task keeps of the model's outputs for it."""
+
+    row: Mapping[str, Any]
+    label: Any
+    kept: Any
+
+
+class Generation(NamedTuple):
+    """How a text is written token by token; names as in Transformers."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    eos_ids: tuple[int, ...] = ()
+    prefix: bool = False
+    """Prompts are read in both directions."""
+
+
+@runtime_checkable
+class Sources(Protocol):
+    """The data that a config names, opened but not yet tokenized."""
+
+    @property
+    def can_train_tokenizer(self) -> bool:
+        """Whether there are training texts."""
+        ...
+
+    def texts(self) -> Iterator[str]:
+        """The training texts, for a tokenizer to be trained on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which data to open, and how.
+
+    Attributes:
+      data: the section `data`.
+      splits: those to open of train, validation, test.
+      token_cache: folder of tokenized corpora.
+      seed: of the run.
+      stop: names the signal that asks for an end, if any.
+    """
+
+    data: DataConfig
+    splits: Sequence[str]
+    token_cache: Path
+    seed: int = 0
+    stop: Stop = lambda: None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a task is made from: settings, and facts of the tokenizer, the checkpoint and the model family.
+
+    Attributes:
+      data: the section `data`.
+      tokenizer: of the run.
+      hf_config: config.json of the checkpoint whose head is taken over; None: a new head.
+      pool: the token that the family reads for a whole example, "first" or "last".
+      label_smoothing: `train.label_smoothing`.
+      logits_chunk: tokens of a row whose logits exist at once; None: chosen by their number.
+      seed: of the run.
+    """
+
+    data: DataConfig
+    tokenizer: Tokenizer
+    hf_config: Mapping[str, Any] | None = None
+    pool: Literal["first", "last"] = "first"
+    label_smoothing: float = 0.0
+    logits_chunk: int | None = None
+    seed: int = 0
+
+
+class Task(ABC):
+    """One kind of learning, with the labels and settings of one run.
+
+    The methods stand in the order of the data's way: sources -> datasets of examples -> packed batches -> `loss` and
+    `measure` (on the device) -> `decode` (one example) -> `answer` (one row) -> `scores` and `report` (one split). A
+    task knows no model, mesh, optimizer or directory. To add one: a file with a subclass and its config section, and a
+    line in `TASKS`.
+    """
+
+    Config: ClassVar[type[TaskConfig]]
+    """The section `task` of the config; the default of its `kind` is the key in `TASKS`."""
+    reads: ClassVar[Literal["rows", "corpus"]]
+    """What it learns from: labelled rows (`jaxlm finetune`) or documents (`jaxlm pretrain`)."""
+    unused_data_keys: ClassVar[tuple[str, ...]]
+    """Keys of the section `data` that mean nothing to it."""
+    head: ClassVar[str]
+    """Kind of the model's head, a key of `Family.heads`."""
+    predicts: ClassVar[bool] = True
+    """Whether a trained model answers rows by itself."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """What batches hold in addition to the tokens, segment ids and positions of their streams."""
+        return ()
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the head; 0: the head's kind decides."""
+        return 0
+
+    @property
+    def generation(self) -> Generation | None:
+        """How answers are written token by token; None: they are read off one forward pass."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def open(cls, config: Any, request: Request) -> Sources:
+        """Opens the data that a config names.
+
+        Args:
+          config: a `cls.Config`.
+        Raises:
+          UserError: data that is missing or cannot be read, or a key of `data` that the task does not use.
+        """
+
+    @classmethod
+    @abstractmethod
+    def create(cls, config: Any, context: Context, sources: Sources | None) -> Task:
+        """Settles labels and settings.
+
+        Args:
+          config: a `cls.Config`.
+          sources: what `open` returned; None where a trained model is applied, or only shapes are asked for.
+        Raises:
+          UserError: config, data and checkpoint do not fit together.
+        """
+
+    @abstractmethod
+    def datasets(self, sources: Any) -> dict[str, Dataset]:
+        """Tokenizes the splits; by name."""
+
+    @classmethod
+    def text_columns(cls, config: Any) -> tuple[str, ...]:
+        """The columns of rows that hold texts: cleaned, and read to train a tokenizer."""
+        raise _answers_no_rows(cls)
+
+    def examples(self, table: Table, *, labelled: bool, key: str) -> Examples:
+        """Tokenizes rows: a split, or the input of `jaxlm predict`.
+
+        Args:
+          labelled: read labels; otherwise examples carry any label of the right shape.
+          key: config key of the table, for errors.
+        Raises:
+          UserError: a missing column, or a bad row (unless `data.on_bad_row` is skip).
+        """
+        raise _answers_no_rows(type(self))
+
+    def dataset(self, table: Table, *, labelled: bool, key: str) -> RowDataset:
+        """One table as a dataset; arguments as in `examples`."""
+        return RowDataset(self.examples(table, labelled=labelled, key=key), self.fields)
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """Every score that it can give; the first chooses the best checkpoint unless `train.metric` names another."""
+
+    # On the device.
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Returns (sum of weighted losses, sum of weights); divided once, after all micro-batches and devices."""
+
+    def measure(self, outputs: Any, batch: Mapping[str, jax.Array]) -> Outputs:
+        """Returns what evaluation keeps of a batch: small enough to leave the device (an argmax, not the logits)."""
+        total, weight = self.loss(outputs, batch)
+        return Outputs({"loss": total, "weight": weight})
+
+    # On the host.
+
+    def decode(self, example: Example, outputs: Mapping[str, np.ndarray]) -> Any:
+        """Returns what is kept of one example until all examples of its row are there.
+
+        Args:
+          outputs: its entries of `Outputs.slots`, and of `Outputs.tokens` those of its tokens, [T, ...]; with
+            `generation`, `generated`, the ids that were written.
+        """
+        return dict(outputs)
+
+    def answer(self, row: Mapping[str, Any], parts: Sequence[tuple[Example, Any]]) -> Any:
+        """Returns what is kept of a row, from its examples in order (windows, choices, texts) and what `decode` kept of
+        each; scores and predictions are made of it."""
+        [(_, part)] = parts
+        return part
+
+    def prediction(self, row: Mapping[str, Any], kept: Any) -> dict[str, Any]:
+        """Returns the prediction of a row, as predictions/<split>.jsonl has it."""
+        raise _answers_no_rows(type(self))
+
+    def scores(self, sums: Mapping[str, float], answers: Sequence[Answer], dataset: Dataset) -> dict[str, float]:
+        """Returns the scores of a split, those of `metrics`; one that is undefined is left out."""
+        return {"loss": sums["loss"] / max(sums["weight"], 1e-9)}
+
+    def tune(self, answers: Sequence[Answer]) -> Task:
+        """Settles what is chosen after training on the validation split (a threshold, a temperature); it is kept in
+        `hf_config`, and read back by `create`."""
+        return self
+
+    # For people and other programs.
+
+    def describe(self) -> dict[str, Any]:
+        """Returns its entries of summary.json: `problem` in a word, `label_names`, and `task`, its settings."""
+        kind = self.Config.model_fields["kind"].default
+        return {"problem": kind, "label_names": [], "task": {"kind": kind}}
+
+    @abstractmethod
+    def show(self, batch: Batch) -> list[str]:
+        """Returns lines for `--dry-run`: the first row, decoded, and what is asked of it."""
+
+    def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
+        """Returns its sections of report.html, from the answers on the test (else validation) split."""
+        return []
+
+    def baselines(self, train: Dataset, test: Dataset) -> dict[str, dict[str, float]]:
+        """Returns the scores of simple systems on the same rows; {}: none."""
+        return {}
+
+    @property
+    def model_overrides(self) -> dict[str, Any]:
+        """Fields of the model's config that the task decides."""
+        return {}
+
+    def hf_config(self) -> dict[str, Any]:
+        """Returns its entries of the exported config.json: id2label, problem_type."""
+        return {}
+
+    @classmethod
+    def check_data_keys(cls, data: DataConfig) -> None:
+        """Refuses keys of `data` that mean nothing to the task.
+
+        Raises:
+          UserError: names the key.
+        """
+        kind = cls.Config.model_fields["kind"].default
+        for key in cls.unused_data_keys:
+            if getattr(data, key) != type(data).model_fields[key].get_default(call_default_factory=True):
+                what = "labelled rows" if cls.reads == "rows" else "a corpus"
+                raise UserError(f"data.{key}: task.kind={kind} reads {what} and does not use it; leave it out")
+
+
+class RowTask(Task):
+    """A task that learns from the rows of tables."""
+
+    reads = "rows"
+    unused_data_keys = ("concat_documents", "token_cache")
+
+    @classmethod
+    def open(cls, config: Any, request: Request) -> TableSources:
+        cls.check_data_keys(request.data)
+        return open_tables(request.data, request.splits, cls.text_columns(config))
+
+    def datasets(self, sources: TableSources) -> dict[str, Dataset]:
+        made: dict[str, Dataset] = {}
+        for split, table in sources.tables.items():
+            examples = self.examples(table, labelled=True, key=f"data.{split}")
+            if not examples.examples:
+                raise UserError(f"data.{split}: no usable row in {table.name}")
+            made[split] = RowDataset(examples, self.fields)
+        return made
+
+
+class CorpusTask(Task):
+    """An objective that learns from documents: how rows are cut from text, their targets, and their metrics."""
+
+    reads = "corpus"
+    predicts = False
+    unused_data_keys = ("long_text", "stride", "packing", "batch_order", "row_length", "max_shapes")
+    wrap: ClassVar[Wrap]
+    """Special tokens in the tokenized corpus: "documents" (around each) or "none" (the row adds its own)."""
+    lookahead: ClassVar[int]
+    """Tokens that a segment carries beyond its inputs: 1 where the next token is predicted."""
+
+    @property
+    def overhead(self) -> int:
+        """Columns that a segment takes up in addition to its tokens."""
+        return 0
+
+    @property
+    def cost(self) -> Cost | None:
+        """Columns of a segment by its tokens, where that is not their number and `overhead`."""
+        return None
+
+    @classmethod
+    def open(cls, config: Any, request: Request) -> CorpusSources:
+        cls.check_data_keys(request.data)
+        data, splits = request.data, [s for s in request.splits if getattr(request.data, s) is not None]
+        return CorpusSources(data, splits, config.text, request.token_cache, request.seed, request.stop)
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """That of the run."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides a row other than its text, for the loader's fingerprint."""
+        return {}
+
+    @abstractmethod
+    def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Returns the arrays of one row; of no segments, padding of weight 0."""
+
+    def datasets(self, sources: CorpusSources) -> dict[str, Dataset]:
+        opened: dict[str, CorpusDataset] = sources.datasets(self, self.tokenizer)
+        return dict(opened)
+
+    def empty_dataset(self) -> EmptyDataset:
+        """The shapes of its batches without data, for a step that is compiled and not run."""
+        return EmptyDataset(self)
+
+
+def _answers_no_rows(task: type[Task]) -> UserError:
+    kind = task.Config.model_fields["kind"].default
+    return UserError(f"task.kind={kind}: a model of this kind answers no rows; fine-tune it on a labelled task")
