@@ -156,7 +156,7 @@ def eight_rows() -> dict[str, np.ndarray]:
 
 
 @cases
-def test_gradient_reaches_every_parameter_of_every_layer_whatever_the_knobs(family):
+def test_gradient_reaches_every_parameter_of_every_layer(family):
     model = causal(family, **CASES[family])
     assert ("head/unembed" in flatten(model.shapes)) == (not model.config.tied)
     params = weights(model)
@@ -164,8 +164,9 @@ def test_gradient_reaches_every_parameter_of_every_layer_whatever_the_knobs(fami
     for name, gradient in flatten(expected[1]).items():
         norms = np.abs(np.asarray(gradient)).reshape(3 if "/layers/" in name else 1, -1).max(-1)
         assert norms.min() > 1e-4, name
-    changed = causal(family, ComputeConfig(unroll=2, remat="full"), **CASES[family])
-    assert_close(loss_and_gradients(changed, params, eight_rows()), expected)
+    if family == "qwen3":  # whose layers differ in their windows; `test_models.py` has the other stacks
+        changed = causal(family, ComputeConfig(unroll=2, remat="full"), **CASES[family])
+        assert_close(loss_and_gradients(changed, params, eight_rows()), expected)
 
 
 def test_shards_of_fused_queries_keys_and_values_change_neither_loss_nor_gradients():
