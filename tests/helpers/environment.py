@@ -21,9 +21,8 @@ FLAGS = {
 }
 """Of XLA; each stands back if XLA_FLAGS has it already."""
 if tuple(map(int, version("jaxlib").split(".")[:2])) >= (0, 11):
-    del FLAGS[
-        "xla_cpu_use_fusion_emitters"
-    ]  # which is gone there: XLA ends a process over a flag that it does not know
+    # It is gone there, and XLA ends a process over a flag that it does not know.
+    del FLAGS["xla_cpu_use_fusion_emitters"]
 
 for name, value in FLAGS.items():
     if f"--{name}=" not in os.environ.get("XLA_FLAGS", ""):

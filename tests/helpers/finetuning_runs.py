@@ -46,7 +46,7 @@ def write_config(folder: Path, **sections: Any) -> Path:
         "name": "tiny",
         "model": {
             "family": "bert",
-            "config": {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "max_positions": 64},
+            "config": {"num_layers": 1, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "max_positions": 64},
             "train_tokenizer": {"vocab_size": 200},
         },
         "task": {"text": "text", "label": "label"},

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from helpers.finetuning_runs import FILLER, WORDS
 
-TINY = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "max_positions": 64}
+TINY = {"num_layers": 1, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "max_positions": 64}
 MODELS: dict[str, dict[str, Any]] = {
     "masked_lm": {"family": "bert", "config": TINY, "train_tokenizer": {"vocab_size": 200, "min_frequency": 1}},
     "replaced_tokens": {
@@ -21,7 +21,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "span_corruption": {
         "family": "t5",
         "config": {
-            "num_layers": 2,
+            "num_layers": 1,
             "embed_dim": 32,
             "num_heads": 4,
             "head_dim": 8,
