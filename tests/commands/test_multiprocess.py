@@ -97,7 +97,7 @@ def disturb(
     process = start(processes, "finetune", "--config", config, f"name={name}", *changes)
     wait_for_step(config.parent / "runs" / name, step, process)
     os.kill(pids(process)[number], signal_number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     return process.returncode, errors
 
 
@@ -136,7 +136,7 @@ def test_evaluate_and_predict_with_other_numbers_of_processes(tmp_path):
     finetune(config, "tiny", 4, "mesh.preset=fsdp", "mesh.fsdp=4")
     run = tmp_path / "runs/tiny"
     scores = json.loads((run / "summary.json").read_text())["scores"]["test"]
-    for processes, devices in ((1, 1), (2, 2), (3, 1)):
+    for processes, devices in ((1, 1), (3, 1)):
         printed, _ = launch(processes, "evaluate", "--run", run, devices=devices)
         # Gloo, which carries the collectives of CPUs, writes into standard output, too.
         lines = [line.removeprefix("[0] ") for line in printed.splitlines() if "[Gloo]" not in line]
@@ -150,9 +150,7 @@ def test_evaluate_and_predict_with_other_numbers_of_processes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "mesh", [{}, {"preset": "fsdp", "fsdp": 2, "data": 2}, {"preset": "fsdp_tp", "fsdp": 1, "tensor": 4}]
-)
+@pytest.mark.parametrize("mesh", [{"preset": "fsdp", "fsdp": 2, "data": 2}, {"preset": "tp", "tensor": 4}])
 def test_pretraining_on_four_processes_equals_one(tmp_path, mesh):
     """Tokenizer and token cache included; with tensor=4, all processes hold parts of the same rows."""
     settings = {"samples": {"prompts": ["the film ", "a story "], "tokens": 12, "temperature": 0.0}}
@@ -166,15 +164,7 @@ def test_pretraining_on_four_processes_equals_one(tmp_path, mesh):
 
 
 @pytest.mark.slow
-def test_streams_on_two_processes_equal_one(tmp_path):
-    config = write_pretraining(tmp_path, "masked_lm", data={"tokenize": "stream"})
-    launch(2, "pretrain", "--config", config, "name=two")
-    launch(1, "pretrain", "--config", config, "name=one", devices=2)
-    assert_same_results(tmp_path / "runs/two", tmp_path / "runs/one")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number, processes", [(0, 2), (1, 2), (2, 4)])
+@pytest.mark.parametrize("number, processes", [(0, 2), (2, 3)])
 def test_a_killed_process_stops_the_others(tmp_path, number, processes):
     config = write_config(tmp_path, **{**SETTINGS, "train": {"batch_size": 8, "epochs": 100, "eval_every": 50}})
     status, errors = disturb(number, signal.SIGKILL, config, "killed", processes, 4)
@@ -192,7 +182,7 @@ def test_a_process_that_hangs_stops_the_others(tmp_path):
     wait_for_step(tmp_path / "runs/tiny", 4, process)
     [worker] = Path(f"/proc/{(parent := pids(process)[1])}/task/{parent}/children").read_text().split()
     os.kill(int(worker), signal.SIGSTOP)
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 1, errors
     assert "failed: another process has stopped, or does not answer" in lines_of(0, errors), errors
 
@@ -213,7 +203,7 @@ def test_restarts_with_other_numbers_of_processes_end_as_an_undisturbed_run(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number, name", [(1, signal.SIGTERM), (0, signal.SIGTERM), (1, signal.SIGINT)])
+@pytest.mark.parametrize("number, name", [(0, signal.SIGTERM), (1, signal.SIGINT)])
 def test_a_signal_to_one_process_saves_and_ends_all(tmp_path, number, name):
     settings = {**SETTINGS, "train": {"batch_size": 8, "epochs": 100, "eval_every": 50}, "checkpoint": {"every": 1000}}
     config = write_config(tmp_path, **settings)
@@ -241,14 +231,13 @@ def start_apart(folders: list[Path], config: Path) -> list[subprocess.Popen]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "row, message",
+    "number, row, message",
     [
-        ({"text": None, "label": "pos"}, "train.jsonl"),
-        ({"text": "another film", "label": "pos"}, "the training data.* differ between processes: those of process 1"),
+        (1, {"text": None, "label": "pos"}, "train.jsonl"),
+        (0, {"text": "other", "label": "pos"}, "the training data.* differ between processes: those of process 1"),
     ],
 )
-@pytest.mark.parametrize("number", [0, 1])
-def test_what_one_process_alone_finds_wrong_stops_both(tmp_path, row, message, number):
+def test_what_one_process_alone_finds_wrong_stops_both(tmp_path, number, row, message):
     folders = [tmp_path / "host0", tmp_path / "host1"]
     for folder in folders:
         write_config(folder)
@@ -256,7 +245,7 @@ def test_what_one_process_alone_finds_wrong_stops_both(tmp_path, row, message, n
     splits = {name: {"path": f"{name}.jsonl"} for name in ("train", "validation", "test")}
     config = write_config(tmp_path, data=splits)
     processes = start_apart(folders, config)
-    said = [process.communicate(timeout=100)[1] for process in processes]
+    said = [process.communicate(timeout=300)[1] for process in processes]
     for process, errors in zip(processes, said, strict=True):
         assert process.returncode == 2, errors
         assert re.search(message, errors) and "Traceback" not in errors, errors
