@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -52,6 +53,11 @@ class ModelConfig(Section):
     def chunk(self) -> int | None:
         """`logits_chunk` as a number of tokens; None for `auto`."""
         return None if self.logits_chunk == "auto" else self.logits_chunk
+
+    @property
+    def init_config(self) -> Path | None:
+        """The config file of the pretraining run that `init` names; None if it names anything else."""
+        return Path(self.init) if self.init is not None and self.init.endswith((".yaml", ".yml")) else None
 
     @model_validator(mode="after")
     def _random_or_given(self) -> ModelConfig:

@@ -6,7 +6,6 @@ import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -64,7 +63,7 @@ def dry_run_for(config: Config, absent: CompileTarget) -> str:
 
 def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
     """Compiles a run's train step for `devices`; arguments and errors as in `dry_run_for`."""
-    if config.model.init is not None and Path(config.model.init).suffix in (".yaml", ".yml"):
+    if config.model.init_config is not None:
         raise UserError(f"model.init={config.model.init}: expected the directory of that run; finish it first")
     changes: dict[str, Any] = {}
     if config.model.unroll == "auto":  # as on an accelerator, on fake CPU devices, too

@@ -1,17 +1,17 @@
-"""Checkpoints: save, rank, verify and restore the training state, over Orbax's CheckpointManager.
+"""Checkpoints: saves, ranks, verifies and restores the training state with Orbax's CheckpointManager.
 
-What Orbax leaves to its caller is done here:
+This module adds what Orbax leaves to its caller:
 
 - every committed step holds a `manifest.json` with the size and SHA-256 of each data file. Orbax reads a flipped bit
-  without a word; here a damaged step is named, and the next older sound one is restored. The manifest is written
-  into the temporary directory just before Orbax renames it, so that no crash leaves a step without one;
-- shapes, dtypes and tree paths are compared before a restore, which would cast silently;
-- a step that is not above the newest one is an error, where Orbax returns False;
+  silently; here the damaged step is named, and the newest sound one before it is restored. The manifest is written
+  into the temporary folder just before Orbax renames it, so that no crash leaves a step without one;
+- shapes, dtypes and tree paths are compared before a restore, because Orbax would cast silently;
+- saving a step that is not above the newest one is an error, where Orbax returns False;
 - a failed save is reported as `RunFailure`, and what it left behind is removed;
-- metrics that are not finite never rank.
+- a metric that is not finite never makes a checkpoint the best.
 
-One writer per directory: hold `rundir.RunDir.lock` while a `Checkpointer` is open. With several processes, all call
-every method alike on a shared file system.
+A directory has one writer: hold `RunDir.lock` while a `Checkpointer` is open. With several processes, all call every
+method alike, on a shared file system.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -33,23 +32,24 @@ from jaxtyping import PyTree
 
 from jaxlm.errors import Interrupted, RunFailure, UserError
 from jaxlm.files import free_space
+from jaxlm.metrics.best import rank
 from jaxlm.parallel import processes
-from jaxlm.training import manifest
+from jaxlm.training import manifest, step_folders
 
 _NONE = -1
 _log = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """The checkpoints of one run: asynchronous saves, the newest and the best `keep` retained.
+    """The checkpoints of one run, saved asynchronously; keeps the newest and the best `keep`.
 
     Opening it removes what a killed or failed save left behind.
 
     Args:
-      directory: made if absent; one sub-directory per step.
-      keep: best checkpoints kept beside the newest; without a metric, older ones kept beside it.
-      metric: key of `save`'s metrics that ranks; None: nothing ranks.
-      higher_is_better: whether the best is the greatest.
+      directory: made if absent; it gets a folder for each step.
+      keep: how many of the best checkpoints are kept beside the newest; without a metric, how many of the older ones.
+      metric: the key of `save`'s metrics that ranks checkpoints; None: nothing ranks them.
+      higher_is_better: whether the greatest value is the best.
 
     Raises:
       RunFailure: the directory cannot be made or cleaned.
@@ -59,14 +59,14 @@ class Checkpointer:
         self._directory = Path(directory).absolute()
         self._keep = keep
         self._metric = metric
-        self._sign = 1.0 if higher_is_better else -1.0
+        self._higher_is_better = higher_is_better
         self._saving: dict[str, Any] | None = None  # record of the step that is being written
         self._damaged: list[int] = []
         if jax.process_index() == 0:
             try:
                 self._directory.mkdir(parents=True, exist_ok=True)
-                self._remove_temporary()
-                self._remove_incomplete()
+                step_folders.remove_temporary(self._directory)
+                step_folders.remove_incomplete(self._directory)
             except OSError as error:
                 raise RunFailure(f"{self._directory}: cannot open the checkpoints: {error}") from error
         logging.getLogger("absl").addFilter(_demote_orbax)
@@ -103,13 +103,13 @@ class Checkpointer:
         *,
         wait: bool = False,
     ) -> None:
-        """Starts to save; returns once `state` has been copied, so that its buffers may be donated.
+        """Starts a save; returns when `state` has been copied, so that its buffers may be donated.
 
         Args:
-          step: above every step saved before.
+          step: greater than every step saved before.
           state: arrays of any shape, dtype and sharding, in any containers.
           extra: JSON values, the same on every process; keys come back as strings, tuples as lists.
-          metrics: those that are not finite are left out.
+          metrics: scores of this step; values that are not finite are left out.
           wait: return only when the step is committed.
 
         Raises:
@@ -128,7 +128,7 @@ class Checkpointer:
         self._saving = json.loads(json.dumps(record))  # a snapshot: the caller's dict may change meanwhile
         try:
             if jax.process_index() == 0:
-                self._remove_temporary()
+                step_folders.remove_temporary(self._directory)
             for damaged in self._damaged:
                 self._manager.delete(damaged)
             self._damaged = []
@@ -140,11 +140,11 @@ class Checkpointer:
             self.wait()
 
     def restore(self, abstract_state: PyTree, step: int | None = None) -> tuple[int, PyTree, dict[str, Any]]:
-        """Reads a verified checkpoint onto the shardings of `abstract_state`, whatever mesh it was saved from.
+        """Restores a verified checkpoint with the shardings of `abstract_state`; it may come from another mesh.
 
         Args:
           abstract_state: `jax.ShapeDtypeStruct` leaves with shardings.
-          step: one of `all_steps()`; None: the newest that is sound. Damaged ones above it are named in the log
+          step: one of `all_steps()`; None: the newest that is sound. Damaged ones after it are named in the log
             and removed at the next save.
 
         Returns:
@@ -160,7 +160,8 @@ class Checkpointer:
             wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
             raise UserError(f"{self._directory}: no {wanted}; found steps: {', '.join(map(str, steps)) or 'none'}")
         candidates = [step] if step is not None else steps[::-1]
-        chosen = self._first_sound(candidates) if jax.process_index() == 0 else _NONE
+        found = step_folders.first_sound(self._directory, candidates) if jax.process_index() == 0 else None
+        chosen = _NONE if found is None else found
         if jax.process_count() > 1:
             chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
         if chosen == _NONE:
@@ -177,21 +178,19 @@ class Checkpointer:
         return chosen, state, record["extra"]
 
     def latest_step(self) -> int | None:
-        """The newest committed step."""
+        """Returns the newest committed step; None if there is none."""
         return max(self.all_steps(), default=None)
 
     def best_step(self) -> int | None:
-        """The committed step of the best metric (of equals, the earliest); None without a ranked one."""
-        scores = self._scores()
-        return min(scores, key=lambda step: (-scores[step], step), default=None)
+        """Returns the committed step with the best metric, the earliest of equals; None if no step is ranked."""
+        return next(iter(_best_first(self._ranks())), None)
 
     def all_steps(self) -> list[int]:
-        """Committed steps, ascending; neither the one being written nor those that a restore found damaged."""
-        steps = [step for step in _step_directories(self._directory) if step not in self._damaged]
-        return [step for step in steps if (self._directory / str(step) / manifest.FILE).is_file()]
+        """Returns the committed steps, ascending, without those that a restore found damaged."""
+        return [step for step in step_folders.committed_steps(self._directory) if step not in self._damaged]
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The finite metrics saved with a committed step."""
+        """Returns the finite metrics saved with a committed step."""
         return manifest.read(self._directory / str(step))["metrics"]
 
     def wait(self) -> None:
@@ -211,92 +210,63 @@ class Checkpointer:
             logging.getLogger("absl").removeFilter(_demote_orbax)
 
     def _write_manifest(self) -> None:
-        """Called by Orbax, on the first process, when all data are written and the rename is next."""
+        """Orbax calls this on the first process when all data are written, just before the rename."""
         assert self._saving is not None
-        [folder] = self._directory.glob(f"{self._saving['step']}{ocp.utils.TMP_DIR_SUFFIX}*")
-        manifest.write(folder, self._saving)
+        manifest.write(step_folders.temporary_folder(self._directory, self._saving["step"]), self._saving)
 
     def _failure(self, error: Exception) -> RunFailure:
-        """Cleans up after a failed save, and describes it."""
+        """Cleans up after a failed save; returns the error to raise."""
         if (lost := processes.lost_peer(error)) is not None:
             return lost
         saving = self._saving or {"step": "?", "bytes": 0}
         self._saving = None
         if jax.process_index() == 0:
-            self._remove_temporary()
-        self._manager.reload()  # it has dropped the older steps that the failed one would have replaced
+            step_folders.remove_temporary(self._directory)
+        self._manager.reload()  # it has forgotten the older steps that the failed one would have replaced
         newest = self.latest_step()
         kept = "there is no earlier checkpoint" if newest is None else f"the checkpoint of step {newest} is intact"
         reason = " ".join(str(error).split()) or type(error).__name__
         if len(reason) > 400:
-            reason = f"{reason[:100]} ... {reason[-300:]}"  # TensorStore names the cause at either end
+            reason = f"{reason[:100]} ... {reason[-300:]}"  # TensorStore names the cause at the beginning or at the end
         return RunFailure(
             f"{self._directory}: saving step {saving['step']} failed: {reason}. "
             f"It needs up to {saving['bytes']:,} bytes ({free_space(self._directory)}); {kept}"
         )
 
-    def _remove_temporary(self) -> None:
-        """Removes what an interrupted save wrote: Orbax would refuse the same step because of it.
-
-        Right after a failure other writes may still be under way, and leave some for the next call.
-        """
-        for path in self._directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _remove_incomplete(self) -> None:
-        """Removes half-deleted steps; if no step is complete, moves them out of Orbax's sight instead."""
-        steps = _step_directories(self._directory)
-        incomplete = [step for step in steps if not manifest.is_complete(self._directory / str(step))]
-        for step in incomplete:
-            path = self._directory / str(step)
-            if len(incomplete) < len(steps):
-                _log.warning("%s: incomplete checkpoint removed", path)
-                shutil.rmtree(path)
-            else:
-                aside = path.with_name(f"incomplete-{step}")
-                _log.warning("%s: incomplete checkpoint, moved to %s", path, aside.name)
-                shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
-
-    def _first_sound(self, steps: Sequence[int]) -> int:
-        for step in steps:
-            if (problem := manifest.problem(self._directory / str(step))) is None:
-                return step
-            _log.warning("%s: damaged checkpoint: %s", self._directory / str(step), problem)
-        return _NONE
-
-    def _scores(self) -> dict[int, float]:
-        """Rank of each committed step that has one; greater is better."""
+    def _ranks(self) -> dict[int, float]:
+        """Returns the rank of each committed step that has one; greater is better."""
         if self._metric is None:
             return {}
-        scores = {}
+        ranks = {}
         for step in self.all_steps():
             try:
-                scores[step] = self._sign * self.metrics(step)[self._metric]
+                ranks[step] = self._rank(self.metrics(step)[self._metric])
             except (OSError, ValueError, KeyError):  # being deleted, damaged, or saved without the metric
                 continue
-        return scores
+        return ranks
+
+    def _rank(self, value: float) -> float:
+        return rank(value, higher_is_better=self._higher_is_better)
 
     def _retained(self, steps: Sequence[int]) -> set[int]:
-        """Which of the steps, the one being written included, stay after its commit."""
+        """Returns which of the steps, including the one that is being written, stay after its commit."""
         if self._metric is None:
             return set(sorted(steps)[-1 - self._keep :])
-        scores = self._scores()
+        ranks = self._ranks()
         if self._saving is not None and self._metric in self._saving["metrics"]:
-            scores[self._saving["step"]] = self._sign * self._saving["metrics"][self._metric]
-        best = sorted(scores, key=lambda step: (-scores[step], step))[: self._keep]
-        return {max(steps), *best}
+            ranks[self._saving["step"]] = self._rank(self._saving["metrics"][self._metric])
+        return {max(steps), *_best_first(ranks)[: self._keep]}
 
 
 class _Manager(ocp.CheckpointManager):
-    """Leaves signals to the train loop, which counts steps in a way of its own for them."""
+    """A manager that leaves signals to the train loop (`processes.is_stop_step`)."""
 
     def reached_preemption(self, step: int) -> bool:
         return False
 
 
 class _Retention(ocp.checkpoint_managers.PreservationPolicy):
-    """Asks the Checkpointer; Orbax deletes the others once the new step is committed."""
+    """Tells Orbax, which deletes old steps after a commit, which ones the Checkpointer retains."""
 
     def __init__(self, owner: Checkpointer) -> None:
         self._owner = owner
@@ -307,12 +277,13 @@ class _Retention(ocp.checkpoint_managers.PreservationPolicy):
 
 
 def _demote_orbax(record: logging.LogRecord) -> bool:
-    """Logging filter: Orbax's log, tracebacks of failed saves included, is detail beside this module's messages."""
+    """Logging filter: moves Orbax's messages, including tracebacks of failed saves, to this module's debug log."""
     if "orbax" not in record.pathname:
         return True
     _log.debug("orbax: %s", record.getMessage())
     return False
 
 
-def _step_directories(directory: Path) -> list[int]:
-    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdecimal() and path.is_dir())
+def _best_first(ranks: dict[int, float]) -> list[int]:
+    """Returns the steps by falling rank; of equals, the earliest first."""
+    return sorted(ranks, key=lambda step: (-ranks[step], step))

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is what was saved: a sealed table of its leaves and of the SHA-256 of its files."""
+"""Checkpoint integrity: a manifest of tree leaves and file hashes, itself protected by a hash."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FILE = "manifest.json"
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
-    """Records the data files of a folder, beside `content`, a dict of JSON values."""
+    """Writes the manifest of a folder: `content`, a dict of JSON values, and the size and hash of each data file."""
     text = json.dumps(content | {"files": _measure(folder)})
     (folder / FILE).write_text(json.dumps({"sha256": _text_digest(text), "content": text}))
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What `write` was given, with `files`: relative path -> [bytes, SHA-256].
+    """Returns the content given to `write`, and under `files`: relative path -> [bytes, SHA-256].
 
     Raises:
       OSError: there is none.
@@ -37,7 +37,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether no file is missing; sizes and contents are `problem`'s concern, as is a damaged manifest."""
+    """Returns whether no listed file is missing; `problem` finds damaged files, and a damaged manifest."""
     try:
         return all((folder / name).is_file() for name in read(folder)["files"])
     except OSError:
@@ -47,7 +47,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def problem(folder: Path) -> str | None:
-    """The first file that is not what was written, and why; None if all are."""
+    """Returns the first file that is not what was written, and why; None if all are."""
     try:
         expected = read(folder)["files"]
         found = _measure(folder)
@@ -64,13 +64,17 @@ def problem(folder: Path) -> str | None:
 
 
 def leaf_table(tree: PyTree) -> dict[str, str]:
-    """Path -> dtype and shape of each leaf, for instance `params/head/bias` -> `float32[2]`."""
+    """Returns path -> dtype and shape of each leaf, for instance `params/head/bias` -> `float32[2]`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {_name(path): f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]" for path, leaf in leaves}
 
 
 def compare(folder: Path, stored: dict[str, str], expected: dict[str, str]) -> None:
-    """Raises UserError, naming path, stored and expected, where two leaf tables differ."""
+    """Compares two leaf tables.
+
+    Raises:
+      UserError: they differ; names path, stored and expected leaf.
+    """
     paths = [path for path in stored | expected if stored.get(path) != expected.get(path)]
     if not paths:
         return
@@ -89,9 +93,9 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _measure(folder: Path) -> dict[str, tuple[int, str]]:
-    """Relative path -> (bytes, SHA-256) of each file in a sub-folder.
+    """Returns relative path -> (bytes, SHA-256) of each file in a sub-folder.
 
-    Files at the top are left out: Orbax's notes, rewritten at the commit and not needed for a restore.
+    Files at the top are left out: Orbax rewrites them at the commit, and a restore does not need them.
     """
     files = [path for path in sorted(folder.glob("*/**/*")) if path.is_file()]
     with ThreadPoolExecutor(4) as pool:

@@ -1,4 +1,4 @@
-"""Runs that stand on other runs: the pretraining that `model.init` names, and the same network from scratch."""
+"""Runs that need other runs: the pretraining that `model.init` names, and the same network from scratch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger("jaxlm")
 
 
 def run_chain(config: Config, *, command: str = "") -> dict[str, Any]:
-    """Runs whatever a config stands on and has no result yet, then the config itself; returns its summary.
+    """Runs the stages that a config needs, unless they are finished, then the config itself; returns its summary.
 
     Raises:
-      UserError, RunFailure, Interrupted: as `train.run_training`, of whichever run it was.
+      UserError, RunFailure, Interrupted: as `run_training`, of any of these runs.
     """
     config = run_pretraining(config)
     reference_scores = {}
@@ -33,11 +33,14 @@ def run_chain(config: Config, *, command: str = "") -> dict[str, Any]:
 
 
 def run_pretraining(config: Config) -> Config:
-    """Where `model.init` is a config file: runs it unless it is finished, and returns the config with its run."""
-    init = config.model.init
-    if init is None or Path(init).suffix not in (".yaml", ".yml"):
+    """Runs the config file that `model.init` names, unless it is finished; returns `config` with that run as `init`.
+
+    A config whose `model.init` is no config file is returned as it is.
+    """
+    init = config.model.init_config
+    if init is None:
         return config
-    first = load_config(Path(init), [f"logging.directory={config.logging.directory}"])
+    first = load_config(init, [f"logging.directory={config.logging.directory}"])
     if first.name == config.name:
         raise UserError(f"model.init={init}: both runs are called {first.name!r}; give one another name")
     summary = run_training(run_pretraining(first))
@@ -47,7 +50,7 @@ def run_pretraining(config: Config) -> Config:
 
 
 def scratch_config(config: Config) -> Config:
-    """The same run from random parameters: the checkpoint's architecture and tokenizer, none of its weights.
+    """Returns the config of the same run from random parameters, with the checkpoint's architecture and tokenizer.
 
     Raises:
       UserError: the run starts from random parameters anyway.

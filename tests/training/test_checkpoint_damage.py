@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import orbax.checkpoint as ocp
 import pytest
+from helpers.forked import Forked
 from helpers.saved_states import (
     ROOT,
     abstract,
     assert_restores,
     checkpointer,
+    keep_saving,
     make_state,
     names,
     no_space,
@@ -24,6 +27,7 @@ from helpers.saved_states import (
 
 from jaxlm.errors import RunFailure
 from jaxlm.training import manifest
+from jaxlm.training.step_folders import step_numbers
 
 
 def test_a_flipped_bit_in_any_file_is_found(tmp_path, caplog):
@@ -217,35 +221,15 @@ def test_a_full_disk(tmp_path):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-WRITER = """
-import itertools, sys
-from pathlib import Path
-sys.path.insert(0, "tests")
-from helpers.saved_states import make_state
-from jaxlm.training.checkpoint import Checkpointer
-with Checkpointer(Path(sys.argv[1]), keep=1, metric="f1") as saver:
-    print("open", flush=True)
-    for step in itertools.count((saver.latest_step() or 0) + 1):
-        saver.save(step, make_state(step), {"step": step}, {"f1": step % 7 / 7})
-"""
-
-
 def test_a_writer_killed_at_any_moment_leaves_a_sound_checkpoint(tmp_path):
-    rng = random.Random(0)
-    reached = 0
+    rng, directory, reached = random.Random(0), tmp_path / "run", 0
     for _ in range(5):
-        command = [sys.executable, "-c", WRITER, str(tmp_path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-            assert process.stdout is not None and process.stdout.readline() == "open\n"
-            deadline = time.monotonic() + 60
-            while not (tmp_path / str(reached + 1)).exists() and not any(
-                path.name.isdecimal() and int(path.name) > reached for path in tmp_path.iterdir()
-            ):
-                assert process.poll() is None and time.monotonic() < deadline
-                time.sleep(0.01)
-            time.sleep(rng.uniform(0, 0.5))
-            process.kill()
-        with checkpointer(tmp_path, metric="f1") as saver:
+        process = Forked(tmp_path / "log", keep_saving, directory)
+        process.wait_for(lambda: any(step > reached for step in step_numbers(directory)))  # noqa: B023
+        time.sleep(rng.uniform(0, 0.5))
+        process.send(signal.SIGKILL)
+        assert process.finish()[0] == -signal.SIGKILL
+        with checkpointer(directory, metric="f1") as saver:
             newest, best = saver.latest_step(), saver.best_step()
             assert newest is not None and best is not None and newest > reached
             assert_restores(saver, newest)
