@@ -18,6 +18,7 @@ from jaxlm.files import atomic_write, explain_write_errors, sha256
 from jaxlm.parallel.cluster import Cluster, detect_cluster
 from jaxlm.parallel.cpu_env import restart_with_settings
 from jaxlm.parallel.launch import supervise
+from jaxlm.plugins import load_plugins
 
 log = logging.getLogger("jaxlm")
 
@@ -106,6 +107,8 @@ def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
     from jaxlm.config.loading import load_config
     from jaxlm.tasks import TASKS
 
+    load_plugins(options.plugin)
+
     config = load_config(Path(options.config), topology.other_overrides(options.overrides))
     if pretraining != (TASKS[config.task.kind].reads == "corpus"):
         right = "finetune" if pretraining else "pretrain"
@@ -137,6 +140,7 @@ def _say(text: str) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from jaxlm.inference.evaluate import evaluate_run
 
+    load_plugins(options.plugin)
     scores = evaluate_run(options.run, split=options.split, data=options.data, overrides=options.overrides)
     _say(json.dumps(scores, indent=2, ensure_ascii=False))
 
@@ -146,6 +150,7 @@ def _predict(options: argparse.Namespace) -> None:
     from jaxlm.inference.predict import open_predictor, predict_stream
     from jaxlm.parallel import processes
 
+    load_plugins(options.plugin)
     if options.input == "-" and processes.is_multiprocess():
         raise UserError(
             "--input -: of several processes, only one has a standard input; expected a file that all can read"
@@ -194,6 +199,7 @@ def _write_lines(output: str, lines: Callable[[], Any]) -> None:
 def _convert(options: argparse.Namespace) -> None:
     from jaxlm.hf import convert
 
+    load_plugins(options.plugin)
     if options.action == "inspect":
         if len(options.paths) != 1:
             raise UserError("convert inspect: expected one HF-format directory, run directory or hub id")
@@ -259,6 +265,11 @@ def _bench(options: argparse.Namespace) -> None:
     print(finetune.bench(options.model, options.train, rounds=options.rounds, peer=options.peer, **shared))
 
 
+def _add_plugins(command: argparse.ArgumentParser) -> None:
+    text = "a Python file that registers a task or a model family; may be given several times"
+    command.add_argument("--plugin", action="append", default=[], metavar="FILE", help=text)
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0; found {text!r}")
@@ -303,6 +314,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--top-p", type=float, metavar="P", help="language models: draw from P of the probability")
 
     for sub in commands.choices.values():
+        _add_plugins(sub)
         hosts = sub.add_argument_group(
             "several processes", "one command to a host; not needed on SLURM and Cloud TPU (docs/scaling.md)"
         )
@@ -311,6 +323,7 @@ def _parser() -> argparse.ArgumentParser:
         hosts.add_argument("--process-id", type=int, metavar="I", help="number of this one, from 0")
 
     sub = command("convert", _convert, "Export a run in HF format, or show what a checkpoint holds.")
+    _add_plugins(sub)
     sub.add_argument("action", choices=("export", "inspect"))
     sub.add_argument("paths", nargs="+", metavar="DIR")
 
