@@ -6,6 +6,8 @@ float32 sums depend on their order; and to the digit as it is printed, with four
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,23 +68,27 @@ def write_labelled(folder: Path, problem: str) -> Path:
     return write_config(folder, model=model, task=task, data={"test": None, "eval_rows": ROWS, "max_length": 64})
 
 
-def scores_on(rules: Rules, setup: Setup, params: Any) -> dict[str, float]:
-    """Of a split whose last batch is ragged."""
+def scorer(rules: Rules, setup: Setup) -> Callable[[Any], dict[str, float]]:
+    """Returns what scores parameters on a split whose last batch is ragged."""
     model = replace(setup.model, compute=replace(setup.model.compute, rules=rules))
-    if rules.mesh is not None:
-        params = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
-    seen: list[Any] = []
+    made = make_evaluator(replace(setup, model=model))
 
-    def record(batch: Any, rules: Rules, fields: Any) -> Any:
-        seen.append(batch)
-        return shard_batch(batch, rules, fields)
+    def scores(params: Any) -> dict[str, float]:
+        if rules.mesh is not None:
+            params = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
+        seen: list[Any] = []
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "shard_batch", record)
-        made = make_evaluator(replace(setup, model=model))
-        scores = made.evaluate(params, setup.frozen, setup.datasets["validation"]).scores
-    filled = [batch["weights"].any(1) for batch in seen]
-    assert len(filled) > 1 and filled[0].all() and not filled[-1].all()
+        def record(batch: Any, rules: Rules, fields: Any) -> Any:
+            seen.append(batch)
+            return shard_batch(batch, rules, fields)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluator, "shard_batch", record)
+            found = made.evaluate(params, setup.frozen, setup.datasets["validation"]).scores
+        filled = [batch["weights"].any(1) for batch in seen]
+        assert len(filled) > 1 and filled[0].all() and not filled[-1].all()
+        return found
+
     return scores
 
 
@@ -94,10 +100,13 @@ def telling(scores: dict[str, float]) -> bool:
     return clear and all(scores.values()) and all(value < 1 for value in means)
 
 
-@pytest.fixture(scope="module", params=[*LABELS, *PRETRAINING])
-def case(request, tmp_path_factory) -> Case:
+@pytest.fixture(scope="module")
+def case_of(tmp_path_factory) -> Callable[[str], Case]:
+    return functools.cache(lambda task: make_case(task, tmp_path_factory.mktemp(task)))
+
+
+def make_case(task: str, folder: Path) -> Case:
     """The first weights with `telling` scores."""
-    task, folder = request.param, tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(FAMILIES, "t5", replace(FAMILIES["t5"], extra_ids=8))  # sentinels, of 100
         if task in LABELS:
@@ -106,18 +115,34 @@ def case(request, tmp_path_factory) -> Case:
             sections = {"data": {"eval_rows": ROWS}, **PRETRAINING[task]}
             path, scale = write_pretraining(folder, task, **sections), np.float32(0.5)
         setup = make_setup(load_config(path, ["model.unroll=1"]))
+    score = scorer(Rules(), setup)
     for seed in range(50):
         params = jax.tree.map(lambda x: scale * x, weights(setup.model, seed))
-        scores = scores_on(Rules(), setup, params)
+        scores = score(params)
         if telling(scores):
             break
     assert telling(scores), scores
     return Case(setup, params, scores)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_metrics_are_those_of_one_device(case, mesh):
-    found = scores_on(rules_of(mesh), case.setup, case.params)
+def chosen() -> list[Any]:
+    """Pairs of a task and a mesh; those beside three to a task are slow.
+
+    Every task meets a mesh that splits its weights and one that splits its rows' columns; of the meshes that split rows
+    alone, each one in turn.
+    """
+    rows_alone = ("ddp", "fsdp", "hybrid")
+    found = []
+    for turn, task in enumerate((*LABELS, *PRETRAINING)):
+        wanted = {"context", ("tp", "fsdp_tp")[turn % 2], rows_alone[turn % 3]}
+        found += [pytest.param(task, mesh, marks=[] if mesh in wanted else pytest.mark.slow) for mesh in MESHES]
+    return found
+
+
+@pytest.mark.parametrize(("task", "mesh"), chosen())
+def test_metrics_are_those_of_one_device(case_of, task, mesh):
+    case = case_of(task)
+    found = scorer(rules_of(mesh), case.setup)(case.params)
     assert found.keys() == case.scores.keys()
     counted = found.keys() - REAL
     assert {name: found[name] for name in counted} == {name: case.scores[name] for name in counted}
