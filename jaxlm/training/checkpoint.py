@@ -28,7 +28,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jaxtyping import PyTree
 
 from jaxlm.errors import Interrupted, RunFailure, UserError
 from jaxlm.files import free_space
@@ -97,7 +96,7 @@ class Checkpointer:
     def save(
         self,
         step: int,
-        state: PyTree,
+        state: Any,
         extra: dict[str, Any],
         metrics: dict[str, float] | None = None,
         *,
@@ -139,7 +138,7 @@ class Checkpointer:
         if wait:
             self.wait()
 
-    def restore(self, abstract_state: PyTree, step: int | None = None) -> tuple[int, PyTree, dict[str, Any]]:
+    def restore(self, abstract_state: Any, step: int | None = None) -> tuple[int, Any, dict[str, Any]]:
         """Restores a verified checkpoint with the shardings of `abstract_state`; it may come from another mesh.
 
         Args:
@@ -248,7 +247,7 @@ class Checkpointer:
     def _rank(self, value: float) -> float:
         return rank(value, higher_is_better=self._higher_is_better)
 
-    def _retained(self, steps: Sequence[int]) -> set[int]:
+    def retained_steps(self, steps: Sequence[int]) -> set[int]:
         """Returns which of the steps, including the one that is being written, stay after its commit."""
         if self._metric is None:
             return set(sorted(steps)[-1 - self._keep :])
@@ -272,7 +271,7 @@ class _Retention(ocp.checkpoint_managers.PreservationPolicy):
         self._owner = owner
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        retained = self._owner._retained([checkpoint.step for checkpoint in checkpoints])
+        retained = self._owner.retained_steps([checkpoint.step for checkpoint in checkpoints])
         return [checkpoint.step in retained for checkpoint in checkpoints]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jaxtyping import PyTree
 
 from jaxlm.errors import UserError
 from jaxlm.files import sha256
@@ -63,7 +62,7 @@ def problem(folder: Path) -> str | None:
     return None
 
 
-def leaf_table(tree: PyTree) -> dict[str, str]:
+def leaf_table(tree: Any) -> dict[str, str]:
     """Returns path -> dtype and shape of each leaf, for instance `params/head/bias` -> `float32[2]`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {_name(path): f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]" for path, leaf in leaves}

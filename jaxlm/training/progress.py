@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
@@ -80,7 +80,7 @@ class StepMeter:
         self._max_in_flight = 0
 
     @contextmanager
-    def time_step(self, batch: Batch) -> Iterator[None]:
+    def time_step(self, batch: Batch) -> Generator[None, None, None]:
         """Times the block, a training step on `batch`, unless it is the first of the batch's shape, which compiles."""
         shape = batch["tokens"].shape
         compiled = shape in self._compiled

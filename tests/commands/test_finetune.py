@@ -79,6 +79,16 @@ def test_evaluate_equals_the_score_of_the_run(finished, capsys):
     assert json.loads(capsys.readouterr().out) == scores
 
 
+def test_evaluate_heeds_overrides_and_keeps_the_model(finished, capsys):
+    directory = finished / "runs" / "tiny"
+    whole = json.loads((directory / "summary.json").read_text())["scores"]["test"]
+    assert run("evaluate", "--run", directory, "data.max_length=4") == 0
+    cut = json.loads(capsys.readouterr().out)  # of [CLS] and [SEP] two words are left
+    assert cut["loss"] != pytest.approx(whole["loss"], rel=1e-3)
+    assert run("evaluate", "--run", directory, "model.init=elsewhere") == 2
+    assert "the model of a finished run is what it is" in capsys.readouterr().err
+
+
 def test_predict_answers_a_file_and_a_pipe_alike(finished, capsys, monkeypatch, tmp_path):
     target = tmp_path / "out.jsonl"
     made = finished / "runs" / "tiny"
