@@ -224,7 +224,7 @@ def test_bad_row_in_prediction_leaves_no_half_written_file(tmp_path, model, caps
 
 def test_unknown_metric_and_absent_hub_id(tmp_path, capsys):
     path = write_config(tmp_path)
-    assert "expected one of loss, accuracy" in refused(capsys, "finetune", "--config", path, "train.metric=acuracy")
+    assert "expected one of accuracy, loss" in refused(capsys, "finetune", "--config", path, "train.metric=acuracy")
     config = from_checkpoint(tmp_path, tmp_path / "nowhere")
     assert "no directory" in refused(capsys, "finetune", "--config", config)
     # Not in the cache, and HF_HUB_OFFLINE is set: a failure of the network, not of the user.

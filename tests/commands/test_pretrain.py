@@ -267,5 +267,5 @@ def test_a_signal_while_a_vocabulary_is_learned_leaves_none(tmp_path, monkeypatc
     monkeypatch.setattr(Documents, "read", interrupted)
     assert run("pretrain", "--config", path) == 3
     error = capsys.readouterr().err
-    assert "interrupted: SIGINT: the vocabulary is not learned yet; the same command learns it anew" in error
+    assert "interrupted: SIGINT: the vocabulary is not learned yet; the same command starts it again" in error
     assert not (tmp_path / "runs/tiny-lm/tokenizer").exists()
