@@ -340,7 +340,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("bench", _bench, "Speed of fine-tuning, packed and padded; of a corpus; of fake devices.")
     sub.add_argument("--suite", choices=("finetune", "corpus", "scaling"), default="finetune")
-    sub.add_argument("--gigabytes", type=float, default=1.0, help="corpus: size of the text that is tokenised and read")
+    sub.add_argument("--gigabytes", type=float, default=1.0, help="corpus: size of the text that is tokenized and read")
     sub.add_argument("--peer", action="store_true", help="the Transformers Trainer beside it (extra: parity)")
     sub.add_argument("--model", default="models/minilm", metavar="HF_DIR")
     sub.add_argument("--train", default="data/classification/sst2/train.tsv", metavar="TSV")

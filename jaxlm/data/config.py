@@ -85,7 +85,7 @@ class DataConfig(Section):
     """Pretraining: cut rows from the documents laid end to end, attention crossing from one into the next; false:
     documents stay whole where they fit a row, several to a row, kept apart by segment masks."""
     token_cache: str | None = None
-    """Folder of the tokenised corpora; absent: `tokens` in `logging.directory`."""
+    """Folder of the tokenized corpora; absent: `tokens` in `logging.directory`."""
     long_text: Literal["truncate", "window"] = "truncate"
     """What becomes of a longer text: cut at the end, or read in overlapping windows whose outputs are averaged."""
     stride: int = Field(default=32, ge=0)

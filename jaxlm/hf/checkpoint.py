@@ -135,7 +135,7 @@ class LoadedParams:
     """The parameters of a model, and the names of what was not read."""
 
     params: Any
-    initialised: tuple[str, ...]
+    initialized: tuple[str, ...]
     """Parameters that the checkpoint lacks (a new task head), drawn at random."""
     ignored: tuple[str, ...]
     """Checkpoint tensors of other heads, not used."""
@@ -157,12 +157,12 @@ def load_params(checkpoint: HFCheckpoint, model: Model, key: jax.Array, *, new_h
     new_head = new_head or checkpoint.head not in (None, model.head)
     fresh = {name for name in structs if name in plan.missing or new_head and name in head.label_params}
     _check(checkpoint, head, plan, fresh)
-    initialised = _init_some(model, fresh, key)
+    initialized = _init_some(model, fresh, key)
 
     def leaf(path: Any, struct: jax.ShapeDtypeStruct) -> jax.Array:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name in initialised:
-            return initialised[name]
+        if name in initialized:
+            return initialized[name]
         rule, keys = plan.reads[name]
         return place(struct, lambda index: _read_part(checkpoint, rule, keys, struct.shape, index))
 

@@ -77,7 +77,7 @@ class Tracker:
       total_steps: where the run ends.
       enabled: false on all processes but the first; every method then does nothing.
       console: where progress goes; absent: stderr. A terminal gets a progress bar, anything else one plain line per
-        call of `train`.
+        call of `log_train`.
 
     Raises:
       RunFailure: a file in `run_dir` cannot be written.
@@ -115,7 +115,7 @@ class Tracker:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def train(self, step: int, values: Mapping[str, float]) -> None:
+    def log_train(self, step: int, values: Mapping[str, float]) -> None:
         """Logs what was measured since the last call: loss, learning_rate, grad_norm, tokens_per_s, padding_share."""
         if not self._enabled:
             return
@@ -126,7 +126,7 @@ class Tracker:
         else:
             self.log(f"step {step}/{self._total_steps}  {shown}  eta {self._eta(step)}")
 
-    def evaluation(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    def log_evaluation(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Logs the metrics of one evaluation; per-class ones go to metrics.jsonl only."""
         if not self._enabled:
             return
@@ -137,7 +137,7 @@ class Tracker:
         shown = "  ".join(f"{name} {v:.4f}" for name, v in overall.items() if not name.startswith(_HIDDEN))
         self.log(f"step {step}/{self._total_steps}  {split}: {shown}")
 
-    def advance(self, step: int) -> None:
+    def set_progress(self, step: int) -> None:
         """Moves the progress bar; cheap enough for every step."""
         if self._enabled and self._progress:
             self._progress.update(self._bar, completed=step)

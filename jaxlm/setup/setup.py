@@ -70,7 +70,7 @@ class Setup:
         key = jax.random.key(self.config.seed)
         if self.checkpoint is not None:
             imported = load_params(self.checkpoint, self.model, key, new_head=self.config.model.new_head)
-            return imported.params, imported.initialised
+            return imported.params, imported.initialized
         shardings = jax.tree.map(lambda s: s.sharding, self.model.shapes)
         return jax.jit(self.model.init, out_shardings=shardings)(key), ()
 

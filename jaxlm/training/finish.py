@@ -51,7 +51,7 @@ def finish_run(
         for split, evaluation in evaluations.items()
     }
     for split, evaluation in evaluations.items():
-        run.tracker.evaluation(steps, split if split == "test" else "validation (best)", scores[split])
+        run.tracker.log_evaluation(steps, split if split == "test" else "validation (best)", scores[split])
         if evaluation.answers and processes.is_first():
             directory.write_text(f"{PREDICTIONS}/{split}.jsonl", to_jsonl(predictions(task, evaluation.answers)))
     scored = next((split for split in ("test", "validation") if split in scores), None)

@@ -88,10 +88,10 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
                 meter.wait()
         if any(due) or stop:
             meter.sum_counts(plan.setup.rules)
-        run.tracker.advance(step)
+        run.tracker.set_progress(step)
         meter.check(step)
         if due.log:
-            run.tracker.train(step, meter.flush(float(np.asarray(plan.schedule(step - 1)))))
+            run.tracker.log_train(step, meter.flush(float(np.asarray(plan.schedule(step - 1)))))
         scores, best = _evaluate(run, state, progress) if due.evaluate else ({}, False)
         if due.save or best or progress.best.stopped or stop:
             run.save(state, progress, scores, wait=stop is not None)
@@ -105,7 +105,7 @@ def _evaluate(run: Run, state: TrainState, progress: Progress) -> tuple[dict[str
     if run.metric is None:
         return {}, False
     scores = run.evaluate(state, "validation").scores
-    run.tracker.evaluation(progress.step, "validation", scores)
+    run.tracker.log_evaluation(progress.step, "validation", scores)
     rule = run.plan.setup.config.train.early_stopping
     best = progress.best.update(progress.step, scores.get(run.metric.name), rule)
     run.sample(state, progress.step)

@@ -58,9 +58,9 @@ class Plan:
 
     def init_state(self) -> tuple[TrainState, tuple[str, ...]]:
         """The state before the first step, and the names of the parameters that no checkpoint held."""
-        params, initialised = self.setup.init_params()
+        params, initialized = self.setup.init_params()
         offload = self.setup.config.optimizer.offload
-        return init_state(params, self.optimizer, self.key, self.setup.rules, offload=offload), initialised
+        return init_state(params, self.optimizer, self.key, self.setup.rules, offload=offload), initialized
 
     def init_frozen(self) -> Any:
         """Returns the parameters that are not trained; made at every start, since no checkpoint holds them."""

@@ -57,7 +57,7 @@ class Run:
         extra = {
             "data": self.plan.loader.get_state(),
             "progress": progress.to_json(),
-            "initialised": self.initialized,
+            "initialized": self.initialized,
         }
         self.checkpoints.save(progress.step, saved_part(state), extra, scores, wait=wait)
 
@@ -88,7 +88,7 @@ def start(plan: Plan, checkpoints: Checkpointer, metric: Metric | None) -> tuple
         return state, Progress(BestCheckpoint(metric is None or metric.higher_is_better)), initialized
     state, extra = _restore(plan, checkpoints, plan.init_frozen())
     plan.loader.set_state(extra["data"])
-    return state, Progress.from_json(extra["progress"], int(state.step)), tuple(extra["initialised"])
+    return state, Progress.from_json(extra["progress"], int(state.step)), tuple(extra["initialized"])
 
 
 def best_state(run: Run, state: TrainState, progress: Progress) -> TrainState:

@@ -174,7 +174,7 @@ def test_model_init_may_name_the_pretraining_config(tmp_path, capsys):
     assert summary["baselines"]["from scratch"] == scratch["scores"]["test"]
     assert summary["model"]["parameters"] == scratch["model"]["parameters"]
     assert scratch["model"]["init"] is None and summary["model"]["init"] == str(runs / "tiny-lm")
-    # Again: nothing runs twice, and the same settings are recognised.
+    # Again: nothing runs twice, and the same settings are recognized.
     stamp = (runs / "tiny-lm/summary.json").stat().st_mtime_ns
     assert run("finetune", "--config", config) == 0
     assert (runs / "tiny-lm/summary.json").stat().st_mtime_ns == stamp
@@ -226,7 +226,7 @@ def test_mixtures_packing_and_cleaning(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_tokenising_saves_what_is_done(tmp_path, monkeypatch, capsys, number):
+def test_a_signal_while_tokenizing_saves_what_is_done(tmp_path, monkeypatch, capsys, number):
     monkeypatch.setattr(text_batches, "_BATCH_TEXTS", 2)
     read = text_batches.text_batches
 

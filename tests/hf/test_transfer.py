@@ -161,7 +161,7 @@ def test_a_large_model_is_exported_in_shards_and_read_back(tmp_path, small_piece
     for key, value in whole.items():
         np.testing.assert_array_equal(held[key], value, err_msg=key)
     back = load_params(HFCheckpoint(tmp_path / "parts"), tiny("llama", embed_dim=32), jax.random.key(0))
-    assert not back.initialised
+    assert not back.initialized
     jax.tree.map(np.testing.assert_array_equal, back.params, weights(model))
     # An export over another leaves nothing of it that a reader could take for its own.
     export_model(tmp_path / "parts", model, params, shard_bytes=40_000)

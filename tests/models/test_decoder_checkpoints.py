@@ -33,7 +33,7 @@ def test_golden_logits(family, tmp_path):
     golden = read_golden(f"{family}-causal_lm")
     write_checkpoint(tmp_path, golden["config"], "causal_lm")
     model, imported = load_checkpoint(tmp_path, "causal_lm")
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     texts = [Example(**example) for example in golden["examples"]]
     batch = language_model_inputs(texts)
     logits = token_logits(model, imported.params, batch)[0]
@@ -51,7 +51,7 @@ def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tied, t
         unread.append(("model.layers.0.self_attn.rotary_emb.inv_freq", (2,)))
     write_checkpoint(source, config, "causal_lm", unread)
     model, imported = load_checkpoint(source, "causal_lm")
-    assert imported.initialised == ()
+    assert imported.initialized == ()
     assert imported.ignored == tuple(sorted(key for key, _ in unread))
     export_model(exported, model, imported.params)
     assert_same_tensors(source, exported, without=imported.ignored)
@@ -61,12 +61,12 @@ def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tied, t
     assert HFCheckpoint(exported).model_config == model.config
 
     _, classifier = load_checkpoint(exported, "classification", 2)
-    assert classifier.initialised == ("head/out",)
+    assert classifier.initialized == ("head/out",)
     assert classifier.ignored == (() if tied else ("lm_head.weight",))
     export_model(tmp_path / "classifier", Model(record, model.config, "classification", 2), classifier.params)
     with caplog.at_level(logging.INFO, "jaxlm"):
         _, again = load_checkpoint(tmp_path / "classifier", "causal_lm")
-    assert again.initialised == (() if tied else ("head/unembed",))
+    assert again.initialized == (() if tied else ("head/unembed",))
     assert again.ignored == ("score.weight",)
     assert ("initialized" in caplog.text and "head/unembed" in caplog.text) != tied
 
@@ -83,7 +83,7 @@ def test_gpt2_as_published_lacks_the_prefix_and_carries_its_masks(tmp_path):
         tensors[f"h.{i}.attn.masked_bias"] = np.asarray(-1e4, np.float32)
     save_file(tensors, tmp_path / "model.safetensors")
     _, bare = load_checkpoint(tmp_path, "causal_lm")
-    assert bare.initialised == ()
+    assert bare.initialized == ()
     assert len(bare.ignored) == 6
     batch = language_model_inputs(examples(3))
     np.testing.assert_array_equal(*(token_logits(model, found.params, batch) for found in (whole, bare)))
@@ -250,7 +250,7 @@ def stories(shared_data):
     checkpoint = HFCheckpoint(directory)
     model = Model(checkpoint.family, checkpoint.model_config, "causal_lm", 0)
     imported = load_params(checkpoint, model, jax.random.key(0))
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     assert model.num_parameters == 260_032
     return model, imported.params, directory
 

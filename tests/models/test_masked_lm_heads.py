@@ -109,7 +109,7 @@ def test_golden_logits(family, tmp_path):
     golden = read_golden(f"{family}-masked_lm")
     write_checkpoint(tmp_path, golden["config"], "masked_lm")
     model, imported = load_checkpoint(tmp_path, "masked_lm")
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     texts = [Example(**example) for example in golden["examples"]]
     batch = pack([texts[:2], texts[2:]], length=27, slots=3, pad_id=model.config.pad_id)
     logits = token_logits(model, imported.params, everywhere(batch))
@@ -134,7 +134,7 @@ def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tmp_pat
     config = {"model_type": family, **record.to_hf(tiny(family if family in FAMILY_SIZES else "roberta").config)}
     write_checkpoint(source, config, "masked_lm", [(key, (64, 16)) for key in DUPLICATES[family]])
     model, imported = load_checkpoint(source, "masked_lm")
-    assert imported.initialised == ()
+    assert imported.initialized == ()
     assert set(imported.ignored) == set(DUPLICATES[family])
     export_model(exported, model, imported.params)
     assert_same_tensors(source, exported, without=DUPLICATES[family])
@@ -142,5 +142,5 @@ def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tmp_pat
     assert written["architectures"][0].endswith("ForMaskedLM")
 
     _, classifier = load_checkpoint(exported, "classification", 2)
-    assert all(name.startswith("head/") for name in classifier.initialised)
+    assert all(name.startswith("head/") for name in classifier.initialized)
     chex.assert_trees_all_equal(classifier.params["trunk"], imported.params["trunk"])

@@ -49,7 +49,7 @@ def test_golden_logits(family, tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
 
     model, imported = import_model(tmp_path, 3)
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     texts = [Example(**example) for example in golden["examples"]]
     np.testing.assert_allclose(packed_logits(model, imported.params, texts), golden["logits"], atol=1e-4, rtol=0)
 
@@ -65,7 +65,7 @@ def test_import_agrees_and_export_is_bit_equal(family, seed, tmp_path, transform
     theirs = randomise(transformers.AutoModelForSequenceClassification.from_config(config))
     theirs.save_pretrained(tmp_path / "in")
     model, imported = import_model(tmp_path / "in", config.num_labels)
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     texts = examples(9, seed=seed)
     expected = torch_logits(theirs, texts)
     np.testing.assert_allclose(packed_logits(model, imported.params, texts), expected, atol=1e-4, rtol=0)
@@ -95,7 +95,7 @@ def test_token_classifiers_agree_and_export_is_bit_equal(family, seed, tmp_path,
     assert checkpoint.head == "token_classification"
     model = Model(checkpoint.family, checkpoint.model_config, "token_classification", 3)
     imported = load_params(checkpoint, model, jax.random.key(0))
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     texts = examples(6, seed=seed)
     batch = pack([texts[:3], texts[3:]], length=27, slots=3, pad_id=model.config.pad_id or 0)
     del batch["slot_positions"]
@@ -113,7 +113,7 @@ def test_token_classifiers_agree_and_export_is_bit_equal(family, seed, tmp_path,
     assert back.config.architectures == [type(theirs).__name__]
     # Another kind of head does not take its labels over.
     _, classifier = import_model(tmp_path / "in", 3)
-    assert {"head/out"} <= set(classifier.initialised)
+    assert {"head/out"} <= set(classifier.initialized)
 
 
 def small_decoder(family: str) -> Any:
@@ -143,7 +143,7 @@ def test_bare_trunk_without_prefix(family, tmp_path, transformers):
     assert not any(key.startswith(prefix) for key in load_file(tmp_path / "in/model.safetensors"))
     imported = trunk_keeps_its_weights(tmp_path, theirs, 2)
     pooled = family == "bert"  # BERT's pooler is part of its bare model
-    assert set(imported.initialised) == {"head/out", "head/out_bias"} | (
+    assert set(imported.initialized) == {"head/out", "head/out_bias"} | (
         set() if pooled else {"head/dense", "head/dense_bias"}
     )
 
@@ -165,7 +165,7 @@ def test_other_heads_are_ignored(family, kind, tmp_path, transformers):
     theirs.save_pretrained(tmp_path / "in")
     imported = trunk_keeps_its_weights(tmp_path, theirs, 2)
     assert imported.ignored
-    assert {"head/out", "head/out_bias"} <= set(imported.initialised)
+    assert {"head/out", "head/out_bias"} <= set(imported.initialized)
 
 
 @pytest.mark.parity

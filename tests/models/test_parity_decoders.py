@@ -90,7 +90,7 @@ def test_language_models_agree_and_exports_are_bit_equal(family, seed, tmp_path,
     theirs = randomise(transformers.AutoModelForCausalLM.from_config(config))
     theirs.save_pretrained(tmp_path / "in")
     model, imported = load_checkpoint(tmp_path / "in", "causal_lm")
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     texts = examples(6, seed=seed)
     expected = torch_logits(theirs, texts)
     for ours, reference, text in zip(our_logits(model, imported.params, texts), expected, texts, strict=True):
@@ -112,7 +112,7 @@ def test_classifiers_agree_and_exports_are_bit_equal(family, seed, tmp_path, tra
     theirs = randomise(transformers.AutoModelForSequenceClassification.from_config(config))
     theirs.save_pretrained(tmp_path / "in")
     model, imported = load_checkpoint(tmp_path / "in", "classification", config.num_labels)
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     texts = examples(6, seed=seed)
     batch = pack([texts[:3], texts[3:]], length=27, slots=3, pad_id=config.pad_token_id)
     ours = apply(model, imported.params, batch).reshape(6, -1)
@@ -165,7 +165,7 @@ def test_models_of_other_heads_lend_their_trunk(architecture, family, tmp_path, 
     theirs = randomise(getattr(transformers, architecture)(random_decoder(family, 2)))  # tied
     theirs.save_pretrained(tmp_path / "in")
     model, imported = load_checkpoint(tmp_path / "in", "causal_lm")
-    assert imported.initialised == ()
+    assert imported.initialized == ()
     export_model(tmp_path / "out", model, imported.params)
     base = strict_load(tmp_path / "out", "AutoModelForCausalLM").base_model.state_dict()
     source = theirs.base_model if "Model" not in architecture or "Double" in architecture else theirs

@@ -40,7 +40,7 @@ def test_import_agrees_and_export_is_bit_equal(family, seed, tmp_path, transform
     theirs = randomise(transformers.AutoModelForMaskedLM.from_config(config))
     theirs.save_pretrained(tmp_path / "in")
     model, imported = load_checkpoint(tmp_path / "in", "masked_lm")
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     texts = examples(6, seed=seed)
     expected = their_logits(theirs, texts)
     for ours, reference in zip(our_logits(model, imported.params, texts), expected, strict=True):
@@ -63,7 +63,7 @@ def test_bert_for_pretraining_is_read_as_a_masked_lm(tmp_path, transformers):
     theirs = randomise(transformers.BertForPreTraining(config))
     theirs.save_pretrained(tmp_path / "in")
     model, imported = load_checkpoint(tmp_path / "in", "masked_lm")
-    assert imported.initialised == ()
+    assert imported.initialized == ()
     assert imported.ignored == (
         "bert.pooler.dense.bias", "bert.pooler.dense.weight", "cls.seq_relationship.bias", "cls.seq_relationship.weight"
     )  # fmt: skip

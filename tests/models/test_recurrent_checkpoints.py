@@ -21,7 +21,7 @@ def test_golden_logits(family, tmp_path):
     golden = read_golden(f"{family}-causal_lm")
     write_checkpoint(tmp_path, golden["config"], "causal_lm")
     model, imported = load_checkpoint(tmp_path, "causal_lm")
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     texts = [Example(**example) for example in golden["examples"]]
     batch = rows([texts[:2], texts[2:]])
     logits = token_logits(model, imported.params, batch)
@@ -42,7 +42,7 @@ def test_checkpoints_survive_the_round_trip(family, changes, tmp_path):
     assert (config["model_type"], config["architectures"]) == (family, [f"{title}ForCausalLM"])
     again, imported = load_checkpoint(tmp_path / "out", "causal_lm")
     assert again.config == model.config
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     chex.assert_trees_all_equal(imported.params, params)
     keys = load_file(tmp_path / "out/model.safetensors").keys()
     parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -51,7 +51,7 @@ def test_checkpoints_survive_the_round_trip(family, changes, tmp_path):
 
     classifier, imported = load_checkpoint(tmp_path / "out", "classification", 2)
     chex.assert_trees_all_equal(imported.params["trunk"], params["trunk"])
-    assert imported.initialised == ("head/out",)
+    assert imported.initialized == ("head/out",)
     export_model(tmp_path / "classifier", classifier, imported.params)
     again, imported = load_checkpoint(tmp_path / "classifier", "causal_lm")
     chex.assert_trees_all_equal(imported.params["trunk"], params["trunk"])
@@ -76,7 +76,7 @@ def test_torchs_modules_agree(family, seed, tmp_path):
         (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
         save_file(tensors, source / "model.safetensors")
         model, imported = load_checkpoint(source, head, 3)
-        assert imported.initialised == imported.ignored == ()
+        assert imported.initialized == imported.ignored == ()
         expected = [recurrent_logits(config, tensors, text.tokens) for text in texts]
         batch = pack([texts[:3], texts[3:]], 27, 3)
         if head == "classification":

@@ -282,12 +282,12 @@ def test_exports_hold_the_discriminator_and_the_generator_is_drawn_afresh(tmp_pa
     for part in ("trunk", "head"):
         chex.assert_trees_all_equal(imported.params[part], params[part])
     assert imported.ignored == ()
-    assert set(imported.initialised) == {name for name in flatten(again.shapes) if name.startswith("generator/")}
+    assert set(imported.initialized) == {name for name in flatten(again.shapes) if name.startswith("generator/")}
     assert "generator/head/transform" in caplog.text
 
     _, classifier = load_checkpoint(tmp_path, "classification", 2)
     chex.assert_trees_all_equal(classifier.params["trunk"], params["trunk"])
-    assert all(name.startswith("head/") for name in classifier.initialised)
+    assert all(name.startswith("head/") for name in classifier.initialized)
     assert all(name.startswith("discriminator_predictions.") for name in classifier.ignored)
 
 
@@ -299,7 +299,7 @@ def test_import_agrees_with_transformers_and_export_is_bit_equal(seed, tmp_path,
     theirs = randomise(transformers.ElectraForPreTraining(random_config("electra", seed)))
     theirs.save_pretrained(tmp_path / "in")
     model, imported = load_checkpoint(tmp_path / "in", "replaced_tokens")
-    assert imported.ignored == () and all(name.startswith("generator/") for name in imported.initialised)
+    assert imported.ignored == () and all(name.startswith("generator/") for name in imported.initialized)
     texts = examples(6, seed=seed)
     batch = unasked(texts)
     ours = run(model, imported.params, batch).discriminator

@@ -43,7 +43,7 @@ def test_golden_logits(name, tmp_path):
     golden = read_golden(f"{name}-seq2seq_lm")
     write_checkpoint(tmp_path, golden["config"], "seq2seq_lm")
     model, imported = load_checkpoint(tmp_path, "seq2seq_lm")
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     texts = [Pair(**example) for example in golden["examples"]]
     batch = pack_pairs([texts[:2], texts[2:]])
     logits = of_segments(token_logits(model, imported.params, batch), batch)
@@ -60,7 +60,7 @@ def test_checkpoints_survive_the_round_trip(version, tmp_path):
     write_checkpoint(tmp_path / "in", config, "seq2seq_lm", [(key, (64, 16)) for key in copies])
     model, imported = load_checkpoint(tmp_path / "in", "seq2seq_lm")
     assert model.config == model_of(version).config
-    assert imported.initialised == () and set(imported.ignored) == set(copies)
+    assert imported.initialized == () and set(imported.ignored) == set(copies)
     export_model(tmp_path / "out", model, imported.params)
     assert_same_tensors(tmp_path / "in", tmp_path / "out", without=copies)
     written = json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def test_a_head_that_transformers_left_out_is_the_token_table(tmp_path):
     del tensors["lm_head.weight"]
     save_file(tensors, tmp_path / "model.safetensors")
     _, imported = load_checkpoint(tmp_path, "seq2seq_lm")
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     np.testing.assert_array_equal(imported.params["head"]["unembed"], imported.params["trunk"]["tokens"])
 
 
@@ -119,7 +119,7 @@ def test_import_agrees_and_export_is_bit_equal(name, seed, tmp_path, transformer
     theirs = random_model(transformers, name, seed)
     theirs.save_pretrained(tmp_path / "in")
     model, imported = load_checkpoint(tmp_path / "in", "seq2seq_lm")
-    assert imported.initialised == imported.ignored == ()
+    assert imported.initialized == imported.ignored == ()
     texts = pairs(6, seed=seed, start=theirs.config.decoder_start_token_id)
     batch = pack_pairs([texts[:3], texts[3:]])
     expected = torch_pair_logits(theirs, texts)

@@ -53,7 +53,7 @@ def test_memory_is_kept_for_commands_that_take_steps_on_few_cores(machine, monke
     [(["finetune"], True), (["bench"], True), (["pretrain"], False), (["predict"], False), ([], False)],
 )
 def test_which_commands_keep_memory(monkeypatch, argv, kept):
-    """Those that tokenise much, or take few steps, do not."""
+    """Those that tokenize much, or take few steps, do not."""
     asked = []
     monkeypatch.setattr(cli, "restart_with_settings", lambda *, keep_memory: asked.append(keep_memory))
     monkeypatch.setattr(cli, "main", lambda argv: 0)

@@ -148,7 +148,7 @@ def test_shards_of_bert_base_are_as_listed():
     assert shard_listing() == GOLDEN.read_text(encoding="utf-8")
 
 
-def test_an_initialised_model_is_born_sharded():
+def test_an_initialized_model_is_born_sharded():
     rules = Rules(make_mesh("fsdp_tp"))
     model = tiny("electra", ComputeConfig(rules=rules))
     shardings = jax.tree.map(lambda struct: struct.sharding, model.shapes)

@@ -36,17 +36,17 @@ def run(run_dir, start, stop):
     """The steps of a run that logs every 10 steps and evaluates every 20."""
     with tracker(run_dir, start) as track:
         for step in range(start + 1, stop + 1):
-            track.advance(step)
+            track.set_progress(step)
             if step % 10 == 0:
-                track.train(step, {"loss": 1 / step, "learning_rate": 1e-5})
+                track.log_train(step, {"loss": 1 / step, "learning_rate": 1e-5})
             if step % 20 == 0:
-                track.evaluation(step, "validation", {"accuracy": step / 100})
+                track.log_evaluation(step, "validation", {"accuracy": step / 100})
 
 
 def test_rows_are_json_with_the_values_given(tmp_path):
     with tracker(tmp_path) as track:
-        track.train(10, {"loss": 0.5, "padding_share": 0.02})
-        track.evaluation(10, "validation", {"accuracy": 0.75, "f1/na\u2028ïve": 0.5})
+        track.log_train(10, {"loss": 0.5, "padding_share": 0.02})
+        track.log_evaluation(10, "validation", {"accuracy": 0.75, "f1/na\u2028ïve": 0.5})
     train, evaluation = read_metrics(tmp_path)
     assert train.pop("time") <= evaluation.pop("time")
     assert train == {"kind": "train", "step": 10, "loss": 0.5, "padding_share": 0.02}
@@ -61,7 +61,7 @@ def test_rows_are_json_with_the_values_given(tmp_path):
 
 def test_a_line_is_on_disk_as_soon_as_it_is_logged(tmp_path):
     track = tracker(tmp_path)
-    track.train(10, {"loss": 0.5})
+    track.log_train(10, {"loss": 0.5})
     assert len(lines(tmp_path)) == 1
     track.close()
 
@@ -82,19 +82,19 @@ def test_resumed_equals_undisturbed(tmp_path, torn):
 
 def test_resumed_before_the_first_checkpoint_starts_the_file_afresh(tmp_path):
     with tracker(tmp_path) as track:
-        track.evaluation(0, "validation", {"accuracy": 0.5})
+        track.log_evaluation(0, "validation", {"accuracy": 0.5})
     with tracker(tmp_path) as track:
-        track.evaluation(0, "validation", {"accuracy": 0.5})
+        track.log_evaluation(0, "validation", {"accuracy": 0.5})
     assert len(lines(tmp_path)) == 1
 
 
 def test_an_evaluation_logged_again_replaces_the_first(tmp_path):
     run(tmp_path, 0, 100)
     with tracker(tmp_path, 100) as track:
-        track.evaluation(40, "test", {"accuracy": 0.1})
+        track.log_evaluation(40, "test", {"accuracy": 0.1})
     with tracker(tmp_path, 100) as track:
-        track.evaluation(40, "test", {"accuracy": 0.2})
-        track.evaluation(40, "other", {"accuracy": 0.3})
+        track.log_evaluation(40, "test", {"accuracy": 0.2})
+        track.log_evaluation(40, "other", {"accuracy": 0.3})
     at_40 = {row["split"]: row["accuracy"] for row in read_metrics(tmp_path) if "split" in row and row["step"] == 40}
     assert at_40 == {"validation": 0.4, "test": 0.2, "other": 0.3}
     assert len(lines(tmp_path)) == 10 + 5 + 2
@@ -102,7 +102,7 @@ def test_an_evaluation_logged_again_replaces_the_first(tmp_path):
 
 def test_values_that_are_not_finite_stay_valid_json(tmp_path):
     with tracker(tmp_path) as track:
-        track.train(10, {"loss": math.nan, "grad_norm": math.inf})
+        track.log_train(10, {"loss": math.nan, "grad_norm": math.inf})
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -125,9 +125,9 @@ def test_reading(tmp_path):
 def test_other_processes_write_nothing(tmp_path):
     output = io.StringIO()
     with tracker(tmp_path, enabled=False, tensorboard=True, console=console_to(output)) as track:
-        track.train(1, {"loss": 1.0})
-        track.evaluation(1, "test", {"accuracy": 1.0})
-        track.advance(2)
+        track.log_train(1, {"loss": 1.0})
+        track.log_evaluation(1, "test", {"accuracy": 1.0})
+        track.set_progress(2)
         track.log("hello")
     assert list(tmp_path.iterdir()) == []
     assert output.getvalue() == ""
@@ -136,10 +136,10 @@ def test_other_processes_write_nothing(tmp_path):
 def test_a_log_file_gets_one_plain_line_per_message(tmp_path):
     output = io.StringIO()
     with tracker(tmp_path, console=console_to(output)) as track:
-        track.advance(5)
+        track.set_progress(5)
         values = {"loss": 0.6931, "learning_rate": 5e-5, "tokens_per_s": 12345.6, "padding_share": 0.021}
-        track.train(50, values)
-        track.evaluation(50, "validation", {"accuracy": 0.75, "precision_macro": 0.7, "f1/[bold]": 0.5})
+        track.log_train(50, values)
+        track.log_evaluation(50, "validation", {"accuracy": 0.75, "precision_macro": 0.7, "f1/[bold]": 0.5})
         track.log("[red]as it is[/red], however long the line may become when someone logs a path")
     text = output.getvalue()
     assert "\x1b" not in text and "\r" not in text
@@ -153,7 +153,7 @@ def test_a_log_file_gets_one_plain_line_per_message(tmp_path):
 def test_a_terminal_gets_a_progress_bar(tmp_path):
     output = io.StringIO()
     with tracker(tmp_path, 20, console=console_to(output, terminal=True, width=160)) as track:
-        track.train(50, {"loss": 0.6931, "tokens_per_s": 1000})
+        track.log_train(50, {"loss": 0.6931, "tokens_per_s": 1000})
         track.log("a message")
     text = output.getvalue()
     assert "50/100" in text and "loss 0.6931" in text and "a message" in text
@@ -175,8 +175,8 @@ def test_tensorboard_holds_the_scalars_and_purges_on_resume(tmp_path):
         return {(v.tag, e.step): v.simple_value for e in events() for v in e.summary.value}
 
     with tracker(tmp_path, tensorboard=True) as track:
-        track.train(10, {"loss": 0.5})
-        track.evaluation(10, "validation", {"accuracy": 0.75, "f1/spam": 0.5})
+        track.log_train(10, {"loss": 0.5})
+        track.log_evaluation(10, "validation", {"accuracy": 0.75, "f1/spam": 0.5})
     assert scalars() == {("train/loss", 10): 0.5, ("validation/accuracy", 10): 0.75}
     assert not any(e.HasField("session_log") for e in events())
     tracker(tmp_path, 10, tensorboard=True).close()
@@ -192,7 +192,7 @@ def test_closing_twice_is_harmless(tmp_path):
     track = tracker(tmp_path)
     track.close()
     track.close()
-    track.train(1, {"loss": 1.0})
+    track.log_train(1, {"loss": 1.0})
     assert lines(tmp_path) == []
 
 

@@ -75,7 +75,7 @@ def test_a_real_corpus_comes_back_as_text(shared_data, open_train):
 def test_the_cache_is_found_by_content_not_by_name(write, open_train, monkeypatch, tmp_path):
     path = write("a.jsonl", ["one", "two"])
     first = open_train({"path": path})
-    monkeypatch.setattr(cache, "build_tokens", lambda *args: pytest.fail("tokenised again"))
+    monkeypatch.setattr(cache, "build_tokens", lambda *args: pytest.fail("tokenized again"))
     assert open_train({"path": path}).fingerprint == first.fingerprint
     os.utime(path, (1, 1))
     assert open_train({"path": path}).fingerprint == first.fingerprint
