@@ -242,6 +242,11 @@ def _bench(options: argparse.Namespace) -> None:
 
         print(bench_corpus(gigabytes=options.gigabytes))
         return
+    if options.suite == "evaluation":
+        from jaxlm.bench.evaluation import bench_evaluation
+
+        print(bench_evaluation(rows=options.rows))
+        return
     if options.suite == "scaling":
         from jaxlm.bench import scaling
 
@@ -338,8 +343,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--column", default="text", help="of .jsonl and .parquet (default: text)")
     sub.add_argument("--max-sentences", type=_positive, metavar="N", help="unigram, bpe: most pieces to learn from")
 
-    sub = command("bench", _bench, "Speed of fine-tuning, packed and padded; of a corpus; of fake devices.")
-    sub.add_argument("--suite", choices=("finetune", "corpus", "scaling"), default="finetune")
+    sub = command("bench", _bench, "Speed of fine-tuning, of a corpus, of fake devices; memory of an evaluation.")
+    sub.add_argument("--suite", choices=("finetune", "corpus", "evaluation", "scaling"), default="finetune")
+    sub.add_argument("--rows", type=_positive, default=200_000, help="evaluation: rows of the split")
     sub.add_argument("--gigabytes", type=float, default=1.0, help="corpus: size of the text that is tokenized and read")
     sub.add_argument("--peer", action="store_true", help="the Transformers Trainer beside it (extra: parity)")
     sub.add_argument("--model", default="models/minilm", metavar="HF_DIR")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from helpers.finetuning_runs import FILLER, WORDS, rows, run
@@ -39,3 +40,10 @@ def test_a_measurement(job, capsys):
 def test_the_peer_is_measured_on_whole_mega_batches(job, steps, capsys):
     assert run(*job, "--peer", "--steps", steps) == 2
     assert f"--steps {steps}: expected a multiple of 50" in capsys.readouterr().err
+
+
+def test_an_evaluation_holds_little_beyond_its_answers(capsys):
+    """The figure itself, of 200,000 rows, is in docs/benchmarks.md."""
+    assert run("bench", "--suite", "evaluation", "--rows", 3000) == 0
+    found = re.search(r"3,000 rows \| growth (-?\d+) MiB, of which answers (\d+) MiB", capsys.readouterr().out)
+    assert int(found.group(1)) < 200
