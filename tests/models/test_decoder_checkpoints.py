@@ -18,6 +18,7 @@ from jaxlm.hf.checkpoint import HFCheckpoint, export_model, load_params
 from jaxlm.inference.generate import generate
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import override
+from jaxlm.tasks.base import Generation
 
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 decoders = pytest.mark.parametrize("family", DECODERS)
@@ -263,7 +264,8 @@ def test_a_real_models_logits_and_text(stories):
     logits = token_logits(model, params, {"tokens": tokens, "segment_ids": length * 0 + 1, "positions": length})
     np.testing.assert_allclose(logits[0], golden["logits"], atol=1e-4, rtol=0)
     text = golden["greedy_from_bos"].tolist()
-    assert generate(model, params, [text[:1], text[:40]], max_new_tokens=81, temperature=0) == [text[1:82], text[40:]]
+    wanted = Generation(max_new_tokens=81)
+    assert generate(model, params, [text[:1], text[:40]], wanted) == [text[1:82], text[40:]]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from jaxlm.hf.checkpoint import export_model
 from jaxlm.inference.generate import generate
 from jaxlm.models import FAMILIES, Model
 from jaxlm.nn.layers import ACTIVATIONS
+from jaxlm.tasks.base import Generation
 
 pytestmark = pytest.mark.parity
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
@@ -138,7 +139,7 @@ def test_greedy_text_is_the_same(family, tmp_path, transformers):
     theirs.save_pretrained(tmp_path)
     model, imported = load_checkpoint(tmp_path, "causal_lm")
     prompts = [text.tokens for text in examples(4, seed=5)]
-    ours = generate(model, imported.params, prompts, max_new_tokens=12, temperature=0)
+    ours = generate(model, imported.params, prompts, Generation(max_new_tokens=12))
     for prompt, text in zip(prompts, ours, strict=True):
         expected = list(prompt)
         for _ in range(12):  # the model alone, without its generation code and cache

@@ -38,6 +38,7 @@ from jaxlm.nn import heads
 from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
+from jaxlm.tasks.base import Generation
 
 KEYS = [jax.random.key(seed, impl="rbg") for seed in (0, 1)]
 
@@ -200,13 +201,13 @@ def test_generation_continues_with_the_likeliest_tokens():
     model = lm("lstm")
     params = weights(model)
     prompts = [text.tokens for text in examples(3, seed=6, longest=6)]
-    written = generate(model, params, prompts, max_new_tokens=4, temperature=0)
+    written = generate(model, params, prompts, Generation(max_new_tokens=4))
     for prompt, new in zip(prompts, written, strict=True):
         text = Example(prompt + new, [])
         logits = token_logits(model, params, rows([[text._replace(token_types=[0] * len(text.tokens))], [], []]))[0]
         assert new == logits[len(prompt) - 1 : len(text.tokens) - 1].argmax(-1).tolist()
     with pytest.raises(UserError, match="reads from left to right alone"):
-        generate(model, params, prompts, max_new_tokens=1, prefix=True)
+        generate(model, params, prompts, Generation(max_new_tokens=1, prefix=True))
 
 
 def eight_rows() -> dict[str, np.ndarray]:
