@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,13 @@ from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.hf.hub import find_model_dir
 from jaxlm.inference.evaluator import Evaluator
+from jaxlm.parallel.config import MeshConfig
+from jaxlm.parallel.mesh import choose_mesh
 from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.tasks import TASKS
 from jaxlm.tasks.base import Task
+
+log = logging.getLogger("jaxlm")
 
 _FROM_CHECKPOINT: dict[str, Any] = {
     "family": None,
@@ -56,7 +61,7 @@ def open_trained(name: str, config: Config, splits: Sequence[str] = ()) -> Train
       UserError: no model there, or one without a trained head for the task.
     """
     model = config.model.model_copy(update={**_FROM_CHECKPOINT, "init": name})
-    setup = make_setup(config.model_copy(update={"model": model}), splits=splits)
+    setup = make_setup(config.model_copy(update={"model": model, "mesh": _fitting_mesh(config.mesh)}), splits=splits)
     params, initialized = setup.init_params()
     if initialized:
         raise UserError(
@@ -64,6 +69,16 @@ def open_trained(name: str, config: Config, splits: Sequence[str] = ()) -> Train
             "first"
         )
     return TrainedModel(setup, params, make_evaluator(setup))
+
+
+def _fitting_mesh(mesh: MeshConfig) -> MeshConfig:
+    """The mesh of the run where it fits the devices that are here, else the automatic one."""
+    try:
+        choose_mesh(mesh, 0, lambda _: True)
+    except UserError as error:
+        log.info("the mesh of the run does not fit these devices (%s): mesh.preset=auto", error)
+        return MeshConfig()
+    return mesh
 
 
 def make_evaluator(setup: Setup) -> Evaluator:
