@@ -1,6 +1,6 @@
 """Compiles train, eval and decode steps with the real TPU compiler, and says what is in them: a line of JSON for each.
 
-Run by tests/cost/test_tpu_aot.py in processes of their own: libtpu takes a lock, and the tests' eight CPU devices and
+Run by tests/helpers/tpu_matrix.py in processes of their own: libtpu takes a lock, and the tests' eight CPU devices and
 strict flags stay out of it. The argument is JSON: a list of cases {topology, family, task, preset, step}.
 """
 

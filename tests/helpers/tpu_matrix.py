@@ -1,0 +1,155 @@
+"""The steps that the real TPU compiler is given, on this CPU, and what must be in them.
+
+tests/cost/test_tpu_aot.py compiles pairs of a task and a mesh that differ; scripts/matrix.py, by hand, all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from helpers.paths import TESTS
+
+from jaxlm.parallel.mesh import PRESETS
+
+PROGRAM = TESTS / "helpers" / "tpu_programs.py"
+TASKS = {
+    "bert": ("classification", "masked_lm"),
+    "distilbert": ("classification", "masked_lm"),
+    "electra": ("replaced_tokens",),
+    "gpt2": ("classification", "causal_lm", "prefix_lm"),
+    "gru": ("classification", "causal_lm"),
+    "llama": ("classification", "causal_lm", "prefix_lm"),
+    "lstm": ("classification", "causal_lm"),
+    "mistral": ("classification", "causal_lm", "prefix_lm"),
+    "mt5": ("span_corruption",),
+    "qwen2": ("classification", "causal_lm", "prefix_lm"),
+    "qwen3": ("classification", "causal_lm", "prefix_lm"),
+    "roberta": ("classification", "masked_lm"),
+    "t5": ("span_corruption",),
+}
+"""XLM-RoBERTa has RoBERTa's modules, and ELECTRA's classifier has BERT's."""
+GENERATIVE = ("causal_lm", "prefix_lm")
+RECURRENT = ("gru", "lstm")
+REFUSED = [(family, "context") for family in RECURRENT]
+"""A recurrent network reads its rows in order."""
+SPLIT = {"all-gather", "reduce-scatter", "all-reduce"}
+"""Parameters gathered, gradients added up where they are kept; sums over rows, and gradients of what is not split."""
+KINDS = {
+    "ddp": {"all-reduce"}, "tp": {"all-reduce"},
+    "fsdp": SPLIT, "fsdp_tp": SPLIT, "hybrid": SPLIT, "context": SPLIT,
+}  # fmt: skip
+KERNELS = {"train": ("_dkv_", "_dq_", "_fwd_"), "eval": ("_fwd_",), "decode": ()}
+GIB = {"v5e": 16, "v5p": 95, "v6e": 32}
+LENGTH = 640
+"""Columns of the compiled rows; no parameter has this dimension."""
+
+
+def case(family: str, task: str, preset: str, step: str = "train", topology: str = "v5e:2x4") -> dict[str, str]:
+    return {"topology": topology, "family": family, "task": task, "preset": preset, "step": step}
+
+
+def pairs() -> list[dict[str, str]]:
+    """Each family, each task, each preset at least once, each step under several presets."""
+    trained = [
+        ("bert", "classification", "ddp"), ("bert", "classification", "fsdp"), ("bert", "masked_lm", "context"),
+        ("distilbert", "masked_lm", "tp"), ("electra", "replaced_tokens", "fsdp_tp"), ("gpt2", "prefix_lm", "hybrid"),
+        ("gru", "causal_lm", "fsdp"), ("llama", "causal_lm", "context"), ("lstm", "classification", "ddp"),
+        ("mistral", "causal_lm", "fsdp_tp"), ("mt5", "span_corruption", "tp"), ("qwen2", "causal_lm", "tp"),
+        ("qwen3", "classification", "hybrid"), ("roberta", "masked_lm", "hybrid"), ("t5", "span_corruption", "context"),
+    ]  # fmt: skip
+    evaluated = [
+        ("electra", "replaced_tokens", "tp"),
+        ("llama", "causal_lm", "fsdp_tp"),
+        ("t5", "span_corruption", "ddp"),
+    ]
+    decoded = [("gpt2", "prefix_lm", "fsdp"), ("gru", "causal_lm", "tp"), ("qwen3", "causal_lm", "context")]
+    steps = {"train": trained, "eval": evaluated, "decode": decoded}
+    return [case(*names, step) for step, found in steps.items() for names in found]
+
+
+def cases(family: str) -> list[dict[str, str]]:
+    """Of the full product: each task of a family trains under every preset, is evaluated and generates under one."""
+    presets = [preset for preset in PRESETS if (family, preset) not in REFUSED]
+    first = list(TASKS).index(family)
+    found = []
+    for turn, task in enumerate(TASKS[family], first):
+        found += [case(family, task, preset) for preset in presets]
+        found.append(case(family, task, presets[turn % len(presets)], "eval"))
+        if task in GENERATIVE:
+            found.append(case(family, task, presets[(turn + 1) % len(presets)], "decode"))
+    return found
+
+
+def compile_all(wanted: list[dict[str, str]]) -> list[dict]:
+    """In two processes, each of which mostly keeps to one core."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "XLA_FLAGS": ""}
+    environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"  # nothing here holds a TPU; another run may compile, too
+
+    def run(part: list[dict[str, str]]) -> list[dict]:
+        command = [sys.executable, str(PROGRAM), json.dumps(part)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1000)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [case for part in pool.map(run, (wanted[::2], wanted[1::2])) for case in part]
+    assert len(found) == len(wanted)
+    return found
+
+
+def mistakes(found: dict) -> list[str]:
+    """What is wrong with a compiled step."""
+    if "error" in found:
+        return [found["error"]]
+    family, task, preset, step = (found[key] for key in ("family", "task", "preset", "step"))
+    wrong = []
+    # A prefix mask and a cached step are XLA's; of T5's attention the kernel has what reads the encoder.
+    kernels = () if family in RECURRENT or task == "prefix_lm" else KERNELS[step]
+    if len(found["kernels"]) != len(kernels) or not all(map(str.__contains__, found["kernels"], kernels)):
+        wrong.append(f"kernels {found['kernels']}, expected {kernels}")
+    if found["bytes"] > GIB[found["topology"].split(":")[0]] * 2**30:
+        wrong.append(f"{found['bytes']} bytes do not fit")
+    wrong += [
+        f"{kind} of {shapes} at {name}"
+        for kind, name, shapes in found["collectives"]
+        if not expected(found, kind, name, shapes)
+    ]
+    if not found["collectives"] and step == "train":
+        wrong.append("no collectives")
+    return wrong
+
+
+def expected(found: dict, kind: str, name: str, shapes: list[list[int]]) -> bool:
+    """Whether a collective is one that this preset is known for."""
+    preset, size = found["preset"], max(map(math.prod, shapes))
+    if found["family"] in ("t5", "mt5") and kind == "all-reduce" and [LENGTH, LENGTH] in [s[-2:] for s in shapes]:
+        return found["step"] == "train"  # the gradient of the relative positions, which all rows share
+    if preset in ("ddp", "fsdp", "hybrid") and any(LENGTH in shape for shape in shapes):
+        return False  # each device has its rows whole
+    if kind in KINDS[preset]:
+        return True
+    if kind == "collective-permute" and KINDS[preset] == SPLIT and name.endswith("/dot_general"):
+        # A gathered matrix or the addition of its gradient, in parts that travel while others are multiplied.
+        return not any(LENGTH in shape for shape in shapes)
+    if found["step"] == "decode" and size <= 256:
+        return True  # the tokens that come out, whole; the last column's states
+    if kind == "collective-permute" and preset == "context":
+        # Each device makes its queries' rows of the relative positions, and hands its neighbour the rest of one.
+        return found["family"] in ("t5", "mt5") and size <= 8 * 1024 and name.endswith(("/slice", "/pad"))
+    if kind == "all-gather" and preset == "tp":
+        return name.endswith("/reduce") and shapes[0][-1] == 8  # the greatest of a vocabulary, of each device's part
+    return False
+
+
+def check(found: list[dict]) -> None:
+    bad = {
+        " ".join(case[key] for key in ("family", "task", "preset", "step", "topology")): mistakes(case)
+        for case in found
+    }
+    bad = {case: wrong for case, wrong in bad.items() if wrong}
+    assert not bad, "\n".join(f"{case}: {'; '.join(wrong)[:1500]}" for case, wrong in bad.items())
