@@ -18,6 +18,7 @@ from jaxlm.hf.hub import find_model_dir
 from jaxlm.inference.evaluator import Evaluator
 from jaxlm.parallel.config import MeshConfig
 from jaxlm.parallel.mesh import choose_mesh
+from jaxlm.run.run_dir import RunDir
 from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.tasks import TASKS
 from jaxlm.tasks.base import Task
@@ -47,7 +48,7 @@ class TrainedModel:
 
 def run_config(name: str, overrides: Sequence[str] = ()) -> Config | None:
     """The config of a run directory; None where `name` is none."""
-    path = Path(name).expanduser() / "config.yaml"
+    path = RunDir(Path(name).expanduser()).config
     return load_config(path, overrides) if path.is_file() else None
 
 

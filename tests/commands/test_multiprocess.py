@@ -56,12 +56,14 @@ def record(run: Path) -> list[dict]:
 def assert_same_results(run: Path, other: Path, *, same_devices: bool = True) -> None:
     """Parameters, metrics and predictions of two runs, up to the order of sums.
 
-    On another number of devices a batch has other empty rows, and so another share of padding.
+    On another number of devices a batch has other empty rows, and so another share of padding. A softmax cancels the
+    bias of keys: its gradient is rounding alone, which Adam scales up to steps of the learning rate.
     """
     skipped = ("kind", "split") if same_devices else ("kind", "split", "padding_share")
     for name, value in load_file(run / "model/model.safetensors").items():
         expected = load_file(other / "model/model.safetensors")[name]
-        np.testing.assert_allclose(value, expected, atol=2e-5, rtol=2e-4, err_msg=name)
+        atol = 1e-3 if name.endswith("key.bias") else 2e-5
+        np.testing.assert_allclose(value, expected, atol=atol, rtol=2e-4, err_msg=name)
     found, expected = record(run), record(other)
     assert [(r["kind"], r["step"], r.get("split")) for r in found] == [
         (r["kind"], r["step"], r.get("split")) for r in expected

@@ -1,0 +1,69 @@
+"""Imports all of jaxlm, and makes a tiny run of each kind, which is evaluated and answers: for other interpreters.
+
+    python -W error scripts/smoke.py
+
+Needs no test extra. `.ci/run` calls it on the newest interpreter of the machine, which gets the newest JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests"))
+
+import helpers.environment  # noqa: E402, F401  before JAX: eight fake devices, quick compilation
+from helpers.finetuning_runs import read_jsonl, run, write_config, write_jsonl  # noqa: E402
+from helpers.pretraining_runs import MODELS, write_pretraining  # noqa: E402
+
+import jaxlm  # noqa: E402
+
+QUESTION = {"text": "the film was good"}
+ANSWERS = {"classification": (), "causal_lm": ("--tokens", 5), "prefix_lm": ("--tokens", 5)}
+"""The kinds that answer it, and the options to ask with."""
+WITHOUT_EVALUATION = ("replaced_tokens",)
+"""Their export leaves out what only training needs."""
+
+
+def main() -> None:
+    for module in pkgutil.walk_packages(jaxlm.__path__, "jaxlm."):
+        if module.name != "jaxlm.__main__":
+            importlib.import_module(module.name)
+    from jaxlm.tasks import TASKS
+
+    known = {"classification", *MODELS}
+    assert known == set(TASKS), f"give scripts/smoke.py a run of {', '.join(set(TASKS) - known)}"
+    for kind in TASKS:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as temporary:
+            smoke(kind, Path(temporary))
+        print(f"smoke: {kind} took {time.monotonic() - started:.0f} s", flush=True)
+
+
+def smoke(kind: str, folder: Path) -> None:
+    """One run: trained on a mesh, evaluated, and asked where the kind gives answers."""
+    mesh = ("mesh.preset=fsdp_tp", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2")
+    if kind == "classification":
+        name, command, config = "tiny", "finetune", write_config(folder, train={"epochs": 1})
+    else:
+        train = {"batch_size": 8, "steps": 4, "eval_every": 4}
+        task = {"kind": kind, **({"generator_size": 0.5} if kind == "replaced_tokens" else {})}  # of two heads, too
+        name, command, config = "tiny-lm", "pretrain", write_pretraining(folder, kind, train=train, task=task)
+    assert run(command, "--config", config, *mesh) == 0
+    made = folder / "runs" / name
+    if kind not in WITHOUT_EVALUATION:
+        assert run("evaluate", "--run", made, "--split", "validation") == 0
+    if kind in ANSWERS:
+        asked, answered = write_jsonl(folder / "in.jsonl", [QUESTION]), folder / "out.jsonl"
+        assert run("predict", "--run", made, "--input", asked, "--output", answered, *ANSWERS[kind]) == 0
+        [answer] = read_jsonl(answered)
+        assert answer["prediction"], answer
+
+
+if __name__ == "__main__":
+    main()
