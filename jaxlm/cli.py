@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxlm.console import setup_logging
 from jaxlm.errors import Interrupted, RunFailure, UserError
-from jaxlm.files import atomic_write, explain_write_errors, sha256
+from jaxlm.files import sha256
 from jaxlm.parallel.cluster import Cluster, detect_cluster
 from jaxlm.parallel.cpu_env import restart_with_settings
 from jaxlm.parallel.launch import supervise
@@ -146,7 +146,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from jaxlm.data.sources.sources import load_jsonl_stream
+    from jaxlm.data.sources.files import check_file
+    from jaxlm.inference.input_rows import open_input
+    from jaxlm.inference.output import to_csv, to_jsonl, write_output
     from jaxlm.inference.predict import open_predictor, predict_stream
     from jaxlm.parallel import processes
 
@@ -155,45 +157,26 @@ def _predict(options: argparse.Namespace) -> None:
         raise UserError(
             "--input -: of several processes, only one has a standard input; expected a file that all can read"
         )
+    if options.input != "-":
+        check_file(Path(options.input), "--input")
+        processes.assert_same(f"the contents of {options.input}", lambda: sha256(Path(options.input)))
     samples = {name: getattr(options, name) for name in ("tokens", "temperature", "top_k", "top_p")}
-    predictor = open_predictor(options.run, text=_columns(options.text), samples=samples)
-    if options.input == "-":
-        rows = load_jsonl_stream(sys.stdin.buffer, "stdin")
-        _write_lines(options.output, lambda: predict_stream(predictor, rows, "stdin"))
-        return
-    path = Path(options.input)
-    if not path.is_file():
-        raise UserError(f"--input: no file {path}; expected jsonl, or - for standard input")
-    processes.assert_same(f"the contents of {path}", lambda: sha256(path))
-    with path.open("rb") as handle, processes.collective_section():
-        rows = load_jsonl_stream(handle, str(path))
-        _write_lines(options.output, lambda: predict_stream(predictor, rows, str(path)))
+    policy = "skip" if options.on_bad_row == "error" else "stop"
+    predictor = open_predictor(options.run, text=_columns(options.text), samples=samples, on_bad_row=policy)
+    table = {".csv": ",", ".tsv": "\t"}.get(Path(options.output).suffix)
+    with open_input(options.input, predictor.trained.setup.config, options.columns) as rows:
+        answers = predict_stream(predictor, rows.records, rows.name)
+        if processes.is_first():
+            write_output(options.output, to_jsonl(answers) if table is None else to_csv(answers, table))
+        else:
+            for _ in answers:
+                pass
 
 
 def _columns(text: list[str] | None) -> str | list[str] | None:
     if text is not None and len(text) > 2:
         raise UserError(f"--text: expected one or two columns, found {len(text)}")
     return text[0] if text and len(text) == 1 else text
-
-
-def _write_lines(output: str, lines: Callable[[], Any]) -> None:
-    """Writes to stdout, or to a file that appears whole or not at all; of several processes, the first does."""
-    from jaxlm.parallel.processes import is_first
-
-    if not is_first():
-        for _ in lines():
-            pass
-        return
-    if output == "-":
-        for line in lines():
-            sys.stdout.write(line)
-        sys.stdout.flush()
-        return
-    path = Path(output)
-    with explain_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.writelines(lines())
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -308,10 +291,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", metavar="FILE", help="a labelled file with the columns of the run's config")
     sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the run's config")
 
-    sub = command("predict", _predict, "Answer rows: jsonl in, the same rows with `prediction` out.")
+    sub = command(
+        "predict", _predict, "Answer rows: jsonl, csv, tsv or parquet in, the same rows and `prediction` out."
+    )
     sub.add_argument("--run", required=True, metavar="RUN_OR_HF_DIR")
     sub.add_argument("--input", required=True, metavar="FILE|-")
-    sub.add_argument("--output", required=True, metavar="FILE|-")
+    sub.add_argument("--output", required=True, metavar="FILE|-", help="jsonl, or by its name .csv or .tsv")
+    sub.add_argument("--columns", nargs="+", metavar="NAME", help="columns of a csv or tsv input without a header")
+    sub.add_argument(
+        "--on-bad-row", choices=("error", "stop"), default="error", help="write an `error` into its line, or stop"
+    )
     sub.add_argument("--text", nargs="+", metavar="COLUMN", help="text columns for a bare HF directory (default: text)")
     sub.add_argument("--tokens", type=int, metavar="N", help="language models: tokens written, at most")
     sub.add_argument("--temperature", type=float, metavar="T", help="language models: 0 always takes the likeliest")

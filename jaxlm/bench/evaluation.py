@@ -17,6 +17,7 @@ from jaxlm.inference.trained import make_evaluator
 from jaxlm.setup.model import build_model
 from jaxlm.setup.setup import Setup, make_context
 from jaxlm.tasks.classification import Classification, ClassificationConfig
+from jaxlm.tasks.labels import LabelSet
 from jaxlm.tokenizer.stand_in import stand_in_tokenizer
 
 _SIZES = {"num_layers": 1, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "max_positions": 64}
@@ -37,7 +38,7 @@ def bench_evaluation(*, rows: int) -> str:
         task=labels,
         data=DataConfig(max_length=32),
     )
-    task = Classification(labels, make_context(config, tokenizer, None), "binary", ("no", "yes"))
+    task = Classification(labels, make_context(config, tokenizer, None), LabelSet("binary", ("no", "yes")))
     model = build_model(config, task, tokenizer, None)
     split = task.dataset(_table(rows), labelled=True, key="data.test")
     setup = Setup(config, task, tokenizer, {"test": split}, {}, model, None)

@@ -37,6 +37,8 @@ class SourceConfig(Section):
     """Column names of a csv or tsv file that has no header line; absent: the first line is the header."""
     rename: dict[str, str] = Field(default_factory=dict)
     """Column mapping, file's name -> name used by the task."""
+    separator: str | None = Field(default=None, min_length=1, max_length=1)
+    """What stands between the fields of a csv or tsv file; absent: a comma in csv, a tab in tsv."""
     quoting: bool | Literal["auto"] = "auto"
     """csv/tsv quotes; `auto`: on for csv, off for tsv."""
     encoding: str = "utf-8"
@@ -64,6 +66,8 @@ class CleanConfig(Section):
     """Remove control and zero-width characters (tab and line feed stay)."""
     whitespace: bool = False
     """Fold runs of white space into one space and strip the ends."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels to be replaced: as a row has it -> as it is meant, for instance {Spam: spam}."""
     deduplicate: bool = False
     """Drop training rows whose texts occurred earlier in the training rows."""
     leaks: Literal["ignore", "warn", "drop"] = "warn"

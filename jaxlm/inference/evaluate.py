@@ -11,7 +11,7 @@ from jaxlm.errors import UserError
 from jaxlm.inference.trained import open_trained, run_config
 from jaxlm.parallel import processes
 
-_KEPT = {"columns", "rename", "quoting", "encoding", "format", "documents"}
+_KEPT = {"columns", "rename", "quoting", "encoding", "format", "documents", "separator"}
 """How the run's own files are read, so that a file of the same kind is read likewise."""
 _COMPUTE_KEYS = ("model.dtype", "model.attention", "model.unroll", "model.logits_chunk")
 """Keys of `model` that say how to compute, not what."""

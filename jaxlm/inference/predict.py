@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
+from jaxlm.data.config import CleanConfig
 from jaxlm.data.sources.cleaning import clean_text
-from jaxlm.data.sources.table import Table
+from jaxlm.data.sources.table import Table, place
+from jaxlm.data.sources.text_files import BadRow, Record
 from jaxlm.errors import UserError
+from jaxlm.inference.output import answered
 from jaxlm.inference.trained import TrainedModel, checkpoint_config, open_trained, run_config, with_samples
 from jaxlm.tasks import TASKS
+
+log = logging.getLogger("jaxlm")
 
 CHUNK = 4096
 """Rows read, packed and written at a time: enough to pack well, little to hold."""
@@ -24,39 +29,79 @@ class Predictor:
 
     trained: TrainedModel
 
-    def predict(self, rows: Sequence[dict[str, Any]], name: str, first: int = 1) -> list[dict[str, Any]]:
-        """Returns the rows, each with `prediction`, in the same order.
+    def predict(self, rows: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+        """Returns the rows, each with `prediction` or, where it cannot be answered, with `error`; in the same order.
 
         Args:
-          name, first: the rows' source and the number of the first, for errors.
+          name: the rows' source, for errors.
         Raises:
-          UserError: a row without a text.
+          UserError: no row has the columns that the task reads; or a bad row, where `data.on_bad_row` is stop.
+        """
+        return list(self.answer([(number, row) for number, row in enumerate(rows, 1)], name))
+
+    def answer(self, records: Sequence[Record], name: str, first: int = 1) -> Iterator[dict[str, Any]]:
+        """As `predict`, of rows with their lines, some of which may be bad.
+
+        Args:
+          first: number of the first.
         """
         setup = self.trained.setup
-        task, clean = setup.task, setup.config.data.clean
+        task, data = setup.task, setup.config.data
         texts = task.text_columns(setup.config.task)
-        for line, row in enumerate(rows, first):
-            for column in texts:
-                if column not in row:
-                    raise UserError(f"{name}, row {line}: no column {column!r}; it has: {', '.join(row) or 'none'}")
-        columns = tuple(dict.fromkeys(key for row in rows for key in row))
-        cleaned = tuple(
-            {**row, **{c: clean_text(text, clean) for c in texts if isinstance(text := row[c], str)}} for row in rows
-        )
-        lines = tuple(range(first, first + len(rows)))
-        dataset = task.dataset(Table(name, columns, cleaned, lines), labelled=False, key="the input")
-        answers = self.trained.evaluator.answers(self.trained.params, setup.frozen, dataset)
-        predictions = {i: task.prediction(answer.row, answer.kept) for i, answer in answers}
-        return [{**row, "prediction": predictions[i]} for i, row in enumerate(rows)]
+        errors: dict[int, str] = {}
+        usable: list[int] = []
+        for i, (line, row) in enumerate(records):
+            problem = row.problem if isinstance(row, BadRow) else _missing_columns(row, texts)
+            if problem is None:
+                usable.append(i)
+                continue
+            errors[i] = f"{place(name, first + i, line)}: {problem}"
+            if data.on_bad_row == "stop" or not isinstance(row, BadRow) and first == 1 and not _any_has(records, texts):
+                raise UserError(errors[i])
+        predictions: dict[int, Any] = {}
+        if usable:
+            table = _table([(first + i, *records[i]) for i in usable], name, texts, data.clean)
+            dataset = task.dataset(table, labelled=False, key="the input")
+            errors |= {usable[i]: message for i, message in dataset.split.errors.items()}
+            answers = self.trained.evaluator.answers(self.trained.params, setup.frozen, dataset)
+            predictions = {usable[i]: task.prediction(answer.row, answer.kept) for i, answer in answers}
+        for i, (_, row) in enumerate(records):
+            known = {} if isinstance(row, BadRow) else row
+            yield answered(known, error=errors[i]) if i in errors else answered(known, prediction=predictions[i])
+
+
+def _missing_columns(row: Mapping[str, Any], texts: Sequence[str]) -> str | None:
+    absent = [column for column in texts if column not in row]
+    return f"no column {absent[0]!r}; it has: {', '.join(row) or 'none'}" if absent else None
+
+
+def _any_has(records: Sequence[Record], texts: Sequence[str]) -> bool:
+    return any(not isinstance(row, BadRow) and _missing_columns(row, texts) is None for _, row in records)
+
+
+def _table(rows: Sequence[tuple[int, int, Any]], name: str, texts: Sequence[str], clean: CleanConfig) -> Table:
+    """The rows (number, line, row) with their texts cleaned."""
+    columns = tuple(dict.fromkeys(key for _, _, row in rows for key in row))
+    cleaned = tuple(
+        {**dict.fromkeys(columns), **row, **{c: clean_text(row[c], clean) for c in texts if isinstance(row[c], str)}}
+        for _, _, row in rows
+    )
+    lines, numbers = tuple(line for _, line, _ in rows), tuple(number for number, _, _ in rows)
+    return Table(name, columns, cleaned, lines, numbers=numbers)
 
 
 def open_predictor(
-    name: str, *, text: str | Sequence[str] | None = None, samples: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    text: str | Sequence[str] | None = None,
+    samples: Mapping[str, Any] | None = None,
+    on_bad_row: Literal["stop", "skip"] = "skip",
 ) -> Predictor:
     """Opens a finished run, an HF-format directory or a hub id, whatever it predicts.
 
     Args:
       text: text column(s) of a model that no run made; None: the task's default.
+      on_bad_row: "skip": a row that cannot be answered gets an `error`; "stop": it is an error.
       samples: changes of `task.samples` for a model that writes: tokens, temperature, top_k, top_p.
     Raises:
       UserError: no model there, or one that predicts nothing yet.
@@ -69,15 +114,17 @@ def open_predictor(
             f"--run {name}: a pretraining run of kind {config.task.kind} predicts nothing by itself; fine-tune it "
             f"(model.init={name})"
         )
-    # Rows are answered one by one: none may be skipped.
-    data = config.data.model_copy(update={"on_bad_row": "stop"})
+    data = config.data.model_copy(update={"on_bad_row": on_bad_row})
     return Predictor(open_trained(name, with_samples(config.model_copy(update={"data": data}), samples or {})))
 
 
-def predict_stream(predictor: Predictor, rows: Iterable[dict[str, Any]], name: str) -> Iterator[str]:
-    """Yields one JSON line per input row, chunk by chunk."""
-    rows, first = iter(rows), 1
-    while chunk := list(islice(rows, CHUNK)):
-        for row in predictor.predict(chunk, name, first):
-            yield json.dumps(row, ensure_ascii=False, default=str) + "\n"
+def predict_stream(predictor: Predictor, rows: Iterable[Record], name: str) -> Iterator[dict[str, Any]]:
+    """Yields each row with its answer, chunk by chunk; says at the end how many have none."""
+    records, first, bad = iter(rows), 1, 0
+    while chunk := list(islice(records, CHUNK)):
+        for row in predictor.answer(chunk, name, first):
+            bad += "error" in row
+            yield row
         first += len(chunk)
+    if bad:
+        log.warning("%s: %d of %d rows could not be answered; their lines have an `error`", name, bad, first - 1)

@@ -197,6 +197,11 @@ class Task(ABC):
         """The columns of rows that hold texts: cleaned, and read to train a tokenizer."""
         raise _answers_no_rows(cls)
 
+    @classmethod
+    def label_columns(cls, config: Any) -> tuple[str, ...]:
+        """The columns of rows that hold names of labels: what `data.clean.labels` is applied to."""
+        return ()
+
     def examples(self, table: Table, *, labelled: bool, key: str) -> Examples:
         """Tokenizes rows: a split, or the input of `jaxlm predict`.
 
@@ -309,7 +314,7 @@ class RowTask(Task):
     @classmethod
     def open(cls, config: Any, request: Request) -> TableSources:
         cls.check_data_keys(request.data)
-        return open_tables(request.data, request.splits, cls.text_columns(config))
+        return open_tables(request.data, request.splits, cls.text_columns(config), cls.label_columns(config))
 
     def datasets(self, sources: TableSources) -> dict[str, Dataset]:
         made: dict[str, Dataset] = {}

@@ -16,6 +16,7 @@ from scipy.special import expit, softmax
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.tables import TableSources
+from jaxlm.data.examples.texts import TextCells, log_skipped
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.fields import EXAMPLES, Batch, Field
@@ -25,7 +26,7 @@ from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.base import Answer, Context, Metric, Outputs, RowTask, TaskConfig
 from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
 from jaxlm.tasks.classification_report import PredictedRow, classification_sections
-from jaxlm.tasks.labels import LabelEncoder, distinct_labels, hf_label_names, infer_problem
+from jaxlm.tasks.labels import LabelEncoder, LabelSet, hf_label_names, labels_of_checkpoint, labels_of_rows
 
 log = logging.getLogger("jaxlm")
 
@@ -66,14 +67,12 @@ class Classification(RowTask):
     Attributes:
       config: the section `task`.
       context: settings and tokenizer.
-      problem: binary, multiclass, multilabel or regression.
-      label_names: in the order of the head's outputs; of a regression, its column.
+      labels: the problem and its labels.
     """
 
     config: ClassificationConfig
     context: Context
-    problem: str
-    label_names: tuple[str, ...]
+    labels: LabelSet
 
     Config = ClassificationConfig
     head = "classification"
@@ -81,6 +80,10 @@ class Classification(RowTask):
     @classmethod
     def text_columns(cls, config: ClassificationConfig) -> tuple[str, ...]:
         return (config.text,) if isinstance(config.text, str) else tuple(config.text)
+
+    @classmethod
+    def label_columns(cls, config: ClassificationConfig) -> tuple[str, ...]:
+        return (config.label,)
 
     @classmethod
     def create(cls, config: ClassificationConfig, context: Context, sources: TableSources | None) -> Classification:
@@ -92,14 +95,35 @@ class Classification(RowTask):
         """
         train = None if sources is None else sources.tables.get("train")
         if train is None and context.hf_config is not None:
-            problem, names = _of_checkpoint(config, context.hf_config)
+            labels = labels_of_checkpoint(context.hf_config, config.problem)
         else:
-            problem, names = _of_rows(config, train, context.hf_config)
+            if train is not None:
+                train.require(config.label, key="task")
+            labels = labels_of_rows(
+                train,
+                config.label,
+                problem=config.problem,
+                names=config.labels,
+                separator=config.label_separator,
+                known=None if context.hf_config is None else hf_label_names(context.hf_config),
+            )
+            log.info("task: %s", labels.describe())
+        problem = labels.problem
         if problem == "regression" and context.label_smoothing:
             raise UserError("train.label_smoothing: a regression has no classes to smooth over; leave it out")
         if problem != "multilabel" and config.threshold != ClassificationConfig().threshold:
             raise UserError(f"task.threshold: only multi-label problems have one, this is {problem}; leave it out")
-        return cls(config, context, problem, names)
+        return cls(config, context, labels)
+
+    @property
+    def problem(self) -> str:
+        """binary, multiclass, multilabel or regression."""
+        return self.labels.problem
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """In the order of the head's outputs; of a regression, its column."""
+        return self.labels.names
 
     @property
     def num_outputs(self) -> int:
@@ -131,21 +155,24 @@ class Classification(RowTask):
     def examples(self, table: Table, *, labelled: bool, key: str) -> Examples:
         data, texts = self.context.data, self.text_columns(self.config)
         table.require(*texts, *((self.config.label,) if labelled else ()), key=key)
-        encoder = LabelEncoder(self.problem, self.label_names, self.config.label, self.config.label_separator)
+        encoder = LabelEncoder(self.labels, self.config.label, self.config.label_separator)
+        cells = TextCells(table, texts, allow_empty=not labelled)
         labels_field = self.fields[-1]
         blank = np.zeros(labels_field.shape, labels_field.dtype)
         labels: list[np.ndarray | None] = [None] * len(table.rows)
-        kept: list[int] = []
+        kept: dict[int, list[str]] = {}
+        errors: dict[int, str] = {}
         for i in range(len(table.rows)):
             try:
-                _check_text(table, i, texts)
+                read = cells.read(i)
                 labels[i] = encoder.encode(table, i) if labelled else None
-                kept.append(i)
+                kept[i] = read
             except UserError as error:
                 if data.on_bad_row == "stop":
                     raise
-                log.warning("skipped: %s", error)
-        first, *second = ([str(table.rows[i][column]) for i in kept] for column in texts)
+                errors[i] = str(error)
+        log_skipped(table, errors, key)
+        first, *second = ([read[column] for read in kept.values()] for column in range(len(texts)))
         windows = self.context.tokenizer.encode(
             first,
             second[0] if second else None,
@@ -164,7 +191,7 @@ class Classification(RowTask):
             fate = "read in windows" if data.long_text == "window" else "cut"
             log.info("%s: %d of %d texts longer than data.max_length=%d: %s", table.name, truncated, len(kept),
                      data.max_length, fate)  # fmt: skip
-        return Examples(table, examples, labels, {"truncated": truncated, "skipped": len(table.rows) - len(kept)})
+        return Examples(table, examples, labels, {"truncated": truncated, "skipped": len(errors)}, errors)
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return LOSSES[self.problem](self.context.label_smoothing)(outputs, batch)
@@ -220,11 +247,13 @@ class Classification(RowTask):
         return {
             "problem": self.problem,
             "label_names": list(self.label_names),
+            "label_counts": dict(self.labels.counts),
+            "problem_because": self.labels.why,
             "task": {"kind": self.config.kind, "text": texts, "label": self.config.label},
         }
 
     def show(self, batch: Batch) -> list[str]:
-        lines = ["first packed row:"]
+        lines = [f"task: {self.labels.describe()}", "first packed row:"]
         for slot, example in enumerate(batch[EXAMPLES][0]):
             if example < 0:
                 continue
@@ -262,66 +291,5 @@ class Classification(RowTask):
             "id2label": {str(i): name for i, name in enumerate(self.label_names)},
             "label2id": {name: i for i, name in enumerate(self.label_names)},
             "problem_type": _HF_PROBLEM[self.problem],
+            **({} if self.labels.numbered else {"label_ids": False}),
         }
-
-
-def _of_rows(
-    config: ClassificationConfig, train: Table | None, hf_config: Mapping[str, Any] | None
-) -> tuple[str, tuple[str, ...]]:
-    """Problem and label names of a run that is trained."""
-    values = []
-    if train is not None:
-        train.require(config.label, key="task")
-        values = [row[config.label] for row in train.rows]
-    problem = config.problem
-    if problem == "auto":
-        problem = infer_problem(values, config.label_separator) if values else "auto"
-    if problem == "regression":
-        return problem, (config.label,)
-    names = config.labels
-    found = distinct_labels(values, problem, config.label_separator)
-    known = None if hf_config is None else hf_label_names(hf_config)
-    if names is None and known and set(found) <= _known(known):
-        names = known
-    if names is None:
-        names = found
-    if problem in ("auto", "binary", "multiclass"):
-        if problem == "binary" and len(names) != 2:
-            raise UserError(f"task.problem=binary: expected two labels, found {len(names)}: {', '.join(names[:8])}")
-        problem = "binary" if len(names) == 2 else "multiclass"
-    if len(names) < (1 if problem == "multilabel" else 2):
-        raise UserError(
-            f"task.label={config.label}: expected at least two different labels, found "
-            f"{', '.join(names) or 'none'}; name them in task.labels"
-        )
-    return problem, tuple(names)
-
-
-def _of_checkpoint(config: ClassificationConfig, hf_config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """Problem and label names of a trained model, from its config.json."""
-    names = hf_label_names(hf_config, placeholders=True) or ("LABEL_0", "LABEL_1")
-    problem = config.problem
-    if problem == "auto":
-        if hf_config.get("problem_type") == "multi_label_classification":
-            problem = "multilabel"
-        elif len(names) == 1:
-            problem = "regression"
-        else:
-            problem = "binary" if len(names) == 2 else "multiclass"
-    return problem, names
-
-
-def _check_text(table: Table, row: int, columns: Sequence[str]) -> None:
-    for column in columns:
-        value = table.rows[row][column]
-        if value is None or not str(value).strip():
-            raise UserError(
-                f"{table.where(row)}: {column} is empty; expected a text (data.on_bad_row=skip leaves it out)"
-            )
-
-
-def _known(names: Sequence[str]) -> set[str]:
-    """What a checkpoint's label names can stand for: themselves, or their ids where they are words."""
-    if any(name.lstrip("-").isdigit() for name in names):
-        return set(names)
-    return set(names) | {str(i) for i in range(len(names))}

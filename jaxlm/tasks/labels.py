@@ -1,69 +1,226 @@
-"""Labels of classification rows: which problem they pose, their names, and their ids."""
+"""Labels of classification rows: which problem they pose, their names and counts, and their ids."""
 
 from __future__ import annotations
 
-import math
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError, did_you_mean
+from jaxlm.tasks.label_cells import (
+    LONGEST_NAME,
+    all_numbers,
+    infer_problem,
+    is_integer,
+    is_missing,
+    is_multi_hot,
+    label_name,
+    number,
+    split_labels,
+    zeros_and_ones,
+)
+
+log = logging.getLogger("jaxlm")
+
+_SHOWN = 20
+"""Labels that a line of the log names."""
 
 
-def split_labels(value: Any, separator: str | None) -> list[str]:
-    """The labels of a multi-label cell: a list as it is, a string at the separator; empty: none."""
-    if isinstance(value, (list, tuple)):
-        return [str(v) for v in value]
-    if value is None or value == "":
-        return []
-    return [part.strip() for part in str(value).split(separator)] if separator else [str(value)]
+@dataclass(frozen=True)
+class LabelSet:
+    """The problem of a classification and its labels.
+
+    Attributes:
+      problem: binary, multiclass, multilabel or regression.
+      names: in the order of the head's outputs; of a regression, its column.
+      why: what told the problem.
+      source: where the names come from.
+      counts: training rows of each label; {}: no training rows.
+      numbered: rows may say a label by its id.
+      spellings: how rows spell a name, where they differ from it by case or surrounding spaces.
+    """
+
+    problem: str
+    names: tuple[str, ...]
+    why: str = ""
+    source: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    numbered: bool = True
+    spellings: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def describe(self) -> str:
+        """The problem, the labels in order with their counts, and why."""
+        because = f" ({self.why})" if self.why else ""
+        if self.problem == "regression":
+            return f"regression of {self.names[0]}{because}"
+        named = [f"{n} {self.counts[n]:,}" if n in self.counts else n for n in self.names[:_SHOWN]]
+        more = f", ... {len(self.names) - _SHOWN} more" if len(self.names) > _SHOWN else ""
+        return f"{self.problem}{because}; labels in order, from {self.source}: {', '.join(named)}{more}"
 
 
-def label_name(value: Any) -> str:
-    """A label as a name; booleans are 0 and 1."""
-    return str(int(value)) if isinstance(value, (bool, np.bool_)) else str(value)
+def labels_of_rows(
+    table: Table | None,
+    column: str,
+    *,
+    problem: str,
+    names: Sequence[str] | None,
+    separator: str | None,
+    known: Sequence[str] | None,
+) -> LabelSet:
+    """The labels of a run that is trained.
+
+    Args:
+      table: the training rows; None: only `names` or `known` say what there is.
+      problem: as `task.problem`.
+      names: those of `task.labels`.
+      known: those of the checkpoint whose head is taken over.
+    Raises:
+      UserError: no source of labels, or labels that do not fit the problem.
+    """
+    values = [] if table is None else [row[column] for row in table.rows]
+    why = "task.problem" if problem != "auto" else ""
+    if problem == "auto" and values:
+        problem, why = infer_problem(values, separator)
+    if problem == "regression":
+        return LabelSet(problem, (column,), why)
+    found = _count(values, problem, separator, names)
+    spellings: dict[str, str] = {}
+    source = "task.labels"
+    if names is not None and len(set(names)) < len(names):
+        repeated = next(name for name in names if list(names).count(name) > 1)
+        raise UserError(f"task.labels: {repeated!r} stands twice; expected different names")
+    if names is None and known:
+        mapped = {name: _match(name, known) for name in found}
+        if None not in mapped.values():
+            names, source = known, "the checkpoint"
+            spellings = {name: to for name, to in mapped.items() if to is not None and to != name}
+        else:
+            _say_renamed(tuple(known), tuple(found))
+    numbered = names is not None
+    if names is None:
+        names, source = tuple(found), "the training rows"
+    if problem in ("auto", "binary", "multiclass"):
+        if problem == "binary" and len(names) != 2:
+            raise UserError(f"task.problem=binary: expected two labels, found {len(names)}: {', '.join(names[:8])}")
+        problem = "binary" if len(names) == 2 else "multiclass"
+    if len(names) < (1 if problem == "multilabel" else 2):
+        raise UserError(
+            f"task.label={column}: expected at least two different labels, found "
+            f"{', '.join(names) or 'none'}; name them in task.labels"
+        )
+    counts: Counter[str] = Counter()
+    for name, count in found.items():
+        counts[_by_id(spellings.get(name, name), tuple(names), numbered)] += count
+    _warn_of_variants(found if source == "the training rows" else {})
+    if spellings:
+        shown = ", ".join(f"{ours!r} is {theirs!r}" for ours, theirs in list(spellings.items())[:_SHOWN])
+        log.info("task.label=%s: the checkpoint's labels, spelled otherwise in the rows: %s", column, shown)
+    return LabelSet(problem, tuple(names), why, source, dict(counts), numbered, spellings)
 
 
-def infer_problem(values: Sequence[Any], separator: str | None) -> str:
-    """Lists or a separator: multi-label; fractional numbers: regression; two values: binary; else multi-class."""
-    if separator is not None or any(isinstance(v, (list, tuple)) for v in values):
-        return "multilabel"
-    if any(_fractional(v) for v in values):
-        return "regression"
-    return "binary" if len({str(v) for v in values}) == 2 else "multiclass"
+def labels_of_checkpoint(hf_config: Mapping[str, Any], problem: str) -> LabelSet:
+    """The labels of a trained model, from its config.json."""
+    names = hf_label_names(hf_config, placeholders=True) or ("LABEL_0", "LABEL_1")
+    if problem == "auto":
+        if hf_config.get("problem_type") == "multi_label_classification":
+            problem = "multilabel"
+        elif len(names) == 1:
+            problem = "regression"
+        else:
+            problem = "binary" if len(names) == 2 else "multiclass"
+    return LabelSet(problem, names, source="the checkpoint", numbered=hf_config.get("label_ids") is not False)
 
 
-def _fractional(value: Any) -> bool:
-    if isinstance(value, float):
-        return True
-    if not isinstance(value, str) or not any(mark in value.lower() for mark in (".", "nan")):
-        return False
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
+def _count(
+    values: Sequence[Any], problem: str, separator: str | None, names: Sequence[str] | None = None
+) -> dict[str, int]:
+    """Rows of each distinct label, numbers by value and words by spelling; cells that cannot be read are left out."""
+    counts: Counter[str] = Counter()
+    if problem == "multilabel" and is_multi_hot(values):
+        rows = np.asarray([value for value in values if not is_missing(value)], np.float64)
+        named = names if names is not None and len(names) == rows.shape[1] else map(str, range(rows.shape[1]))
+        return dict(zip(named, rows.sum(0).astype(int).tolist(), strict=True))
+    numeric = all_numbers(values)
+    for value in values:
+        try:
+            if problem == "multilabel":
+                counts.update(split_labels(value, separator))
+            elif not is_missing(value) and (not numeric or number(value) is not None):
+                counts[label_name(value, numeric=numeric)] += 1
+        except (TypeError, ValueError):
+            continue  # the encoder refuses it, with its place
+    names = [name for name in counts if len(name) <= LONGEST_NAME]
+    return {name: counts[name] for name in sorted(names, key=_order)}
 
 
-def distinct_labels(values: Sequence[Any], problem: str, separator: str | None) -> tuple[str, ...]:
-    """Distinct labels, numbers by value and words by spelling."""
-    if problem == "multilabel":
-        names = {label for v in values for label in split_labels(v, separator)}
+def _order(name: str) -> tuple[int, int, str]:
+    return (0, int(name), name) if is_integer(name) else (1, 0, name)
+
+
+def _match(name: str, known: Sequence[str]) -> str | None:
+    """The checkpoint's label that a row's means: the same, one of other case or spacing, or the one with this id."""
+    if name in known:
+        return name
+    alike = [other for other in known if _fold(other) == _fold(name)]
+    if len(alike) == 1:
+        return alike[0]
+    return name if _by_id(name, known, True) != name else None
+
+
+def _by_id(name: str, names: Sequence[str], numbered: bool) -> str:
+    """The label with the id that `name` is, where the labels are words."""
+    if not numbered or name in names or not is_integer(name) or any(map(is_integer, names)):
+        return name
+    return names[int(name)] if 0 <= int(name) < len(names) else name
+
+
+def _fold(name: str) -> str:
+    return " ".join(name.split()).casefold()
+
+
+def _say_renamed(known: tuple[str, ...], found: tuple[str, ...]) -> None:
+    if len(known) == len(found):
+        pairs = ", ".join(f"{old} -> {new}" for old, new in list(zip(known, found, strict=True))[:_SHOWN])
+        log.warning(
+            "the checkpoint's labels are not those of the training rows; its head is kept, and its outputs stand for: "
+            "%s. model.new_head=true trains a new head, task.labels sets another order", pairs
+        )  # fmt: skip
     else:
-        names = {label_name(v) for v in values if v is not None and v != ""}
-    return tuple(sorted(names, key=lambda n: (0, int(n), n) if n.lstrip("-").isdigit() else (1, 0, n)))
+        log.warning(
+            "the checkpoint's labels (%s) are not those of the training rows (%s)",
+            ", ".join(known[:_SHOWN]), ", ".join(found[:_SHOWN]),
+        )  # fmt: skip
+
+
+def _warn_of_variants(counts: Mapping[str, int]) -> None:
+    """Warns of labels that differ only by case or spaces."""
+    alike: dict[str, list[str]] = {}
+    for name in counts:
+        alike.setdefault(_fold(name), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            most = max(names, key=lambda name: counts[name])
+            merged = ", ".join(f"{name!r}: {most!r}" for name in names if name != most)
+            shown = ", ".join(f"{name!r} ({counts[name]:,} rows)" for name in names)
+            log.warning("labels differ only by case or spaces: %s; merge them with data.clean.labels: {%s}",
+                        shown, merged)  # fmt: skip
 
 
 class LabelEncoder:
     """Label cells -> arrays. Errors name file, row and label."""
 
-    def __init__(self, problem: str, names: Sequence[str], column: str, separator: str | None) -> None:
-        self.problem, self.names, self._column, self._separator = problem, tuple(names), column, separator
-        self._ids = {name: i for i, name in enumerate(names)}
-        # Integer labels beside a checkpoint's words ("NEGATIVE", "POSITIVE") are ids.
-        self._as_ids = not any(name.lstrip("-").isdigit() for name in names)
+    def __init__(self, labels: LabelSet, column: str, separator: str | None) -> None:
+        self._labels, self._column, self._separator = labels, column, separator
+        self._ids = {name: i for i, name in enumerate(labels.names)}
+        self._spelled = {_fold(name): i for name, i in self._ids.items()} if labels.source == "the checkpoint" else {}
+        if len(self._spelled) < len(self._ids):
+            self._spelled = {}
+        self._numeric = any(map(is_integer, labels.names))
 
     def encode(self, table: Table, row: int) -> np.ndarray:
         """Returns int32 [] (a class), float32 [C] (multi-label) or float32 [] (regression).
@@ -71,38 +228,69 @@ class LabelEncoder:
         Raises:
           UserError: a label outside the label set, an absent label, a target that is no finite number.
         """
-        value = table.rows[row][self._column]
-        if self.problem == "regression":
+        value, problem = table.rows[row][self._column], self._labels.problem
+        if isinstance(value, dict):
+            raise self._error(table, row, "expected a label, found an object")
+        if problem == "regression":
             return self._target(value, table, row)
-        if self.problem == "multilabel":
-            target = np.zeros(len(self.names), np.float32)
-            for label in split_labels(value, self._separator):
-                target[self._id(label, table, row)] = 1.0
+        if problem == "multilabel":
+            return self._several(value, table, row)
+        if is_missing(value):
+            raise self._error(table, row, "expected a label, found none")
+        try:
+            return np.asarray(self._id(label_name(value), table, row), np.int32)
+        except TypeError as error:
+            raise self._error(table, row, str(error)) from None
+
+    def _several(self, value: Any, table: Table, row: int) -> np.ndarray:
+        target = np.zeros(len(self._ids), np.float32)
+        if isinstance(value, str) and self._separator is not None and not value.strip():
             return target
-        return np.asarray(self._id(value, table, row), np.int32)
+        if is_missing(value):
+            raise self._error(table, row, "expected the labels, found none (no label at all is [])")
+        if isinstance(value, list | tuple) and len(value) > 1 and zeros_and_ones(value):
+            if len(value) != len(target):
+                raise self._error(table, row, f"expected {len(target)} numbers, one for each label")
+            return np.asarray(value, np.float32)
+        if self._labels.source == "task.labels" and isinstance(value, list | tuple):
+            value = [str(entry) if type(entry) is int else entry for entry in value]
+        try:
+            names = split_labels(value, self._separator)
+        except (TypeError, ValueError) as error:
+            raise self._error(table, row, str(error)) from None
+        for name in names:
+            target[self._id(name, table, row)] = 1.0
+        return target
 
     def _target(self, value: Any, table: Table, row: int) -> np.ndarray:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise UserError(
-                f"{table.where(row)}: {self._column}={value!r}: expected a finite number as regression target"
-            )
-        return np.asarray(number, np.float32)
+        found = number(value)
+        with np.errstate(over="ignore"):
+            target = np.asarray(np.nan if found is None else found, np.float32)
+        if not np.isfinite(target):
+            raise self._error(table, row, "expected a finite number (of float32) as regression target")
+        return target
 
-    def _id(self, value: Any, table: Table, row: int) -> int:
-        name = label_name(value)
-        if name in self._ids:
-            return self._ids[name]
-        if self._as_ids and name.isdigit() and int(name) < len(self.names):
-            return int(name)
-        raise UserError(
-            f"{table.where(row)}: {self._column}={value!r} is not one of the {len(self.names)} labels "
-            f"({', '.join(self.names[:8])}{', ...' if len(self.names) > 8 else ''})"
-            f"{did_you_mean(name, self.names)}"
+    def _id(self, name: str, table: Table, row: int) -> int:
+        labels = self._labels
+        for spelling in (name, label_name(name, numeric=True) if self._numeric else name):
+            if spelling in self._ids:
+                return self._ids[spelling]
+        if _fold(name) in self._spelled:
+            return self._spelled[_fold(name)]
+        by_id = _by_id(name, labels.names, labels.numbered)
+        if by_id in self._ids:
+            return self._ids[by_id]
+        if len(name) > LONGEST_NAME:
+            raise self._error(table, row, f"expected a name of at most {LONGEST_NAME} characters, found {len(name):,}")
+        names = f"{', '.join(labels.names[:8])}{', ...' if len(labels.names) > 8 else ''}"
+        raise self._error(
+            table, row, f"is not one of the {len(labels.names)} labels ({names}){did_you_mean(name, labels.names)}", ""
         )
+
+    def _error(self, table: Table, row: int, problem: str, between: str = ":") -> UserError:
+        value = repr(table.rows[row][self._column])
+        shown = value if len(value) <= 60 else value[:60] + "..."
+        return UserError(f"{table.where(row)}: {self._column}={shown}{between} {problem}")
 
 
 def hf_label_names(hf_config: Mapping[str, Any], *, placeholders: bool = False) -> tuple[str, ...] | None:

@@ -14,6 +14,7 @@ from pydantic import Field as FieldInfo
 from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.example import Example, Examples
+from jaxlm.data.examples.texts import TextCells
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.fields import Field
@@ -146,15 +147,21 @@ class TextWriter(LanguageModel):
         Raises:
           UserError: a row without the prompt column, or with one that holds no text.
         """
-        column, prompts = self.config.text, []
+        column, stop = self.config.text, self.context.data.on_bad_row == "stop"
         table.require(column, key="task.text")
-        for i, row in enumerate(table.rows):
-            prompt = self.tokenizer.encode_prompt(str(row[column]))
-            if not prompt:
-                raise UserError(f"{table.where(i)}: {column} is empty; expected the beginning of a text")
-            prompts.append(np.asarray(prompt, np.int32))
-        examples = [Example({"tokens": prompt}, i, prompt=prompt) for i, prompt in enumerate(prompts)]
-        return Examples(table, examples, [None] * len(examples), {})
+        cells = TextCells(table, (column,), allow_empty=True)
+        examples, errors = [], {}
+        for i in range(len(table.rows)):
+            try:
+                prompt = np.asarray(self.tokenizer.encode_prompt(cells.read(i)[0]), np.int32)
+                if not prompt.size:
+                    raise UserError(f"{table.where(i)}: {column} is empty; expected the beginning of a text")
+                examples.append(Example({"tokens": prompt}, i, prompt=prompt))
+            except UserError as error:
+                if stop:
+                    raise
+                errors[i] = str(error)
+        return Examples(table, examples, [None] * len(table.rows), {"skipped": len(errors)}, errors)
 
     def decode(self, example: Example, outputs: Mapping[str, np.ndarray]) -> str:
         assert example.prompt is not None

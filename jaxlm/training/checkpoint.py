@@ -184,6 +184,22 @@ class Checkpointer:
         """Returns the committed step with the best metric, the earliest of equals; None if no step is ranked."""
         return next(iter(_best_first(self._ranks())), None)
 
+    def best_sound_step(self, recorded: int, newest: int) -> int | None:
+        """Returns the best step whose files are sound, None if none ranks; says what is damaged or gone.
+
+        Args:
+          recorded: the best step by the run's own record; 0: none.
+          newest: a step whose state is in memory, so that its files do not matter.
+        """
+        ranked = _best_first(self._ranks())
+        sound = (s for s in ranked if s == newest or step_folders.first_sound(self._directory, [s]) is not None)
+        step = next(sound, None)
+        if recorded and step != recorded:
+            instead = "the last step" if step is None else f"step {step}, the next best,"
+            _log.warning("%s: the best checkpoint, of step %d, is damaged or gone; %s takes its place",
+                         self._directory, recorded, instead)  # fmt: skip
+        return step
+
     def all_steps(self) -> list[int]:
         """Returns the committed steps, ascending, without those that a restore found damaged."""
         return [step for step in step_folders.committed_steps(self._directory) if step not in self._damaged]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from jaxlm.hf.checkpoint import export_model
+from jaxlm.inference.output import answered, to_jsonl
 from jaxlm.parallel import processes
 from jaxlm.report.report import write_report
 from jaxlm.report.sections import write_analysis
@@ -28,13 +28,15 @@ def finish_run(
     run: Run,
     state: TrainState,
     progress: Progress,
+    best_step: int,
     command: str,
     reference_scores: Mapping[str, dict[str, float]],
 ) -> dict[str, Any]:
     """Scores, exports and reports.
 
     Args:
-      state: that of the best checkpoint, or the last without a validation split.
+      state: that of the best checkpoint, or the last where none is the best.
+      best_step: its step.
       command: what the user typed.
       reference_scores: scores of other systems on the same data.
     Returns:
@@ -53,7 +55,9 @@ def finish_run(
     for split, evaluation in evaluations.items():
         run.tracker.log_evaluation(steps, split if split == "test" else "validation (best)", scores[split])
         if evaluation.answers and processes.is_first():
-            directory.write_text(f"{PREDICTIONS}/{split}.jsonl", to_jsonl(predictions(task, evaluation.answers)))
+            directory.write_text(
+                f"{PREDICTIONS}/{split}.jsonl", "".join(to_jsonl(predictions(task, evaluation.answers)))
+            )
     scored = next((split for split in ("test", "validation") if split in scores), None)
     baselines: dict[str, Any] = dict(reference_scores)
     if scored is not None and processes.is_first():
@@ -64,7 +68,7 @@ def finish_run(
         "command": command,
         "steps": steps,
         "epochs": round(steps / steps_per_epoch, 3) if steps_per_epoch else None,
-        "best_step": progress.best.step if metric is not None else None,
+        "best_step": best_step if metric is not None else None,
         "metric": None if metric is None else metric.name,
         "metrics": [metric._asdict() for metric in task.metrics if "/" not in metric.name],
         "analysis_split": scored,
@@ -115,8 +119,4 @@ def environment(setup: Setup) -> dict[str, Any]:
 def predictions(task: Task, answers: Sequence[Answer]) -> Iterator[dict[str, Any]]:
     """Yields each row with its prediction."""
     for answer in answers:
-        yield {**answer.row, "prediction": task.prediction(answer.row, answer.kept)}
-
-
-def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        yield answered(answer.row, prediction=task.prediction(answer.row, answer.kept))

@@ -62,8 +62,8 @@ def run_training(
             with _tracker(directory, plan, progress.step) as tracker:
                 evaluator, sampler = make_evaluator(setup), Sampler.from_setup(setup)
                 run = Run(plan, directory, checkpoints, evaluator, tracker, interrupt, metric, initialized, sampler)
-                state = best_state(run, loop(run, state, progress), progress)
-                return finish_run(run, state, progress, command, reference_scores or {})
+                state, best_step = best_state(run, loop(run, state, progress), progress)
+                return finish_run(run, state, progress, best_step, command, reference_scores or {})
 
 
 def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
@@ -106,8 +106,13 @@ def _evaluate(run: Run, state: TrainState, progress: Progress) -> tuple[dict[str
         return {}, False
     scores = run.evaluate(state, "validation").scores
     run.tracker.log_evaluation(progress.step, "validation", scores)
-    rule = run.plan.setup.config.train.early_stopping
-    best = progress.best.update(progress.step, scores.get(run.metric.name), rule)
+    rule, value = run.plan.setup.config.train.early_stopping, scores.get(run.metric.name)
+    if (value is None or np.isnan(value)) and not progress.best.undefined:
+        log.warning(
+            "%s is not defined on the validation split at step %d (a single class, say): it chooses no checkpoint and "
+            "stops no run; another one can be named in train.metric", run.metric.name, progress.step
+        )  # fmt: skip
+    best = progress.best.update(progress.step, value, rule)
     run.sample(state, progress.step)
     return scores, best
 

@@ -37,9 +37,17 @@ class BestCheckpoint:
     """Evaluations since the last one that improved by more than `EarlyStoppingConfig.min_delta`."""
     stopped: bool = False
     """Whether early stopping has ended the run."""
+    undefined: bool = False
+    """Whether an evaluation did not define the metric."""
 
     def update(self, step: int, value: float | None, rule: EarlyStoppingConfig | None) -> bool:
-        """Takes in an evaluation; returns whether it is the best. An undefined or infinite value never is."""
+        """Takes in an evaluation; returns whether it is the best.
+
+        An infinite value never is; an undefined one (None, NaN) says nothing, and costs no patience.
+        """
+        if value is None or math.isnan(value):
+            self.undefined = True
+            return False
         new, old = (rank(v, higher_is_better=self.higher_is_better) for v in (value, self.value))
         gain = new - old  # NaN where neither value is finite
         if best := gain > 0:

@@ -88,18 +88,27 @@ def start(plan: Plan, checkpoints: Checkpointer, metric: Metric | None) -> tuple
         return state, Progress(BestCheckpoint(metric is None or metric.higher_is_better)), initialized
     state, extra = _restore(plan, checkpoints, plan.init_frozen())
     plan.loader.set_state(extra["data"])
-    return state, Progress.from_json(extra["progress"], int(state.step)), tuple(extra["initialized"])
+    progress = Progress.from_json(extra["progress"], int(state.step))
+    if metric is not None:
+        processes.broadcast_from_first(lambda: checkpoints.best_sound_step(progress.best.step, progress.step))
+    return state, progress, tuple(extra["initialized"])
 
 
-def best_state(run: Run, state: TrainState, progress: Progress) -> TrainState:
-    """Returns the state of the best checkpoint; the last one, `state`, if none ranks, else deletes its arrays."""
+def best_state(run: Run, state: TrainState, progress: Progress) -> tuple[TrainState, int]:
+    """Returns the state of the best sound checkpoint and its step; those of the last step, `state`, if none ranks.
+
+    The arrays of `state` are deleted where another is returned. Checkpoints that are damaged or gone are named in the
+    log, and the next best is taken.
+    """
     run.checkpoints.wait()
-    best = None if run.metric is None else processes.broadcast_from_first(run.checkpoints.best_step)
+    if run.metric is None:
+        return state, progress.step
+    best = processes.broadcast_from_first(lambda: run.checkpoints.best_sound_step(progress.best.step, progress.step))
     if best in (None, progress.step):
-        return state
+        return state, progress.step
     for leaf in jax.tree.leaves((state.params, state.opt_state)):
         leaf.delete()  # a device may have no room for both
-    return _restore(run.plan, run.checkpoints, state.frozen, best)[0]
+    return _restore(run.plan, run.checkpoints, state.frozen, best)[0], best
 
 
 def _restore(

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -214,12 +219,70 @@ def test_model_without_a_head_cannot_predict(tmp_path, copied, capsys):
     assert "no trained head" in message and not (tmp_path / "out.jsonl").exists()
 
 
-def test_bad_row_in_prediction_leaves_no_half_written_file(tmp_path, model, capsys):
-    write_jsonl(tmp_path / "in.jsonl", [{"text": "good"}, {"txt": "bad"}])
-    files = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
-    message = refused(capsys, "predict", "--run", model, *files)
+def test_a_bad_row_in_prediction_is_answered_with_an_error(tmp_path, model, capsys):
+    bad = [None, ["good"], True, {"a": 1}]
+    write_jsonl(tmp_path / "in.jsonl", [{"text": "good"}, {"txt": "bad"}, {"text": ""}, *({"text": t} for t in bad)])
+    with (tmp_path / "in.jsonl").open("a") as file:
+        file.write('{"text": \n')
+    output = tmp_path / "out.jsonl"
+    files = ("--input", tmp_path / "in.jsonl", "--output", output)
+    assert run("predict", "--run", model, *files) == 0
+    good, other, empty, *rest = read_jsonl(output)
+    assert {"label", "scores"} == set(good["prediction"]) == set(empty["prediction"])
+    assert "row 2: no column 'text'" in other["error"] and other["txt"] == "bad"
+    problems = ("missing", "found a list", "found a boolean", "found an object", "not valid JSON")
+    for i, (row, problem) in enumerate(zip(rest, problems, strict=True), 4):
+        assert f"row {i}" in row["error"] and problem in row["error"] and "prediction" not in row
+    assert "6 of 8 rows could not be answered" in capsys.readouterr().err
+    output.unlink()
+    message = refused(capsys, "predict", "--run", model, *files, "--on-bad-row", "stop")
     assert "row 2" in message and "'text'" in message
-    assert not list(tmp_path.glob("out.jsonl*"))
+    assert not list(tmp_path.glob("*out.jsonl*"))
+    write_jsonl(tmp_path / "in.jsonl", [{"txt": "good"}])
+    assert "no column 'text'" in refused(capsys, "predict", "--run", model, *files)
+
+
+def test_predictions_in_other_formats_and_places(tmp_path, model, capsys):
+    """csv in and out; a column of the same name; a pipe and a link are written through."""
+    source = tmp_path / "in.csv"
+    source.write_text('text,prediction\n"good, fine",old\nbad,older\n')
+    assert run("predict", "--run", model, "--input", source, "--output", tmp_path / "out.csv") == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        first, _ = csv.DictReader(file)
+    assert list(first) == ["text", "input_prediction", "prediction.label", "prediction.scores", "error"]
+    assert first["text"] == "good, fine" and first["input_prediction"] == "old"
+    assert set(json.loads(first["prediction.scores"])) == {"neg", "pos"}
+    target, link, pipe = tmp_path / "target.jsonl", tmp_path / "link.jsonl", tmp_path / "pipe"
+    link.symlink_to(target)
+    assert run("predict", "--run", model, "--input", source, "--output", link) == 0
+    assert link.is_symlink() and len(read_jsonl(target)) == 2
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    assert run("predict", "--run", model, "--input", source, "--output", pipe) == 0
+    reader.join(60)
+    assert [json.loads(line) for line in read[0].splitlines()] == read_jsonl(target) and pipe.is_fifo()
+    assert run("predict", "--run", model, "--input", source, "--output", "/dev/null") == 0
+    assert Path("/dev/null").is_char_device()
+    source.write_text("good;1\n")
+    files = ("--input", source, "--output", "-")
+    assert 'separator: ";"' in refused(capsys, "predict", "--run", model, *files)
+
+
+def test_sigterm_while_predictions_are_written_leaves_nothing(tmp_path):
+    from jaxlm.errors import Interrupted
+    from jaxlm.inference.output import write_output
+
+    def lines():
+        yield "{}\n"
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        yield "{}\n"
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        write_output(str(tmp_path / "out.jsonl"), lines())
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_metric_and_absent_hub_id(tmp_path, capsys):

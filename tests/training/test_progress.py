@@ -21,7 +21,7 @@ NAN, INF = float("nan"), float("inf")
     [
         (True, 0, [0.5, 0.7, 0.7, 0.6], 2, 4),  # of equals the earliest; two without a gain are enough
         (False, 0, [0.5, 0.7, 0.4, 0.6, 0.3], 5, None),
-        (True, 0, [NAN, None, 0.1], 0, 2),  # undefined values never are the best
+        (True, 0, [NAN, None, NAN, 0.1], 4, None),  # undefined values never are the best, and cost no patience
         (True, 0, [None, 0.1, INF, -INF], 2, 4),
         (True, 0.1, [0.5, 0.55, 0.58, 0.9], 3, 3),  # small gains make a best checkpoint, but cost patience
         (False, 0.1, [0.5, 0.45, 0.3, 0.31], 3, None),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,9 +46,11 @@ class Examples:
       examples: those of row 0 first, and so on; a skipped row has none.
       labels: gold label of each row of the table, in the form that `Task.scores` compares; None where there is none.
       counts: for summary.json: `truncated`, `skipped`.
+      errors: what is wrong with each skipped row.
     """
 
     table: Table
     examples: Sequence[Example]
     labels: Sequence[Any]
     counts: Mapping[str, int]
+    errors: Mapping[int, str] = field(default_factory=dict[int, str])

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxlm.data.config import DataConfig
-from jaxlm.data.sources.cleaning import clean_tables
+from jaxlm.data.sources.cleaning import clean_tables, replace_labels
 from jaxlm.data.sources.sources import load
 from jaxlm.data.sources.table import Table
+from jaxlm.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,17 @@ class TableSources:
 
     def texts(self) -> Iterator[str]:
         """The training texts, for a tokenizer to be trained on."""
-        return (str(row[column]) for row in self.tables["train"].rows for column in self.text_columns)
+        cells = (row[column] for row in self.tables["train"].rows for column in self.text_columns)
+        return (str(cell) for cell in cells if isinstance(cell, str | int | float))
 
 
-def open_tables(data: DataConfig, splits: Sequence[str], text_columns: tuple[str, ...]) -> TableSources:
+def open_tables(
+    data: DataConfig, splits: Sequence[str], text_columns: tuple[str, ...], label_columns: tuple[str, ...] = ()
+) -> TableSources:
     """Reads and cleans the splits that a config names.
 
+    Args:
+      label_columns: what `data.clean.labels` is applied to.
     Raises:
       UserError: a source that cannot be read, or a bad row (unless `data.on_bad_row` is skip); training rows without a
         text column.
@@ -49,4 +55,8 @@ def open_tables(data: DataConfig, splits: Sequence[str], text_columns: tuple[str
     if "train" in tables:
         tables["train"].require(*text_columns, key="task")
     tables, cleaned = clean_tables(tables, text_columns, data.clean)
+    if data.clean.labels:
+        if not label_columns:
+            raise UserError("data.clean.labels: this task has no column of labels; leave it out")
+        tables, cleaned["labels_changed"] = replace_labels(tables, label_columns, data.clean.labels)
     return TableSources(tables, cleaned, text_columns)

@@ -7,8 +7,9 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 from jaxlm.data.config import CleanConfig
 from jaxlm.data.sources.table import Table
@@ -115,6 +116,37 @@ def clean_tables(
             train = _check_leaks(train, tables, text_columns, clean.leaks, counts)
         tables = {**tables, "train": train}
     return tables, counts
+
+
+def replace_labels(
+    tables: dict[str, Table], columns: tuple[str, ...], labels: Mapping[str, str]
+) -> tuple[dict[str, Table], int]:
+    """Replaces labels, those in lists, too; returns the tables, and how many were replaced.
+
+    Args:
+      labels: as a row has it -> as it is meant; one that no row has is warned about.
+    """
+    found: Counter[str] = Counter()
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, list):
+            return [replaced(entry) for entry in value]
+        if isinstance(value, str) and value in labels:
+            found[value] += 1
+            return labels[value]
+        return value
+
+    cleaned = {
+        split: table.replace_rows(
+            tuple({**row, **{c: replaced(row[c]) for c in columns if c in row}} for row in table.rows)
+        )
+        for split, table in tables.items()
+    }
+    log.info("clean.labels: %d labels changed", found.total())
+    for name in labels:
+        if name not in found:
+            log.warning("clean.labels: no row has the label %r", name)
+    return cleaned, found.total()
 
 
 def _text_actions(clean: CleanConfig) -> list[Action]:

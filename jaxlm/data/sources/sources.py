@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
@@ -15,8 +15,9 @@ from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources import stdlib_docstrings, tfds
 from jaxlm.data.sources.files import RowReader, check_file, file_format, open_rows
 from jaxlm.data.sources.installed_docstrings import InstalledDocstrings
+from jaxlm.data.sources.json_rows import read_jsonl
 from jaxlm.data.sources.table import Table, place
-from jaxlm.data.sources.text_files import BadRow, Record, read_jsonl
+from jaxlm.data.sources.text_files import BadRow, Record
 from jaxlm.errors import UserError
 
 log = logging.getLogger("jaxlm")
@@ -111,19 +112,22 @@ def bad_row_error(problem: str) -> UserError:
     return UserError(f"{problem}. Correct the row, or set data.on_bad_row=skip to leave such rows out")
 
 
-def load_jsonl_stream(handle: Iterable[bytes] | Iterable[str], name: str) -> Iterator[dict[str, Any]]:
+def read_jsonl_stream(handle: Iterable[bytes] | Iterable[str], name: str) -> Iterator[Record]:
     """Yields rows of jsonl as they arrive, for instance on stdin.
 
     Args:
       handle: a binary stream of UTF-8 (preferred: its decoding does not depend on the locale), or a text stream.
       name: what messages call it.
     Raises:
-      UserError: at the first bad row, naming it.
+      UserError: bytes that are not UTF-8.
     """
-    for number, (line, row) in enumerate(read_jsonl(_decoded(handle, name)), start=1):
-        if isinstance(row, BadRow):
-            raise UserError(f"{place(name, number, line)}: {row.problem}")
-        yield row
+    return read_jsonl(_decoded(handle, name))
+
+
+def rename_records(records: Iterable[Record], rename: Mapping[str, str]) -> Iterator[Record]:
+    """Yields rows with their columns renamed."""
+    for line, row in records:
+        yield line, row if isinstance(row, BadRow) else {rename.get(name, name): value for name, value in row.items()}
 
 
 def _decoded(handle: Iterable[bytes] | Iterable[str], name: str) -> Iterator[str]:

@@ -14,7 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from jaxlm.data.config import SourceConfig
-from jaxlm.data.sources.sources import load, load_jsonl_stream
+from jaxlm.data.sources.sources import load, read_jsonl_stream
+from jaxlm.data.sources.text_files import BadRow
 from jaxlm.errors import UserError
 
 
@@ -245,12 +246,12 @@ def test_keys_that_would_be_ignored_are_refused(write):
 
 def test_jsonl_stream():
     stream = io.BytesIO(b'\xef\xbb\xbf{"t": "\xc3\xa9"}\n\n{"t": 2}\n')
-    assert list(load_jsonl_stream(stream, "stdin")) == [{"t": "é"}, {"t": 2}]
-    assert list(load_jsonl_stream(io.StringIO('{"t": 1}'), "stdin")) == [{"t": 1}]
-    with pytest.raises(UserError, match=r"stdin, row 2 \(line 3\): not valid JSON"):
-        list(load_jsonl_stream(io.BytesIO(b'{"t": 1}\n\noops\n'), "stdin"))
+    assert list(read_jsonl_stream(stream, "stdin")) == [(1, {"t": "é"}), (3, {"t": 2})]
+    assert list(read_jsonl_stream(io.StringIO('{"t": 1}'), "stdin")) == [(1, {"t": 1})]
+    [_, (line, bad)] = read_jsonl_stream(io.BytesIO(b'{"t": 1}\n\noops\n'), "stdin")
+    assert line == 3 and isinstance(bad, BadRow) and "not valid JSON" in bad.problem
     with pytest.raises(UserError, match="stdin: not UTF-8: byte 0xff at byte offset 16"):
-        list(load_jsonl_stream(io.BytesIO(b'{"t": 1}\n{"t": "\xff"}\n'), "stdin"))
+        list(read_jsonl_stream(io.BytesIO(b'{"t": 1}\n{"t": "\xff"}\n'), "stdin"))
 
 
 def read_tfds(folder, **changes: Any):

@@ -1,0 +1,54 @@
+"""Rows to be answered: a file of any format that training reads, or jsonl on standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxlm.config.schema import Config
+from jaxlm.data.config import SourceConfig
+from jaxlm.data.sources.files import check_file, file_format, open_rows
+from jaxlm.data.sources.sources import read_jsonl_stream, rename_records
+from jaxlm.data.sources.text_files import Record
+from jaxlm.parallel import processes
+
+_KEPT = {"rename", "quoting", "encoding", "separator"}
+"""How the run's own files are read, so that a file of the same kind is read likewise."""
+
+
+class InputRows(NamedTuple):
+    """An open source of rows: its name in messages, the rows, and their columns where a header or schema tells."""
+
+    name: str
+    records: Iterator[Record]
+    columns: tuple[str, ...] | None = None
+
+
+@contextmanager
+def open_input(path: str, config: Config, columns: Sequence[str] | None = None) -> Generator[InputRows, None, None]:
+    """Opens the rows of a file, or for "-" those of standard input.
+
+    Args:
+      config: of the run; its test (else validation, else training) file tells encoding, quotes and names of columns.
+      columns: names for a csv or tsv file without a header.
+    Raises:
+      UserError: no such file, or one whose beginning cannot be read.
+    """
+    if path == "-":
+        yield InputRows("stdin", read_jsonl_stream(sys.stdin.buffer, "stdin"))
+        return
+    check_file(Path(path), "--input")
+    like = next((s for s in (config.data.test, config.data.validation, config.data.train) if s is not None), None)
+    settings = {} if like is None or like.path is None else like.model_dump(include=_KEPT)
+    source = SourceConfig(path=path, columns=None if columns is None else tuple(columns), **settings)
+    kind = file_format(Path(path), source, "--input")
+    if kind not in ("csv", "tsv"):
+        source = source.model_copy(update={"separator": None})
+    with ExitStack() as stack:
+        reader = open_rows(Path(path), kind, source, "--input", stack)
+        names = None if reader.columns is None else tuple(source.rename.get(name, name) for name in reader.columns)
+        stack.enter_context(processes.collective_section())
+        yield InputRows(reader.name, rename_records(reader.records, source.rename), names)
