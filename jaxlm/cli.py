@@ -48,10 +48,10 @@ def _run_one_of_several(options: argparse.Namespace, cluster: Cluster) -> int:
     advice = "Start the same command again on all hosts" + ("; it resumes from the last checkpoint" if trains else "")
     if (status := supervise(advice)) is not None:
         return status
-    from jaxlm.parallel import processes
+    from jaxlm.parallel import connect, processes
 
     def run_command(options: argparse.Namespace) -> None:
-        processes.initialize(cluster, stop_steps=trains)
+        connect.connect(cluster, connect.patience(options.connect_timeout, options.heartbeat), stop_steps=trains)
         setup_logging(options.verbose, process=processes.process_index())
         with processes.error_boundary(advice):
             options.run_command(options)
@@ -315,6 +315,10 @@ def _parser() -> argparse.ArgumentParser:
         hosts.add_argument("--coordinator", metavar="HOST:PORT", help="where the first process listens")
         hosts.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
         hosts.add_argument("--process-id", type=int, metavar="I", help="number of this one, from 0")
+        text = "wait for all processes (default: 60, or JAXLM_CONNECT_TIMEOUT)"
+        hosts.add_argument("--connect-timeout", type=int, metavar="SECONDS", help=text)
+        text = "silence after which a process counts as dead (default: 100, or JAXLM_HEARTBEAT)"
+        hosts.add_argument("--heartbeat", type=int, metavar="SECONDS", help=text)
 
     sub = command("convert", _convert, "Export a run in HF format, or show what a checkpoint holds.")
     _add_plugins(sub)

@@ -12,10 +12,10 @@ import jax
 
 from jaxlm.config.schema import Config
 from jaxlm.cost.flops import kernel_flops, matmul_flops
-from jaxlm.cost.hlo import Collective, collectives, cycles, kernels
+from jaxlm.cost.hlo import ACROSS_SLICES, Collective, collectives, cycles, kernels
 from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
 from jaxlm.cost.stand_in import setup_for_shapes
-from jaxlm.cost.topology import CompileTarget, Topology, has_cudnn, quiet
+from jaxlm.cost.topology import CompileTarget, Topology, has_cudnn, quiet, without_cache
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.parallel.chips import GIB, Chip
 from jaxlm.parallel.sharding import Rules
@@ -81,7 +81,7 @@ def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
         3 * _forward_flops(setup, batch), None,
     )  # fmt: skip
     try:
-        with quiet():
+        with quiet(), without_cache():
             # Triton's tile sizes are tried out on a GPU; without one some products have none (cuBLAS needs none).
             options = {"xla_gpu_enable_triton_gemm": False} if setup.rules.platform == "gpu" else None
             compiled = plan.step.lower(state, batch).compile(compiler_options=options)
@@ -115,7 +115,7 @@ class Step:
 
     compute: float
     communication: float
-    """Of all collectives, over all links of a chip at their full speed."""
+    """Of all collectives but those across slices, over all links of a chip at their full speed."""
     total: float
     utilization: float
 
@@ -127,9 +127,10 @@ def estimate(cost: CompiledStep, chip: Chip, num_devices: int) -> Step:
     none to the attention kernel, whose matrix products are taken at the chip's peak. For a GPU there is the time that
     the operations take at the chip's peak, a third more where layers are computed twice, and reading and writing the
     training state once. A collective of n devices moves (n - 1) / n of its bytes, an all-reduce twice that. What runs
-    beside computation is taken to be hidden.
+    beside computation is taken to be hidden. The network between TPU slices is left out: its speed is not known here.
     """
-    sent = {flag: sum(_moved(c) for c in cost.collectives if c.overlapped == flag) for flag in (False, True)}
+    inside = [collective for collective in cost.collectives if not collective.kind.endswith(ACROSS_SLICES)]
+    sent = {flag: sum(_moved(c) for c in inside if c.overlapped == flag) for flag in (False, True)}
     waiting, hidden = (sent[flag] / chip.link_bandwidth for flag in (False, True))
     if cost.cycles is not None and chip.clock is not None:
         compute = cost.cycles / chip.clock + cost.kernel_flops / chip.flops

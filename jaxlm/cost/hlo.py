@@ -14,11 +14,15 @@ KINDS = (
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "f4e2m1fn": 4, "token": 0, "bf16": 16, "c64": 64, "c128": 128}
 
 
+ACROSS_SLICES = "across slices"
+"""End of the kind of a collective over the network between TPU slices, such as `all-reduce across slices`."""
+
+
 class Collective(NamedTuple):
-    """One instruction that sends data between devices."""
+    """One exchange of data between devices."""
 
     kind: str
-    """One of `KINDS`."""
+    """One of `KINDS`, or one that ends in `ACROSS_SLICES`."""
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     """(dtype, shape) of each array that one device receives: several where the compiler joined instructions."""
     group_size: int
@@ -51,36 +55,59 @@ def bits(dtype: str) -> int:
 def collectives(text: str) -> list[Collective]:
     """Returns the collectives of a compiled program (`compiled.as_text()`), in the order of the text.
 
-    A pair of -start and -done counts once. Groups of a single device send nothing, and are left out.
+    A pair of -start and -done counts once. The TPU compiler writes a collective that it overlaps with computing into
+    several fusions, all with one channel id: a channel counts once. Groups of a single device send nothing, and are
+    left out.
     """
     parts = dict(_computations(text))
     turns = _turns(parts)
-    found = []
+    found: dict[tuple[str, str], Collective] = {}
     for name, lines in parts.items():
         looped, times = turns.get(name, (False, 1))
-        for line in lines:
+        for number, line in enumerate(lines):
             match = _INSTRUCTION.match(line)
             if match is None:
                 continue
-            kind, shapes, op_name = match["kind"], _shapes(match["result"]), _search(_OP_NAME, line)
-            if match["start"] and kind in ("all-gather", "collective-permute"):
-                # (operands, results, context): the results are what is received.
-                shapes = shapes[len(shapes) // 2 :] if kind == "all-gather" else shapes[1:2]
+            kind, shapes, size, op_name = match["kind"], _results(match), _group_size(line), _search(_OP_NAME, line)
+            if kind == "recv":
+                kind, size = _between_slices(line), 0
+                if not kind:  # from the host
+                    continue
             if name.startswith(_SCATTER) and kind == "all-reduce":
                 kind, shapes = "reduce-scatter", _shapes(_search(r"ROOT %?[\w.\-]+ = (\(.*?\)|\S+) ", "\n".join(lines)))
                 op_name = _search(rf"calls=%?{re.escape(name)}, .*{_OP_NAME}", text)
-            collective = Collective(
-                kind,
-                shapes,
-                _group_size(line),
-                looped,
-                times,
-                op_name,
-                bool(match["start"]),
-            )
-            if collective.group_size != 1:
-                found.append(collective)
-    return found
+            if size == 1:
+                continue
+            overlapped = bool(match["start"]) or name.startswith(_OVERLAPPED) or match["kind"] == "recv"
+            channel = (kind, _search(r"channel_id=(\d+)", line) or f"{name}, line {number}")
+            if (known := found.get(channel)) is not None:
+                looped, times, overlapped = (
+                    looped or known.looped,
+                    max(times, known.times),
+                    overlapped or known.overlapped,
+                )
+                op_name = known.op_name or op_name
+            found[channel] = Collective(kind, shapes, size, looped, times, op_name, overlapped)
+    return list(found.values())
+
+
+def _results(match: re.Match[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """What one device receives."""
+    kind, shapes = match["kind"], _shapes(match["result"])
+    if kind == "recv":
+        return shapes[:1]  # (what is received, context, token)
+    if not match["start"] or kind == "all-reduce":
+        return shapes
+    # (operands, results, context): a permutation's context is two numbers.
+    return shapes[1:2] if kind == "collective-permute" else shapes[len(shapes) // 2 :]
+
+
+def _between_slices(line: str) -> str:
+    """The kind of an exchange over the network between slices; "" for one with the host."""
+    if "xla_megascale_runtime" not in line:
+        return ""
+    kind = _search(r'_xla_megascale_transfer_type="([A-Z_]+)"', line).lower().replace("_", "-") or "transfer"
+    return f"{kind} {ACROSS_SLICES}"
 
 
 class Kernel(NamedTuple):
@@ -121,11 +148,12 @@ def cycles(text: str) -> int | None:
 
 _OP_NAME = r'op_name="([^"]*)"'
 _SCATTER = "all-reduce-scatter"  # the TPU compiler's reduce-scatter: a computation that adds up and cuts out
+_OVERLAPPED = "async_collective_fusion"  # a part of a collective that the TPU compiler runs beside computation
 _OPERANDS = r"operand_layout_constraints=\{((?:[^{}]|\{[^{}]*\})*)\}"
 _UNKNOWN_CYCLES = 2**62  # the compiler writes 2^63 - 1 where it has no estimate
 
 _INSTRUCTION = re.compile(
-    rf"\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>\(.*?\)|\S+) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\("
+    rf"\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>\(.*?\)|\S+) (?P<kind>{'|'.join((*KINDS, 'recv'))})(?P<start>-start)?\("
 )
 _HEADER = re.compile(r"(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{\s*$")
 

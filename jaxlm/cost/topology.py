@@ -29,10 +29,12 @@ class Topology(NamedTuple):
     name: str
     chip: Chip
     sizes: tuple[int, ...]
+    """Of one slice."""
+    slices: int = 1
 
     @property
     def num_chips(self) -> int:
-        return math.prod(self.sizes)
+        return self.slices * math.prod(self.sizes)
 
     @property
     def platform(self) -> str:
@@ -40,12 +42,12 @@ class Topology(NamedTuple):
 
 
 def parse_topology(name: str) -> Topology:
-    """Reads `KIND:SIZES`: `v5e:2x4`, `v5p:4x4x4`, `h200:8`.
+    """Reads `KIND:SIZES`: `v5e:2x4`, `v5p:4x4x4`, `h200:8`; `v5e:4x8*2` are two slices of v5e:4x8.
 
     Raises:
       UserError: an unknown kind, a wrong number of dimensions, or more than 256 chips.
     """
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name.strip().lower())
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)(?:\*(\d+))?", name.strip().lower())
     if match is None:
         raise UserError(f"--topology {name}: expected KIND:SIZES, for instance {EXAMPLES}")
     kind, sizes = match[1], tuple(int(size) for size in match[2].split("x"))
@@ -57,7 +59,11 @@ def parse_topology(name: str) -> Topology:
             f"--topology {name}: {kind} has {rank} dimension{'s' if rank > 1 else ''}, for instance "
             f"{next(example for example in (*EXAMPLES.split(', '), 'h100:8') if example.startswith(kind))}"
         )
-    topology = Topology(f"{kind}:{match[2]}", CHIPS[kind], sizes)
+    slices = int(match[3] or 1)
+    if slices != 1 and kind in _GPU:
+        raise UserError(f"--topology {name}: only TPUs come in slices; expected {kind}:N")
+    times = f"*{slices}" if slices > 1 else ""
+    topology = Topology(f"{kind}:{match[2]}{times}", CHIPS[kind], sizes, slices)
     if not 1 <= topology.num_chips <= MAX_CHIPS:
         raise UserError(f"--topology {name}: expected 1 to {MAX_CHIPS} chips, found {topology.num_chips}")
     return topology
@@ -150,9 +156,10 @@ def topology_devices(topology: Topology) -> list[Any]:
             else:
                 # A v4 chip is one device to JAX, as v5p is by default; the compiler's own default is two.
                 megacore = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
-                bounds = {} if topology.num_chips > 1 else {"chips_per_host_bounds": (1,) * 3}
+                bounds = {} if math.prod(topology.sizes) > 1 else {"chips_per_host_bounds": (1,) * 3}
+                slices = {"num_slices": topology.slices} if topology.slices > 1 else {}
                 described = topologies.get_topology_desc(
-                    platform="tpu", topology_name=topology.name, **megacore, **bounds
+                    platform="tpu", topology_name=topology.name.partition("*")[0], **megacore, **bounds, **slices
                 )
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -210,3 +217,19 @@ def quiet() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+@contextlib.contextmanager
+def without_cache() -> Iterator[None]:
+    """Turns JAX's compilation cache off: a program for absent devices can be written there, but not be read back."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    directory = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", directory)
+        compilation_cache.reset_cache()

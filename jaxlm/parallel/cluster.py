@@ -1,6 +1,6 @@
-"""Whether this process is one of several, and how it finds the others: by flags, the environment, SLURM, Cloud TPU.
+"""Detects whether this process is one of several: from options, environment variables, SLURM and Cloud TPU.
 
-Nothing here imports JAX: what depends on the answer comes before it.
+Nothing here imports JAX, because the answer decides how JAX is started.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import importlib.util
 import os
+import re
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,11 +19,12 @@ from jaxlm.errors import UserError
 
 @dataclass(frozen=True)
 class Cluster:
-    """How a process finds the others."""
+    """A job of several processes, as one of them sees it."""
 
     name: str
+    """For messages."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Of `jax.distributed.initialize`."""
+    """Arguments for `jax.distributed.initialize`; JAX detects those that are missing."""
 
 
 def detect_cluster(
@@ -31,15 +33,19 @@ def detect_cluster(
     process_id: int | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Cluster | None:
-    """Returns how this process finds the others; None for a process by itself.
+    """Returns the job that this process belongs to; None if it runs alone.
 
-    What is not given is looked for in JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (or, in an indexed
-    Job of Kubernetes, JOB_COMPLETION_INDEX); then SLURM and Cloud TPU are detected.
+    The environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (in an indexed Job of
+    Kubernetes, JOB_COMPLETION_INDEX) replace arguments that are not given. Without any of these, SLURM and Cloud TPU
+    are detected.
 
     Args:
       coordinator: HOST:PORT at which the first process listens.
+      num_processes: number of processes of the job.
+      process_id: number of this process, from 0.
+      environ: the environment variables.
     Raises:
-      UserError: a part is missing, or a value is no number or out of range.
+      UserError: one of the three is missing, or a value is not a number or out of range.
     """
     settings = {
         "coordinator": (coordinator, "JAX_COORDINATOR_ADDRESS"),
@@ -54,7 +60,7 @@ def detect_cluster(
     if found["coordinator"] and found["process-id"] is not None:
         return _explicit(found, settings)
     if _on_slurm(environ):
-        # JAX takes one device to a task; of the only task on a host, an empty list means all that the host has.
+        # JAX gives each task one device; an empty list gives the only task of a host all of the host's devices.
         alone = environ.get("SLURM_STEP_TASKS_PER_NODE", environ.get("SLURM_TASKS_PER_NODE", "")).split("(")[0] == "1"
         return Cluster("SLURM", {"local_device_ids": []} if alone else {})
     if _num_tpu_hosts(environ) > 1:
@@ -93,17 +99,22 @@ def _on_slurm(environ: Mapping[str, str]) -> bool:
 
 
 def _num_tpu_hosts(environ: Mapping[str, str]) -> int:
-    """How many hosts share the TPU slices that this host is part of; 0 without a TPU."""
+    """Returns the number of hosts of this job's TPU slices, as JAX counts them; 0 without a TPU."""
     platforms = environ.get("JAX_PLATFORMS", "tpu")
     if "tpu" not in platforms or importlib.util.find_spec("libtpu") is None:
         return 0
     if not (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*") or "JAX_FORCE_TPU_INIT" in environ):
         return 0
-    slices = int(environ.get("MEGASCALE_NUM_SLICES", "1"))
+    ask = "TPU_SKIP_MDS_QUERY" not in environ
     hosts = environ.get("TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES"))
-    if hosts is None and "TPU_SKIP_MDS_QUERY" not in environ:
+    if hosts is None and ask:
         hosts = _tpu_metadata("worker-network-endpoints", environ)
-    return slices * (hosts.count(",") + 1 if hosts else 1)
+    in_slice = hosts.count(",") + 1 if hosts else 1
+    slices = environ.get("MEGASCALE_NUM_SLICES")
+    if not slices and in_slice == 1 and ask:  # the only host of a slice may still have other slices
+        named = re.search(r"^\s*MEGASCALE_NUM_SLICES\s*:\s*'?(\d+)", _tpu_metadata("tpu-env", environ) or "", re.M)
+        slices = named[1] if named else None
+    return in_slice * int(slices or 1)
 
 
 def _tpu_metadata(key: str, environ: Mapping[str, str]) -> str | None:

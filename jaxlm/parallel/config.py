@@ -10,7 +10,7 @@ from jaxlm.section import Section
 
 
 class MeshConfig(Section):
-    """How devices share the work: sizes that multiply to the number of devices; one may be -1, what is left."""
+    """How devices share the work: sizes whose product is the number of devices; one may be -1, the rest."""
 
     preset: Literal["auto", "ddp", "fsdp", "fsdp_tp", "tp", "hybrid", "context"] = "auto"
     """Sizes where none is given. `ddp`: all on data. `fsdp`: all on fsdp. `fsdp_tp`: tensor 2, the rest on fsdp. `tp`:
@@ -28,5 +28,5 @@ class MeshConfig(Section):
     tensor: int | None = Field(default=None, ge=-1)
     """Devices that split heads, MLP columns and vocabulary; absent: 1, or what `preset` says."""
     slices: int | None = Field(default=None, gt=0)
-    """Groups of devices with a slow network between them, which only `data` crosses (a multiple of it); absent: the
-    TPU slices there are; under hybrid, the processes of other devices; else 1."""
+    """Number of groups of devices that a slow network connects; only `data`, a multiple of it, crosses that network;
+    absent: the number of TPU slices; of other devices, the number of hosts under hybrid, otherwise 1."""

@@ -1,4 +1,4 @@
-"""Settings of the C library and of JAX that a process has to have before it starts, where it computes on a CPU."""
+"""Environment variables that speed up training on a CPU; the C library and JAX read them when a process starts."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from pathlib import Path
 
 _ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0", "/dev/kfd")
 FEW_CORES = 4
-"""Measured on two; the more cores, the longer they wait for one arena."""
+"""Largest number of cores with a single malloc arena. Measured with two cores; more cores wait longer for the arena."""
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def settings(environ: Mapping[str, str], *, keep_memory: bool = False) -> dict[str, str]:
-    """Environment variables that make training on this machine's CPU faster, without those that the user has set.
+    """Returns the environment variables that speed up training on this machine's CPU and that the user has not set.
 
-    - `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`: XLA takes each step's temporaries from malloc, hundreds of megabytes in
-      one piece, and filling in their 4 KiB pages is a seventh of the time of a step; of 2 MiB pages it is much less.
-      Only where the kernel gives huge pages to programs that ask for them ("madvise"), with glibc 2.35 or later.
-    - With `keep_memory` also one arena of malloc's, which maps nothing by itself and is not trimmed: pages given back
-      are handed out again, and the kernel has none to fill in. In return the process keeps what it once had, and
-      threads wait for each other: texts are tokenized at less than half the speed on two cores. So for commands that
-      mostly take steps, and only on up to `FEW_CORES` cores.
-    - `JAX_CPU_ENABLE_ASYNC_DISPATCH=false`: steps queued behind each other only take turns on the same cores.
+    - `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` lets malloc use 2 MiB pages. XLA allocates the temporary arrays of each
+      step with malloc, hundreds of megabytes at once; filling 4 KiB pages with zeros takes a seventh of a step's time.
+      Set if the kernel gives huge pages to programs that ask for them ("madvise") and glibc is 2.35 or later.
+    - With `keep_memory`, malloc also uses a single arena, never mmap, and never returns memory to the kernel, so that
+      freed pages are used again and need not be filled with zeros. The process then keeps its peak memory, and its
+      threads wait for the arena: on two cores, texts are tokenized at less than half the speed. This is for commands
+      that mostly run training steps; set on up to `FEW_CORES` cores.
+    - `JAX_CPU_ENABLE_ASYNC_DISPATCH=false` runs steps one by one: queued steps would compete for the same cores.
 
-    None changes a result. Empty where there is an accelerator, unless `JAX_PLATFORMS` says cpu.
+    None of them changes a result. Returns an empty dict if there is an accelerator, unless `JAX_PLATFORMS` is cpu.
+
+    Args:
+      environ: the environment variables of this process.
+      keep_memory: whether the command mostly runs training steps.
     """
     platforms = environ.get("JAX_PLATFORMS", "")
     if platforms != "cpu" and (platforms or any(Path(device).exists() for device in _ACCELERATORS)):
@@ -43,9 +47,10 @@ def settings(environ: Mapping[str, str], *, keep_memory: bool = False) -> dict[s
 
 
 def restart_with_settings(*, keep_memory: bool = False) -> None:
-    """Starts this process over, the same command under the same process id, if it lacks any of `settings`.
+    """Replaces this process by the same command with `settings` added, if any of them is missing.
 
-    The C library reads its own only at the start. To be called before anything is done or heavy imported.
+    The C library reads its variables only when a process starts. Call this before any work and any large import. The
+    process id stays the same.
     """
     missing = settings(os.environ, keep_memory=keep_memory)
     if missing and sys.executable:

@@ -1,8 +1,9 @@
-"""Processes that are started and watched: several of one command on this machine, and one behind every command.
+"""Starts and watches processes: several of one command on this machine, or a child that does a command's work.
 
-`launch` is `scripts/launch_local.py`: for tests, and to try on a laptop what is to run on many hosts. `supervise` puts
-a parent before a process that works with others: JAX's coordination service ends a process whose peer is gone from a
-thread of its own, where no Python can speak; the parent then says what happened, and gives the exit status.
+`launch` is `scripts/launch_local.py`: tests use it, and users try on one machine what will run on many hosts.
+`supervise` moves a process that works with others into a child. When another process is gone, JAX's coordination
+service aborts the child from a C++ thread, where no Python code can print a message; the parent prints it and returns
+the exit status.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ from typing import IO
 
 from jaxlm.errors import UserError
 
-_GRACE = 45.0  # seconds that the other processes have to say what they saw, before they are killed
+_GRACE = 45.0  # seconds after the first failure until the other processes are killed
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
 def launch(arguments: Sequence[str], *, processes: int, devices: int = 1) -> int:
-    """Runs `jaxlm ARGUMENTS` in several processes on this machine's CPU; returns the first failure's exit status.
+    """Runs `jaxlm ARGUMENTS` in several processes on this machine's CPU.
 
-    Each line of their output comes with the number of the process. Ctrl-C and SIGTERM are passed on. When a process
-    fails, the others stop by themselves, or are killed after a while.
+    Prints the output of all processes, each line after the number of its process. Forwards Ctrl-C and SIGTERM to them.
+    When a process fails, the others stop by themselves or are killed after `_GRACE` seconds.
 
     Args:
-      processes: at least 1; with 1, the command runs as it would by itself.
-      devices: CPU devices of each process.
+      processes: number of processes, at least 1; a single one runs as if started without `launch`.
+      devices: number of CPU devices of each process.
+    Returns:
+      The exit status of the first process that failed, 0 if none did.
     Raises:
-      UserError: no command, or counts below 1.
+      UserError: there is no command, or a number is below 1.
     """
     if processes < 1 or devices < 1:
         raise UserError(f"-n {processes} --devices-per-process {devices}: expected numbers above 0")
@@ -54,7 +57,7 @@ def launch(arguments: Sequence[str], *, processes: int, devices: int = 1) -> int
     previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for index in range(processes):
-            # A group of its own: Ctrl-C on the terminal comes to this process alone, which passes it on once.
+            # In a process group of its own, a child does not get the terminal's Ctrl-C a second time.
             running.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "jaxlm", *arguments],
@@ -82,13 +85,13 @@ def launch(arguments: Sequence[str], *, processes: int, devices: int = 1) -> int
 
 
 def environment(index: int, processes: int, address: str, devices: int) -> dict[str, str]:
-    """The environment of one process: CPU only, with so many devices, and where it finds the others."""
+    """Returns the environment of one process: CPU devices only, and the address of the first process."""
     flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ.get("XLA_FLAGS", ""))
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}".strip(),
-        # Else collectives of several devices in one process can deadlock on few cores.
+        # With asynchronous dispatch, collectives between devices of one process can deadlock on few cores.
         "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": str(processes),
@@ -98,14 +101,14 @@ def environment(index: int, processes: int, address: str, devices: int) -> dict[
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens at."""
+    """Returns the number of a port of this machine at which no program listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Exit status of the first process that failed, 0 if none did; once one has, the others get `_GRACE` seconds."""
+    """Returns the exit status of the first process that fails, 0 if none does; kills the others after `_GRACE`."""
     first, deadline = 0, float("inf")
     while alive := [process for process in running if process.poll() is None]:
         failed = [process.returncode for process in running if process.poll()]
@@ -121,25 +124,27 @@ def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int:
 
 def _copy(source: IO[bytes], target: IO[str], prefix: str) -> None:
     for line in source:
-        with contextlib.suppress(ValueError, BrokenPipeError):  # nobody reads any more
+        with contextlib.suppress(ValueError, BrokenPipeError):  # the reader of our output is gone
             target.write(prefix + line.decode(errors="replace").rstrip("\n") + "\n")
             target.flush()
 
 
 def supervise(advice: str) -> int | None:
-    """Goes on in a child process, and watches it; before any thread is started.
+    """Forks; the child continues, and the parent waits for it, forwards signals and explains an abort.
+
+    Call this before any thread is started.
 
     Args:
-      advice: what to do after another process has failed.
+      advice: what the user should do after another process has failed.
     Returns:
-      None in the child; in the parent, which passes signals on, the exit status of the child when that has ended.
+      None in the child; in the parent, the exit status of the child, after it has ended.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
     child = os.fork()
     if child == 0:
-        with contextlib.suppress(OSError, AttributeError):  # a parent that is killed takes its child along, on Linux
+        with contextlib.suppress(OSError, AttributeError):  # on Linux, the child dies with its parent
             ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)

@@ -1,4 +1,4 @@
-"""Which mesh a run gets: what its config says, or for `mesh.preset: auto` what suits devices and model."""
+"""Chooses the mesh of a run: the one that the config names or, under `mesh.preset: auto`, one that fits the model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from jaxlm.errors import UserError
+from jaxlm.parallel import processes
 from jaxlm.parallel.chips import GIB, MEMORY
 from jaxlm.parallel.config import MeshConfig
 from jaxlm.parallel.sharding import MESH_AXES
@@ -23,39 +25,39 @@ PRESETS: dict[str, dict[str, int]] = {
     "hybrid": {"fsdp": -1},  # and `data`: the slices
     "context": {"context": -1},
 }
-"""Sizes where the user gives none, the others being 1."""
+"""Sizes of the axes that the user gives no size for; an axis that is not listed has size 1."""
 
 STATE_BYTES = 16
-"""Per parameter in training, float32: itself, its gradient, AdamW's two moments."""
+"""Bytes of training state per parameter: weight, gradient and AdamW's two moments, each float32."""
 STATE_SHARE = 0.5
-"""Of a device's memory that those may take under `auto`; the rest is for activations."""
+"""Share of a device's memory that `auto` gives to the training state; the rest is left for activations."""
 DEFAULT_MEMORY = 16 * GIB
-"""Of a device that does not report its memory and is not in the table: a CPU."""
+"""Memory assumed of a device that does not report its own and is not in `MEMORY`, such as a CPU."""
 _SPLITS = (2, 4, 8)
-"""Tensor sizes that `auto` tries: more would leave the fast links of most machines."""
+"""Tensor sizes that `auto` tries; larger ones would cross the slow links of most machines."""
 
 
 class MeshChoice(NamedTuple):
     mesh: Mesh
     description: str
-    """For the log: the preset, the sizes above 1, and under `auto` the reason."""
+    """The preset, the sizes above 1 and, under `auto`, the reason for the choice; for the log."""
 
 
 def choose_mesh(
     config: MeshConfig, num_parameters: int, divides: Callable[[Mesh], bool], devices: Sequence[Any] | None = None
 ) -> MeshChoice:
-    """Returns the mesh of a config.
+    """Returns the mesh that a config asks for.
 
-    `auto` takes ddp while the training state of the whole model (`STATE_BYTES` a parameter) fits `STATE_SHARE` of a
-    device, else fsdp (across TPU slices hybrid) while its share does and every dimension divides, else fsdp_tp with as
-    small a `tensor` as divides.
+    `auto` chooses ddp if the training state of the whole model (`STATE_BYTES` per parameter) fits in `STATE_SHARE` of
+    one device's memory; else fsdp (hybrid on several TPU slices) if each device's share fits and every dimension
+    divides; else fsdp_tp with the smallest `tensor` that divides.
 
     Args:
-      num_parameters: of the model.
-      divides: whether every parameter can be split as a mesh asks.
-      devices: jax devices; absent: all.
+      num_parameters: number of parameters of the model.
+      divides: returns whether a mesh divides every dimension of the parameters that it splits.
+      devices: the JAX devices to use; absent: all.
     Raises:
-      UserError: sizes that do not fit the devices, or sizes beside `auto`.
+      UserError: the sizes do not fit the number of devices, or sizes are given together with `auto`.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {axis: getattr(config, axis) for axis in (*MESH_AXES, "slices")}
@@ -109,7 +111,7 @@ def _auto(context: int | None, num_parameters: int, divides: Callable[[Mesh], bo
 
 
 def device_memory(device: Any) -> tuple[int, str]:
-    """Bytes of a device's memory, and where that is known from: the device, its kind, or a default."""
+    """Returns the bytes of a device's memory and the source of that number: the device, its kind, or a default."""
     try:
         stats = device.memory_stats()
     except jax.errors.JaxRuntimeError:  # a device of a topology that programs are compiled for ahead of time
@@ -137,13 +139,15 @@ def make_mesh(
     slices: int | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Mesh:
-    """Returns a mesh with axes data, fsdp, context, tensor; one size may be -1, the devices that are left.
+    """Returns a mesh with axes data, fsdp, context and tensor.
+
+    One size may be -1; it becomes the number of devices that the other sizes leave.
 
     Args:
-      preset: one of `PRESETS`: the sizes that are not given.
-      slices: groups of devices with a slow network between them, which only `data` crosses; absent: the TPU slices
-        that there are; under hybrid, the processes of other devices; otherwise 1.
-      devices: jax devices; absent: all.
+      preset: a key of `PRESETS`; it gives the sizes that the caller does not.
+      slices: number of groups of devices that a slow network connects; only `data` crosses it. Absent: the number of
+        TPU slices; of other devices, the number of hosts under hybrid, otherwise 1.
+      devices: the JAX devices to use; absent: all.
     Raises:
       UserError: the sizes do not multiply to the number of devices, or the slices do not divide them.
     """
@@ -171,8 +175,11 @@ def make_mesh(
         )
     if sizes[0] % slices:
         raise UserError(f"mesh: data={sizes[0]} cannot be spread over slices={slices}; expected a multiple of {slices}")
-    if not in_slices:
-        # Of devices other than TPUs, the order stands for the distance.
+    if devices[0].platform != "tpu":
+        # The order stands for the distance: devices of one host stay together.
+        devices.sort(key=lambda device: (processes.host_of(device.process_index), device.id))
+        grid = np.asarray(devices).reshape(sizes)
+    elif not in_slices:
         grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     elif reported == slices:
         inside, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
@@ -183,6 +190,16 @@ def make_mesh(
 
 
 def num_slices(devices: Sequence[Any]) -> int:
-    """Groups of devices that a slow network joins: TPU slices; processes of GPUs and CPUs."""
-    tpu = devices[0].platform == "tpu"
-    return len({getattr(device, "slice_index", 0) if tpu else device.process_index for device in devices})
+    """Returns the number of groups of devices that a slow network connects: TPU slices, or hosts of GPUs and CPUs."""
+    if devices[0].platform == "tpu":
+        return len({getattr(device, "slice_index", 0) for device in devices})
+    return len({processes.host_of(device.process_index) for device in devices})
+
+
+def is_absent(mesh: Mesh) -> bool:
+    """Returns whether a mesh's devices are those of a topology, which programs are only compiled for."""
+    device = mesh.devices.flat[0]
+    try:
+        return device not in jax.devices(device.platform)
+    except RuntimeError:  # this process has no device of that platform
+        return True

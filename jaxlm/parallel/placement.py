@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 
 from jaxlm.fields import EXAMPLES, Batch, Field
 from jaxlm.parallel import processes
+from jaxlm.parallel.mesh import is_absent
 from jaxlm.parallel.sharding import Rules, batch_shardings
 from jaxlm.parallel.share import Share
 
@@ -64,9 +65,9 @@ def sum_over_processes(counts: Mapping[str, int], rules: Rules) -> dict[str, int
 def _shards(rules: Rules) -> tuple[int, ...]:
     if rules.mesh is None:
         return (0,)
-    places = rules.sharding(("batch",)).addressable_devices_indices_map((rules.num_batch_shards,))
-    if not places:  # devices of a topology that is only compiled for
+    if is_absent(rules.mesh):  # nobody's: JAX counts those of a topology's first host as this process's own
         return tuple(range(rules.num_batch_shards))
+    places = rules.sharding(("batch",)).addressable_devices_indices_map((rules.num_batch_shards,))
     return tuple(sorted({(index[0].start or 0) if index else 0 for index in places.values()}))
 
 

@@ -1,13 +1,13 @@
-"""Several processes, one to a host, that work as one: connecting, agreeing on errors, and stopping together.
+"""Several processes, one to a host, that work as one: agreeing on errors, and stopping together.
 
-The engine is `jax.distributed`; here is what a program around it owes its user:
+The engine is `jax.distributed` (`parallel.connect` connects it); here is what a program around it owes its user:
 
 - Before the first step, processes fail one by one: a file is missing on one host, a directory cannot be written on
   another. At `all_gather_json` and the functions built on it, all processes learn of the failure and stop with the
   same message.
 - After that (`collective_section`) they wait for each other inside collectives and cannot exchange messages. A process
-  that fails ends at once; the others notice a broken connection, or that its heartbeat has been missing for
-  `HEARTBEAT` seconds. `lost_peer` recognizes that.
+  that fails ends at once; the others notice a broken connection, or that its heartbeat is missing. `lost_peer`
+  recognizes that.
 
 With one process, nothing here does anything.
 """
@@ -22,7 +22,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,15 +32,10 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from jaxlm.errors import Interrupted, RunFailure, UserError
-from jaxlm.parallel.cluster import Cluster
 
 T = TypeVar("T")
 log = logging.getLogger("jaxlm")
 
-HEARTBEAT = 30
-"""Seconds without a sign of life after which a process counts as dead, and the others are stopped."""
-CONNECT = 300
-"""Seconds to wait for the other processes at the start."""
 _PATIENCE = 7 * 24 * 3600  # seconds
 _LINGER = 5.0  # seconds for which the first process, which the others stand in contact with, outlives its own failure
 _LOST = (
@@ -58,32 +53,10 @@ class _PeerState:
     told: bool = False
     steps: int = 0
     exchanges: int = 0
+    hosts: tuple[int, ...] = ()
 
 
 _peers = _PeerState()
-
-
-def initialize(cluster: Cluster, *, stop_steps: bool) -> None:
-    """Connects this process with the others; before JAX is used for anything else.
-
-    Args:
-      stop_steps: SIGTERM is left to `is_stop_step`, instead of ending the process.
-    Raises:
-      RunFailure: they cannot be reached.
-    """
-    began = time.monotonic()
-    jax.config.update("jax_enable_preemption_service", stop_steps)
-    try:
-        jax.distributed.initialize(
-            **cluster.arguments, heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=CONNECT
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise RunFailure(
-            f"{cluster.name}: the processes did not find each other within {time.monotonic() - began:.0f} s "
-            f"({_line(error)}). Check that all were started, that the first one listens at that address and that no "
-            "firewall stands between"
-        ) from error
-    log.info("%s: process %d of %d", cluster.name, jax.process_index(), jax.process_count())
 
 
 def is_multiprocess() -> bool:
@@ -99,6 +72,17 @@ def process_index() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes."""
     return process_index() == 0
+
+
+def set_hosts(identities: Sequence[str]) -> None:
+    """Notes which processes share a host, from what identifies the host of each."""
+    order = list(dict.fromkeys(identities))
+    _peers.hosts = tuple(order.index(identity) for identity in identities)
+
+
+def host_of(process: int) -> int:
+    """Returns the number of a process's host, from 0; that of the process where hosts are not known."""
+    return _peers.hosts[process] if process < len(_peers.hosts) else process
 
 
 def all_gather_json(value: Any = None, error: Exception | None = None) -> list[Any]:
@@ -167,19 +151,35 @@ def first_then_others(make: Callable[[], T]) -> T:
     return made
 
 
-def assert_same(what: str, text: Callable[[], str]) -> None:
-    """Raises UserError, on all processes, where `text()` is not the same on all of them."""
+def assert_same(what: str, value: Callable[[], str | Mapping[str, Any]]) -> None:
+    """Raises UserError, on all processes, where `value()` is not the same on all of them.
+
+    Args:
+      value: a text, or JSON values by key; the error then names the keys that differ.
+    """
     if not is_multiprocess():
         return
-    digests = all_gather_json(hashlib.sha256(text().encode()).hexdigest())
+    mine = value()
+    text = mine if isinstance(mine, str) else json.dumps(mine, sort_keys=True)
+    digests = all_gather_json(hashlib.sha256(text.encode()).hexdigest())
     different = [number for number, digest in enumerate(digests) if digest != digests[0]]
-    if different:
-        listed = ", ".join(map(str, different[:8]))
-        _peers.told = True  # as all of them find out here
-        raise UserError(
-            f"{what} differ between processes: those of process {listed} are not those of process 0. Start all hosts "
-            "with the same command, configuration, code and data"
-        )
+    if not different:
+        return
+    keys = "" if isinstance(mine, str) else _differences(all_gather_json(mine), different[0])
+    listed = ", ".join(map(str, different[:8]))
+    _peers.told = True  # as all of them find out here
+    raise UserError(
+        f"{what} differ between processes: those of process {listed} are not those of process 0{keys}. Start all hosts "
+        "with the same command, configuration, code and data"
+    )
+
+
+def _differences(values: Sequence[Mapping[str, Any]], other: int) -> str:
+    """What one process has otherwise than the first."""
+    first, second = values[0], values[other]
+    keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    shown = [f"{key}: {first.get(key)!r} in process 0, {second.get(key)!r} in process {other}" for key in keys[:5]]
+    return f" ({'; '.join(shown)}{f'; and {len(keys) - 5} more' if len(keys) > 5 else ''})"
 
 
 def announce_error(error: Exception) -> None:
@@ -225,7 +225,7 @@ def error_boundary(advice: str) -> Iterator[None]:
             _peers.told = True  # in the loop, all are interrupted after the same step
         if type(error).__name__ not in _ERRORS:
             traceback.print_exc()
-            raise RunFailure(f"process {process_index()}: {type(error).__name__}: {_line(error)}") from error
+            raise RunFailure(f"process {process_index()}: {type(error).__name__}: {one_line(error)}") from error
         raise
 
 
@@ -237,7 +237,7 @@ def lost_peer(error: BaseException) -> RunFailure | None:
         return None
     return RunFailure(
         f"process {process_index()} of {jax.process_count()}: another process has stopped, and what it printed last "
-        f"says why ({_line(error)})"
+        f"says why ({one_line(error)})"
     )
 
 
@@ -269,6 +269,7 @@ def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
     return np.asarray(array)
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Returns an error's message, cut where it is long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]} ..."

@@ -26,7 +26,7 @@ class Gradients(Protocol):
         ...
 
 
-def accumulated_gradients(apply: Apply, loss: Loss) -> Gradients:
+def accumulated_gradients(apply: Apply, loss: Loss, *, sharded: bool = False) -> Gradients:
     """Returns the gradients of a loss whose terms are independent: computed by micro-batch and added up.
 
     Sums of losses and of weights are added up over micro-batches and divided once, so that neither the number of
@@ -34,6 +34,9 @@ def accumulated_gradients(apply: Apply, loss: Loss) -> Gradients:
 
     Args:
       loss: (outputs, batch) -> (sum of weighted losses, sum of weights).
+      sharded: whether several devices share the work. Gradients are then divided after the backward pass, by a share
+        of them on each device: a factor between the parts of a tied table's gradient would keep the compiler from
+        adding these up before it adds up over devices.
     """
 
     def loss_sum(params: Any, frozen: Any, micro: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -46,8 +49,13 @@ def accumulated_gradients(apply: Apply, loss: Loss) -> Gradients:
     def gradients(params: Any, frozen: Any, batch: Batch, key: jax.Array) -> tuple[Any, jax.Array]:
         num_micro = batch["tokens"].shape[0]
         keys = jax.random.split(key, num_micro)
-        if num_micro == 1:  # divided before the backward pass, which spares a pass over the gradients after it
+        if num_micro == 1:
             micro = jax.tree.map(lambda x: x[0], dict(batch))
+            if sharded:
+                (value, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(params, frozen, micro, keys[0])
+                weight = _at_least_tiny(weight)
+                return jax.tree.map(lambda g: g / weight, grads), value / weight
+            # Divided before the backward pass, which spares a pass over the gradients after it.
             mean, grads = jax.value_and_grad(loss_mean)(params, frozen, micro, keys[0])
             return grads, mean
 

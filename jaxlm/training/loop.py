@@ -27,7 +27,7 @@ from jaxlm.training.finish import finish_run
 from jaxlm.training.plan import Plan, make_plan
 from jaxlm.training.progress import Progress
 from jaxlm.training.run import Run, best_state, select_metric, start
-from jaxlm.training.settings import check_same_settings
+from jaxlm.training.settings import check_same_settings, flatten
 from jaxlm.training.state import TrainState
 
 log = logging.getLogger("jaxlm")
@@ -48,7 +48,7 @@ def run_training(
     """
     directory = RunDir(Path(config.logging.directory).absolute() / config.name)
     with ExitStack() as held, watch_signals() as interrupt:
-        processes.assert_same("the settings", lambda: dump_config(config))
+        processes.assert_same("the settings", lambda: flatten(config.model_dump(mode="json")))
         if (summary := processes.broadcast_from_first(lambda: _open(config, held))) is not None:
             log.info("%s is finished; start over with train.restart=true, or choose another name", directory.path)
             return summary

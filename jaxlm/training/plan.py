@@ -89,8 +89,10 @@ def make_plan(setup: Setup) -> Plan:
     if offload:
         optimizer = offloaded(optimizer, model.shapes, setup.rules)
     shardings = state_shardings(model.shapes, optimizer, setup.rules, offload=offload)
+    sharded = setup.rules.mesh is not None and setup.rules.mesh.size > 1
+    gradients = accumulated_gradients(setup.apply, setup.task.loss, sharded=sharded)
     step = jax.jit(
-        make_train_step(accumulated_gradients(setup.apply, setup.task.loss), optimizer, schedule),
+        make_train_step(gradients, optimizer, schedule),
         donate_argnums=0,
         out_shardings=(shardings, None),
     )

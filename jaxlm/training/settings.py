@@ -21,7 +21,7 @@ def check_same_settings(directory: RunDir, config: Config) -> None:
     """
     if not directory.config.is_file():
         return
-    old, new = (_flatten(c.model_dump()) for c in (load_config(directory.config), config))
+    old, new = (flatten(c.model_dump()) for c in (load_config(directory.config), config))
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not key.startswith(FREE)]
     if changed:
         listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed[:5])
@@ -31,9 +31,9 @@ def check_same_settings(directory: RunDir, config: Config) -> None:
         )
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Returns the leaves of nested dicts by their dotted keys; an empty dict is a leaf."""
     if not isinstance(value, dict) or not value:
         return {prefix: value}
     dotted = f"{prefix}." if prefix else ""
-    return {key: leaf for name, item in value.items() for key, leaf in _flatten(item, dotted + name).items()}
+    return {key: leaf for name, item in value.items() for key, leaf in flatten(item, dotted + name).items()}

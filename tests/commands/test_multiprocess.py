@@ -31,7 +31,9 @@ def start(processes: int, *arguments: object, devices: int = 1) -> subprocess.Po
     """A command in several processes, through scripts/launch_local.py."""
     launcher = [sys.executable, str(REPOSITORY / "scripts/launch_local.py"), "-n", str(processes)]
     command = [*launcher, "--devices-per-process", str(devices), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    environ = {**os.environ, "JAXLM_HEARTBEAT": "30"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, cwd=REPOSITORY, env=environ)
 
 
 def launch(processes: int, *arguments: object, devices: int = 1, status: int = 0) -> tuple[str, str]:

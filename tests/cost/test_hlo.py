@@ -70,6 +70,46 @@ ENTRY %main (p: f32[16,8]) -> f32[2,8] {
 """  # noqa: E501
 
 
+OVERLAPPED = """
+%fused_computation.1 (p: bf16[2,8]) -> bf16[16,8] {
+  ROOT %all-gather.1 = bf16[16,8]{1,0} all-gather(%p), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}, metadata={op_name="jit(step)/gather"}
+}
+
+%async_collective_fusion.7 (p: bf16[2,8]) -> bf16[16,8] {
+  %all-gather.2 = bf16[16,8]{1,0:S(1)} all-gather(%p), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+%fused_computation.2 (p: bf16[2,8]) -> bf16[16,8] {
+  %all-gather.3 = bf16[16,8]{1,0} all-gather(%p), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+%body (p: (s32[], bf16[2,8])) -> (s32[], bf16[2,8]) {
+  %start = bf16[16,8]{1,0} fusion(%p), kind=kCustom, calls=%fused_computation.1
+  %middle = bf16[16,8]{1,0} fusion(%p), kind=kOutput, calls=%async_collective_fusion.7
+  %done = bf16[16,8]{1,0} fusion(%p), kind=kCustom, calls=%fused_computation.2
+}
+
+ENTRY %main (p: f32[16,8]) -> f32[2,8] {
+  %loop = (s32[], bf16[2,8]) while(%tuple), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %other = bf16[16,8]{1,0} all-gather(%p), channel_id=6, replica_groups=[1,8]<=[8], dimensions={0}
+  %scattered = ((f32[16,8]{1,0}, f32[8]{0}), (f32[2,8]{1,0}, f32[1]{0})) reduce-scatter-start(%p, %q), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}, to_apply=%add
+  %send = (f32[2,8]{1,0}, u32[], token[]) send(%p, %after-all), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[2,8]{1,0:T(8,128)}, u32[], token[]) recv(%after-all), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv-done = (f32[2,8]{1,0}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  %other-recv = (f32[2,8]{1,0}, u32[], token[]) recv(%after-all), channel_id=9, is_host_transfer=true
+}
+"""  # noqa: E501
+
+
+def test_a_channel_counts_once_a_scatter_by_its_results_and_what_crosses_slices():
+    assert collectives(OVERLAPPED) == [
+        Collective("all-gather", (("bf16", (16, 8)),), 8, True, 3, "jit(step)/gather", overlapped=True),
+        Collective("all-gather", (("bf16", (16, 8)),), 8, False, 1, ""),
+        Collective("reduce-scatter", (("f32", (2, 8)), ("f32", (1,))), 8, False, 1, "", overlapped=True),
+        Collective("all-reduce across slices", (("f32", (2, 8)),), 0, False, 1, "", overlapped=True),
+    ]
+
+
 def test_the_tpu_compilers_reduce_scatter_and_kernels():
     shapes = (("f32", (2, 8)), ("bf16", (2,)))
     assert collectives(FUSED) == [Collective("reduce-scatter", shapes, 8, False, 1, "jit(step)/dot")]

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 import yaml
-from helpers.finetuning_runs import run
+from helpers.finetuning_runs import run, write_config
 from helpers.paths import REPOSITORY
 
 from jaxlm.config.loading import load_config
 from jaxlm.cost.compile import CompiledStep, compile_step, estimate, report
 from jaxlm.cost.flops import matmul_flops
 from jaxlm.cost.hlo import Collective, cycles
-from jaxlm.cost.topology import parse_topology, requested
+from jaxlm.cost.topology import CompileTarget, parse_topology, requested
 from jaxlm.errors import UserError
 from jaxlm.parallel.chips import CHIPS
 from jaxlm.tokenizer.stand_in import stand_in_tokenizer
@@ -32,7 +32,9 @@ def test_names_of_topologies():
     v5e = parse_topology("v5e:2x4")
     assert (v5e.num_chips, v5e.platform, v5e.chip.memory) == (8, "tpu", 16 * 2**30)
     assert parse_topology("V5P:8x8x4").num_chips == 256
-    assert parse_topology("h200:8")[1:] == (CHIPS["h200"], (8,))
+    assert parse_topology("h200:8")[1:] == (CHIPS["h200"], (8,), 1)
+    two = parse_topology("v5e:4x8*2")
+    assert (two.name, two.sizes, two.slices, two.num_chips) == ("v5e:4x8*2", (4, 8), 2, 64)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,8 @@ def test_names_of_topologies():
         ("h100:2x4", "h100 has 1 dimension, for instance h100:8"),
         ("v6e:32x16", "expected 1 to 256 chips, found 512"),
         ("v5e:0x4", "expected 1 to 256 chips, found 0"),
+        ("v5e:2x4*0", "expected 1 to 256 chips, found 0"),
+        ("h200:8*2", "only TPUs come in slices; expected h200:N"),
     ],
 )
 def test_names_that_are_none(name, expected):
@@ -119,6 +123,8 @@ def test_a_step_waits_for_what_is_not_overlapped():
     assert step.communication == pytest.approx(hidden + waiting)
     assert step.total == pytest.approx(1.0 + waiting)
     assert step.utilization == pytest.approx(1 / step.total)
+    slices = replace(cost, collectives=(*cost.collectives, reduce._replace(kind="all-reduce across slices")))
+    assert estimate(slices, CHIPS["v5p"], 1) == step  # the network's speed is not known
     kernel = replace(cost, kernel_flops=918 * 10**12)  # two seconds at the peak of a v5p
     assert estimate(kernel, CHIPS["v5p"], 1).compute == pytest.approx(3.0)
 
@@ -216,6 +222,41 @@ def check_llama(shown: str, number: int, ways: int) -> None:
     # Each weight once forward and once backward in two bytes; the head's table, too, is read in the backward pass.
     gathered = float(re.search(r"all-gather: [\d,]+ a step, ([\d.]+) GiB", shown).group(1))
     assert gathered < 1.05 * 2 * 2 * number / 2**30
+
+
+@pytest.mark.tpu_aot
+def test_fine_tuning_on_two_hosts(tmp_path):
+    """JAX takes the devices of a topology's first host for this process's own; no process holds any of them."""
+    config = load_config(write_config(tmp_path, train={"batch_size": 8, "epochs": 1}, mesh={"preset": "fsdp"}))
+    devices = CompileTarget(topology := parse_topology("v5e:2x4"), 8).devices()
+    assert {device.process_index for device in devices} == {0, 1}
+    cost = compile_step(config, devices)
+    [rows, columns] = cost.batch["tokens"].shape[1:]
+    assert rows in cost.plan.loader.shapes.row_counts and rows % 8 == 0 and columns >= 8
+    assert "fits             yes" in "\n".join(report(cost, topology, 8))
+
+
+@pytest.mark.tpu_aot
+def test_the_gradient_of_a_tied_table_is_added_up_over_devices_once(tmp_path):
+    """Its two parts, of the look-up and of the logits, meet before."""
+    config = load_config(
+        write_tiny(tmp_path, preset="fsdp"),
+        ["model.config.tied=true", "model.logits_chunk=8", "model.config.vocab_size=1280"],
+    )
+    cost = compile_step(config, CompileTarget(parse_topology("v5e:2x4"), 8).devices())
+    added = [shape for c in cost.collectives if c.kind != "all-gather" for _, shape in c.shapes if 1280 in shape]
+    assert len(added) == 1
+
+
+@pytest.mark.tpu_aot
+def test_two_slices_exchange_gradients_alone(tmp_path):
+    config = load_config(write_tiny(tmp_path, preset="hybrid"))
+    cost = compile_step(config, CompileTarget(parse_topology("v5e:2x4*2"), 16).devices())
+    across = [c for c in cost.collectives if c.kind.endswith("across slices")]
+    assert across and {c.kind for c in across} == {"all-reduce across slices"}
+    matrices = 4 * 64 * 64 + 3 * 64 * 128  # of a layer
+    share = 4 * (2 * matrices + 2 * 512 * 64) / 8  # gradients are added up inside a slice first
+    assert share < sum(c.times * c.bytes for c in across) < 3 * share  # arrays are filled up to tiles
 
 
 @pytest.mark.tpu_aot

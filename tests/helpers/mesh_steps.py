@@ -108,7 +108,7 @@ def step_of(family: str, mesh: str | None, chunk: int | None = None) -> Step:
     rules = model.compute.rules
     loss = multiclass_loss() if family == "bert" else language_model_loss(chunk=chunk)
     optimizer, key = optax.sgd(1.0), jax.random.key(0)
-    gradients = accumulated_gradients(without_frozen(model.apply), loss)
+    gradients = accumulated_gradients(without_frozen(model.apply), loss, sharded=rules.mesh is not None)
     step = make_train_step(gradients, optimizer, optax.constant_schedule(1.0))
     params, batch = weights(model), batch_of(family)
     if rules.mesh is None:

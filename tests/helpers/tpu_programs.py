@@ -132,7 +132,8 @@ def lower(model: Model, task: str, step: str) -> Any:
         return eval_step.lower(params, {}, placed(arrays, batch_shardings(arrays, rules, fields_of(task))))
     optimizer, schedule = optax.adamw(1e-4), optax.constant_schedule(1e-4)
     micro = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in arrays.items()}
-    train_step = make_train_step(accumulated_gradients(without_frozen(model.apply), loss), optimizer, schedule)
+    gradients = accumulated_gradients(without_frozen(model.apply), loss, sharded=True)
+    train_step = make_train_step(gradients, optimizer, schedule)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(state_shardings(params, optimizer, rules), None))
     state = abstract_state(params, optimizer, key, rules)
     return jitted.lower(state, placed(micro, batch_shardings(micro, rules, fields_of(task), leading=1)))

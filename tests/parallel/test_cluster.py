@@ -74,12 +74,15 @@ class Metadata(http.server.BaseHTTPRequestHandler):
     """What a TPU VM's metadata server says of the slice's hosts."""
 
     hosts = "10.0.0.1,10.0.0.2"
+    environment = ""
 
     def do_GET(self):
-        known = self.path.endswith("/worker-network-endpoints") and self.headers["Metadata-Flavor"] == "Google"
-        self.send_response(200 if known else 404)
+        known = {"worker-network-endpoints": self.hosts, "tpu-env": self.environment}
+        answer = known.get(self.path.rpartition("/")[2])
+        assert self.headers["Metadata-Flavor"] == "Google"
+        self.send_response(404 if answer is None else 200)
         self.end_headers()
-        self.wfile.write(self.hosts.encode())
+        self.wfile.write((answer or "").encode())
 
     def log_message(self, *_):
         pass
@@ -92,9 +95,19 @@ def tpu(monkeypatch):
     monkeypatch.setattr(cluster.glob, "glob", lambda pattern: ["/dev/accel0"])
 
 
-@pytest.mark.parametrize("hosts, several", [("10.0.0.1,10.0.0.2", True), ("10.0.0.1", False)])
-def test_tpu_vms_of_a_slice(tpu, monkeypatch, hosts, several):
+@pytest.mark.parametrize(
+    "hosts, environment, several",
+    [
+        ("10.0.0.1,10.0.0.2", "", True),
+        ("10.0.0.1", "ACCELERATOR_TYPE: 'v5litepod-8'\n", False),
+        ("10.0.0.1", "ACCELERATOR_TYPE: 'v5litepod-8'\nMEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n", True),
+        ("10.0.0.1", "MEGASCALE_NUM_SLICES: '1'\n", False),
+    ],
+)
+def test_tpu_vms_of_a_slice_or_of_several(tpu, monkeypatch, hosts, environment, several):
+    """A host by itself in its slice learns of the other slices as JAX does, from the metadata server."""
     monkeypatch.setattr(Metadata, "hosts", hosts)
+    monkeypatch.setattr(Metadata, "environment", environment)
     with http.server.HTTPServer(("127.0.0.1", 0), Metadata) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         found = detect_cluster(environ={"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"})
@@ -105,6 +118,6 @@ def test_tpu_vms_of_a_slice(tpu, monkeypatch, hosts, several):
 def test_tpu_pods_of_kubernetes_and_other_platforms(tpu):
     several = {"TPU_WORKER_HOSTNAMES": "a,b"}
     assert detect_cluster(environ=several) is not None
-    assert detect_cluster(environ={"TPU_WORKER_HOSTNAMES": "a"}) is None
+    assert detect_cluster(environ={"TPU_WORKER_HOSTNAMES": "a", "TPU_SKIP_MDS_QUERY": "1"}) is None
     assert detect_cluster(environ={"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}) is not None
     assert detect_cluster(environ={**several, "JAX_PLATFORMS": "cpu"}) is None

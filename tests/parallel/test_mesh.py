@@ -5,12 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from jaxlm.errors import UserError
+from jaxlm.parallel import processes
 from jaxlm.parallel.chips import CHIPS, GIB
 from jaxlm.parallel.config import MeshConfig
-from jaxlm.parallel.mesh import choose_mesh, device_memory
+from jaxlm.parallel.mesh import choose_mesh, device_memory, is_absent, make_mesh, num_slices
 
 
 def chosen(parameters: float, mesh: dict | None = None, divides=lambda mesh: True):
@@ -89,6 +92,34 @@ def test_auto_across_tpu_slices():
     assert [{d.slice_index for d in group.ravel()} for group in choice.mesh.devices] == [{0}, {1}]
     with pytest.raises(UserError, match="mesh.slices=4: the devices lie in 2 slices"):
         choose_mesh(MeshConfig(preset="hybrid", slices=4), 1, lambda mesh: True, devices)
+
+
+def test_hybrid_counts_hosts_not_processes(monkeypatch):
+    """Four processes on two hosts, numbered across them: data crosses between the hosts alone."""
+
+    class Device(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    devices = [Device(id=i, platform="gpu", device_kind="gpu", process_index=i // 2) for i in range(8)]
+    monkeypatch.setattr(processes, "_peers", processes._PeerState())
+    assert num_slices(devices) == 4  # nothing is known of hosts
+    processes.set_hosts(["a boot", "b boot", "a boot", "b boot"])
+    assert [processes.host_of(number) for number in range(5)] == [0, 1, 0, 1, 4]
+    assert num_slices(devices) == 2
+    mesh = make_mesh("hybrid", devices=devices)
+    assert tuple(mesh.shape.values()) == (2, 4, 1, 1)
+    assert [{d.process_index for d in group.ravel()} for group in mesh.devices] == [{0, 2}, {1, 3}]
+
+
+def test_devices_of_a_topology_are_absent():
+    assert not is_absent(make_mesh("ddp"))
+
+    class Device(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    for platform in ("tpu", "cpu"):
+        device = Device(id=0, platform=platform, device_kind="", process_index=0)
+        assert is_absent(Mesh(np.array([device]), ("data",)))
 
 
 def test_memory_of_a_device():
