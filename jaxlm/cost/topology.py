@@ -225,11 +225,12 @@ def without_cache() -> Iterator[None]:
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    directory = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
+    key = "jax_compilation_cache_dir"
+    directory = getattr(jax.config, key)
+    jax.config.update(key, None)
     compilation_cache.reset_cache()
     try:
         yield
     finally:
-        jax.config.update("jax_compilation_cache_dir", directory)
+        jax.config.update(key, directory)
         compilation_cache.reset_cache()
