@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from jaxlm.errors import UserError
-from jaxlm.hf.shards import INDEX, WEIGHTS, write_tensors
+from jaxlm.hf.redundant import check_redundant
+from jaxlm.hf.shards import WEIGHTS, write_tensors
+from jaxlm.hf.tensors import Tensors
 from jaxlm.hf.transfer import Index, entries, on_host, place
 from jaxlm.models import Family, Model, get_family
 from jaxlm.models.base import Head, flatten
@@ -38,10 +39,15 @@ class HFCheckpoint:
             raise UserError(f"{self.directory}: no config.json; expected an HF-format model directory")
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not valid JSON: {error}") from error
-        if not isinstance(config, dict) or "model_type" not in config:
+        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
             raise UserError(f"{path}: expected an object with a model_type")
+        named = config.get("architectures")
+        if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+            raise UserError(f"{path}: architectures: expected a list of class names, found {named!r:.60}")
+        if config.get("quantization_config"):
+            raise UserError(f"{path}: quantization_config: quantized weights are not supported; save them unquantized")
         return config
 
     @cached_property
@@ -55,15 +61,9 @@ class HFCheckpoint:
             return self.family.from_hf(self.config)
         except UserError as error:
             raise UserError(f"{self.directory}: {error}") from error
-
-    @property
-    def label_names(self) -> tuple[str, ...] | None:
-        """The head's label names in id order; None where it has no labels, or only the LABEL_0 placeholders."""
-        names = self.config.get("id2label")
-        if not names or self.head is None or not self.family.heads[self.head].label_params:
-            return None
-        ordered = tuple(name for _, name in sorted(((int(i), n) for i, n in names.items())))
-        return None if ordered == tuple(f"LABEL_{i}" for i in range(len(ordered))) else ordered
+        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+            reason = f"{self.family.name} model ({type(error).__name__}: {error})"
+            raise UserError(f"{self.directory}: config.json is not that of a {reason}") from error
 
     @property
     def head(self) -> str | None:
@@ -72,62 +72,14 @@ class HFCheckpoint:
         return next((kinds[name] for name in self.config.get("architectures") or () if name in kinds), None)
 
     @cached_property
-    def _files(self) -> dict[str, Path]:
-        """Tensor key -> file."""
-        if (self.directory / INDEX).is_file():
-            path = self.directory / INDEX
-            try:
-                weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-            except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-                raise UserError(f"{path}: expected JSON with a weight_map: {error!r}") from error
-            for name in set(weight_map.values()):
-                # An index from the open internet must not reach outside its directory.
-                if Path(name).name != name or not (self.directory / name).is_file():
-                    raise UserError(f"{path}: weight_map names {name!r}, which is not a file of this directory")
-            return {key: self.directory / name for key, name in weight_map.items()}
-        if (self.directory / WEIGHTS).is_file():
-            with self._open(self.directory / WEIGHTS) as tensors:
-                return dict.fromkeys(tensors.keys(), self.directory / WEIGHTS)
-        pickled = sorted(p.name for p in self.directory.glob("*.bin"))
-        if pickled:
-            raise UserError(
-                f"{self.directory}: only has {', '.join(pickled)}; jaxlm never unpickles. Convert once, where "
-                f'torch and transformers are installed: python -c "from transformers import AutoModel; '
-                f"AutoModel.from_pretrained('{self.directory}').save_pretrained('{self.directory}')\""
-            )
-        raise UserError(f"{self.directory}: no {WEIGHTS} (or {INDEX}); expected an HF-format model directory")
+    def tensors(self) -> Tensors:
+        """What model.safetensors or its shards hold."""
+        return Tensors(self.directory)
 
-    def _open(self, path: Path) -> Any:
-        try:
-            return safe_open(path, framework="numpy")
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged or truncated safetensors file ({error}); fetch it again") from error
-
-    @cached_property
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Tensor key -> shape, from the headers alone."""
-        by_file: dict[Path, list[str]] = {}
-        for key, path in self._files.items():
-            by_file.setdefault(path, []).append(key)
-        shapes = {}
-        for path, keys in by_file.items():
-            with self._open(path) as tensors:
-                present = set(tensors.keys())
-                for key in keys:
-                    if key not in present:
-                        raise UserError(f"{self.directory / INDEX}: {path.name} holds no tensor {key!r}")
-                    shapes[key] = tuple(tensors.get_slice(key).get_shape())
-        return shapes
-
-    def read(self, key: str, part: tuple[slice, ...]) -> np.ndarray:
-        """Reads a part of a tensor as float32."""
-        # Opened for each tensor: pages of a mapped file count as memory in use until it is closed.
-        with self._open(self._files[key]) as tensors:
-            try:
-                whole = tensors.get_slice(key)
-                return np.asarray(whole[part] if part else tensors.get_tensor(key), np.float32)
-            except SafetensorError as error:
-                raise UserError(f"{self.directory}: cannot read a tensor ({error}); fetch the file again") from error
+        return self.tensors.shapes
 
 
 @dataclass(frozen=True)
@@ -153,10 +105,14 @@ def load_params(checkpoint: HFCheckpoint, model: Model, key: jax.Array, *, new_h
         a head of another number of labels.
     """
     structs, head = flatten(model.shapes), model.family.heads[model.head]
-    plan = plan_import(model.weight_map, {name: s.shape for name, s in structs.items()}, checkpoint.shapes)
+    plan = plan_checkpoint(checkpoint, model)
     new_head = new_head or checkpoint.head not in (None, model.head)
     fresh = {name for name in structs if name in plan.missing or new_head and name in head.label_params}
     _check(checkpoint, head, plan, fresh)
+    for name in structs.keys() - fresh:
+        for tensor in plan.reads[name][1]:
+            checkpoint.tensors.check_readable(tensor)
+    check_redundant(checkpoint.tensors, plan, model.config)
     initialized = _init_some(model, fresh, key)
 
     def leaf(path: Any, struct: jax.ShapeDtypeStruct) -> jax.Array:
@@ -168,10 +124,25 @@ def load_params(checkpoint: HFCheckpoint, model: Model, key: jax.Array, *, new_h
 
     params = jax.tree_util.tree_map_with_path(leaf, model.shapes)
     if fresh:
-        log.info("initialized (not in %s): %s", checkpoint.directory, ", ".join(sorted(fresh)))
+        named = checkpoint.head == model.head and not new_head and any(name.startswith("head/") for name in fresh)
+        level = logging.WARNING if named else logging.INFO  # config.json names a head that the files lack
+        log.log(level, "initialized (not in %s): %s", checkpoint.directory, ", ".join(sorted(fresh)))
     if plan.ignored:
         log.info("not used from %s: %s", checkpoint.directory, ", ".join(sorted(plan.ignored)))
     return LoadedParams(params, tuple(sorted(fresh)), tuple(sorted(plan.ignored)))
+
+
+def plan_checkpoint(checkpoint: HFCheckpoint, model: Model) -> Plan:
+    """Returns which of the checkpoint's tensors a model's parameters are read from.
+
+    Raises:
+      UserError: two tensors that mean the same.
+    """
+    shapes = {name: struct.shape for name, struct in flatten(model.shapes).items()}
+    try:
+        return plan_import(model.weight_map, shapes, checkpoint.shapes)
+    except UserError as error:
+        raise UserError(f"{checkpoint.directory}: {error}") from error
 
 
 def _check(checkpoint: HFCheckpoint, head: Head, plan: Plan, fresh: set[str]) -> None:
@@ -216,10 +187,10 @@ def _read_part(
     """Reads a slice of a parameter as float32: from each layer's tensor, the part that the slice needs."""
     part, convert = rule.part(shape, index[1:] if rule.stacked else index)
     if not rule.stacked:
-        return convert(checkpoint.read(keys[0], part))
+        return convert(checkpoint.tensors.read(keys[0], part))
     values = np.empty([stop - start for start, stop in index], np.float32)
     for value, key in zip(values, keys[slice(*index[0])], strict=True):
-        value[...] = convert(checkpoint.read(key, part))
+        value[...] = convert(checkpoint.tensors.read(key, part))
     return values
 
 
@@ -250,7 +221,7 @@ def export_model(
     sizes = {
         key: 4 * math.prod(rule.hf_shape(flat[rule.param].shape))
         for rule in rules
-        for key in rule.keys(flat[rule.param].shape)
+        for key in _written(rule, flat[rule.param].shape)
     }
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory, sizes, tensors, shard_bytes)
@@ -268,4 +239,12 @@ def _tensors(rule: Rule, value: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Yields a parameter's HF keys and tensors, layer by layer."""
     layers = entries(value) if rule.stacked else [on_host(value)]
     for key, layer in zip(rule.keys(value.shape), layers, strict=True):
-        yield key, np.ascontiguousarray(rule.from_param(layer))
+        tensor = np.ascontiguousarray(rule.from_param(layer))
+        yield key, tensor
+        if rule.twin:
+            yield rule.twin, tensor.copy()
+
+
+def _written(rule: Rule, shape: Sequence[int]) -> list[str]:
+    """The keys of an export that a parameter fills."""
+    return [*rule.keys(shape), *([rule.twin] if rule.twin else [])]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from shutil import copytree
 
+from jaxlm.data.label_names import hf_label_names
 from jaxlm.errors import UserError
-from jaxlm.hf.checkpoint import HFCheckpoint
+from jaxlm.hf.checkpoint import HFCheckpoint, plan_checkpoint
 from jaxlm.hf.hub import find_model_dir
 from jaxlm.models import Model
 from jaxlm.models.base import flatten
-from jaxlm.models.weight_map import plan_import
 
 
 def export_run(run: str, target: Path) -> None:
@@ -28,11 +28,14 @@ def export_run(run: str, target: Path) -> None:
 def inspect(name: str) -> str:
     """Describes a checkpoint: family, sizes, labels, and each parameter with the tensors it is read from."""
     checkpoint = HFCheckpoint(find_model_dir(name, key="convert inspect"))
-    labels = checkpoint.label_names
     head = checkpoint.head or next(iter(checkpoint.family.heads))
-    model = Model(checkpoint.family, checkpoint.model_config, head, len(labels) if labels else 2)
+    outputs, labels = 0, None
+    if checkpoint.head is not None and checkpoint.family.heads[head].label_params:
+        labels, named = (hf_label_names(checkpoint.config, placeholders=every) for every in (False, True))
+        outputs = len(named or ())
+    model = Model(checkpoint.family, checkpoint.model_config, head, outputs or 2)
     shapes = {path: struct.shape for path, struct in flatten(model.shapes).items()}
-    plan = plan_import(model.weight_map, shapes, checkpoint.shapes)
+    plan = plan_checkpoint(checkpoint, model)
     lines = [
         f"{checkpoint.directory}: {checkpoint.family.name}, {head.replace('_', ' ')}, "
         f"{model.num_parameters:,} parameters",

@@ -17,7 +17,7 @@ from flax.core import meta
 
 from jaxlm.errors import UserError
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.layers import ACTIVATIONS, ComputeConfig, Key, split_key
+from jaxlm.nn.layers import ComputeConfig, Key, split_key
 from jaxlm.parallel.sharding import boxed_axes, is_axes, param_shardings
 
 BATCH_INPUTS = ("tokens", "segment_ids", "positions", "token_types", "slot_positions")
@@ -87,10 +87,14 @@ class Family:
 
     def weight_map(self, head: str) -> WeightMap:
         """Returns the rules of a model with this kind of head; what belongs to other heads is ignored."""
-        others = {rule.key for other in self.heads.values() for rule in other.rules}
-        ignore = tuple(f"^{re.escape(key)}$" for key in sorted(others))
-        trunk = self.trunk_map
-        return dataclasses.replace(trunk, rules=trunk.rules + self.heads[head].rules, ignore=trunk.ignore + ignore)
+        trunk, own = self.trunk_map, self.heads[head].rules
+        of_heads = {rule.key for other in self.heads.values() for rule in other.rules}
+        of_heads |= {rule.twin for other in self.heads.values() for rule in other.rules if rule.twin}
+        ignore = tuple(f"^{re.escape(key)}$" for key in sorted(of_heads))
+        # What another head is tied to says nothing of this one.
+        foreign = of_heads - {rule.key for rule in own}
+        copies = tuple(pair for pair in trunk.copies if pair[0] not in foreign)
+        return dataclasses.replace(trunk, rules=trunk.rules + own, ignore=trunk.ignore + ignore, copies=copies)
 
 
 class Network(nn.Module):
@@ -250,47 +254,3 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
         if fields[name] is not None and value is not None and type(value) is not expected:
             raise UserError(f"model.config.{name}: expected {expected.__name__}, found {value!r}")
     return dataclasses.replace(config, **changes)
-
-
-def read_hf(config: Mapping[str, Any], fields: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates an HF config.json by a {our field: HF key} map.
-
-    Args:
-      defaults: by HF key, what an absent key or null means.
-    Raises:
-      UserError: a key without a value or a default.
-    """
-    values = {}
-    for ours, theirs in fields.items():
-        value = config.get(theirs)
-        if value is None and theirs not in defaults:
-            raise UserError(f"config.json: expected the key {theirs!r}, which is absent")
-        if value is None:
-            value = defaults[theirs]
-        values[ours] = float(value) if isinstance(defaults.get(theirs), float) else value
-    return values
-
-
-def write_hf(config: Any, fields: Mapping[str, str]) -> dict[str, Any]:
-    """The inverse of `read_hf`."""
-    return {theirs: getattr(config, ours) for ours, theirs in fields.items()}
-
-
-def check_encoder(config: Mapping[str, Any], activation_key: str = "hidden_act") -> None:
-    """Refuses variants of an encoder that would load without an error and compute something else.
-
-    Raises:
-      UserError: decoder or cross-attention checkpoints, relative positions, an unknown activation.
-    """
-    for key in ("is_decoder", "add_cross_attention"):
-        if config.get(key):
-            raise UserError(f"config.json: {key}=true is not supported; expected an encoder")
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        raise UserError(
-            f"config.json: position_embedding_type={config['position_embedding_type']!r} is not supported; "
-            "expected 'absolute'"
-        )
-    act = config.get(activation_key, "gelu")
-    if act not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise UserError(f"config.json: {activation_key}={act!r} is not supported; expected one of {known}")

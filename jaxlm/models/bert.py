@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxlm.models.base import LABEL_PARAMS, Family, Head, check_encoder, out_rules, read_hf, write_hf
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules
 from jaxlm.models.encoder import (
     BERT_FIELDS,
     OLD_NORM_NAMES,
+    POSITION_IDS,
     EncoderConfig,
     EncoderTrunk,
+    decoder_copies,
     embedding_rules,
     masked_lm_rules,
     stack_rules,
 )
+from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.heads import masked_lm, pooled_classifier, token_classifier
 from jaxlm.nn.layers import ComputeConfig
@@ -37,6 +40,8 @@ class BertConfig:
     classifier_dropout: float | None = None
     init_std: float = 0.02
     pad_id: int = 0
+    tied: bool = True
+    """Logits of masked language modelling by the token table."""
 
 
 def _trunk(config: BertConfig, compute: ComputeConfig) -> EncoderTrunk:
@@ -56,7 +61,7 @@ _DEFAULTS = write_hf(BertConfig(), BERT_FIELDS)
 
 def _from_hf(config: Mapping[str, Any]) -> BertConfig:
     check_encoder(config)
-    return BertConfig(**read_hf(config, BERT_FIELDS, _DEFAULTS))
+    return BertConfig(**read_hf(BertConfig, config, BERT_FIELDS, _DEFAULTS))
 
 
 _BASE = BertConfig()
@@ -99,14 +104,16 @@ FAMILY = Family(
             masked_lm(),
             "BertForMaskedLM",
             masked_lm_rules(
-                "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
+                "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions"
             ),
         ),
     },
     trunk_map=WeightMap(
         rules=(*embedding_rules("bert.embeddings."), *stack_rules("bert.encoder.layer.{i}.")),
         prefix="bert.",
-        ignore=(r"^cls\.(predictions\.decoder|seq_relationship)\.", r"embeddings\.position_ids$", r"^qa_outputs\."),
+        ignore=(r"^cls\.seq_relationship\.", r"^qa_outputs\."),
+        copies=decoder_copies("cls.predictions", "bert.embeddings.word_embeddings.weight"),
+        buffers=POSITION_IDS,
         aliases=OLD_NORM_NAMES,
     ),
     from_hf=_from_hf,

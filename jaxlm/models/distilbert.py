@@ -8,8 +8,9 @@ from typing import Any
 
 from flax import linen as nn
 
-from jaxlm.models.base import LABEL_PARAMS, Family, Head, check_encoder, out_rules, read_hf, write_hf
-from jaxlm.models.encoder import EncoderConfig, EncoderTrunk, masked_lm_rules, stack_rules
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules
+from jaxlm.models.encoder import POSITION_IDS, EncoderConfig, EncoderTrunk, masked_lm_rules, stack_rules
+from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.heads import LinearClassifier, masked_lm, pooled_classifier
 from jaxlm.nn.layers import ComputeConfig
@@ -31,6 +32,8 @@ class DistilBertConfig:
     classifier_dropout: float = 0.2
     init_std: float = 0.02
     pad_id: int = 0
+    tied: bool = True
+    """Logits of masked language modelling by the token table."""
 
 
 def _trunk(config: DistilBertConfig, compute: ComputeConfig) -> EncoderTrunk:
@@ -58,6 +61,7 @@ _FIELDS = {
     "classifier_dropout": "seq_classif_dropout",
     "init_std": "initializer_range",
     "pad_id": "pad_token_id",
+    "tied": "tie_word_embeddings",
 }
 _NAMES = {
     "q": "attention.q_lin",
@@ -74,7 +78,7 @@ _DEFAULTS = write_hf(DistilBertConfig(), _FIELDS)
 
 def _from_hf(config: Mapping[str, Any]) -> DistilBertConfig:
     check_encoder(config, "activation")
-    return DistilBertConfig(**read_hf(config, _FIELDS, _DEFAULTS))
+    return DistilBertConfig(**read_hf(DistilBertConfig, config, _FIELDS, _DEFAULTS))
 
 
 def _token_classifier(config: DistilBertConfig, compute: ComputeConfig, num_outputs: int) -> nn.Module:
@@ -111,7 +115,7 @@ FAMILY = Family(
         "masked_lm": Head(
             masked_lm(norm_eps=_NORM_EPS),
             "DistilBertForMaskedLM",
-            masked_lm_rules("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+            masked_lm_rules("vocab_transform", "vocab_layer_norm", "vocab_projector", own_bias=False),
         ),
     },
     trunk_map=WeightMap(
@@ -123,7 +127,9 @@ FAMILY = Family(
             *stack_rules("distilbert.transformer.layer.{i}.", _NAMES),
         ),
         prefix="distilbert.",
-        ignore=(r"^vocab_projector\.weight$", r"embeddings\.position_ids$", r"^qa_outputs\."),
+        ignore=(r"^qa_outputs\.",),
+        copies=(("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"),),
+        buffers=POSITION_IDS,
     ),
     from_hf=_from_hf,
     to_hf=lambda config: write_hf(config, _FIELDS),

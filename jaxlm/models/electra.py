@@ -15,16 +15,18 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import LABEL_PARAMS, Family, Head, check_encoder, out_rules, read_hf, write_hf
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules
 from jaxlm.models.encoder import (
     BERT_FIELDS,
     OLD_NORM_NAMES,
+    POSITION_IDS,
     EncoderConfig,
     EncoderTrunk,
     embedding_rules,
     masked_lm_rules,
     stack_rules,
 )
+from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.heads import FactoredLogits, masked_lm, pooled_classifier, token_classifier
 from jaxlm.nn.layers import ComputeConfig, Key, activation, dense, split_key
@@ -49,6 +51,8 @@ class ElectraConfig:
     classifier_dropout: float | None = None
     init_std: float = 0.02
     pad_id: int = 0
+    tied: bool = True
+    """Logits of masked language modelling by the token table."""
     generator_size: float = 0.25
     """Width of pretraining's generator as a share of the discriminator's (published: 1/4, base 1/3). HF's config.json
     has no place for it."""
@@ -103,7 +107,8 @@ def generator_config(config: ElectraConfig) -> ElectraConfig:
     width = max(1, round(config.embed_dim * size))
     most = max(1, round(config.num_heads * size))
     num_heads = next(n for n in range(most, 0, -1) if width % n == 0)
-    return replace(config, embed_dim=width, num_heads=num_heads, mlp_dim=max(1, round(config.mlp_dim * size)))
+    mlp_dim = max(1, round(config.mlp_dim * size))
+    return replace(config, embed_dim=width, num_heads=num_heads, mlp_dim=mlp_dim, tied=True)
 
 
 class Generator(nn.Module):
@@ -196,7 +201,7 @@ _DEFAULTS = write_hf(ElectraConfig(), _FIELDS)
 
 def _from_hf(config: Mapping[str, Any]) -> ElectraConfig:
     check_encoder(config)
-    return ElectraConfig(**read_hf(config, _FIELDS, _DEFAULTS))
+    return ElectraConfig(**read_hf(ElectraConfig, config, _FIELDS, _DEFAULTS))
 
 
 _SMALL = ElectraConfig()
@@ -228,7 +233,9 @@ FAMILY = Family(
         "masked_lm": Head(
             _masked_lm,
             "ElectraForMaskedLM",
-            masked_lm_rules("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
+            masked_lm_rules(
+                "generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head", own_bias=False
+            ),
         ),
         "replaced_tokens": Head(
             _replaced_tokens,
@@ -251,7 +258,9 @@ FAMILY = Family(
             *stack_rules("electra.encoder.layer.{i}."),
         ),
         prefix="electra.",
-        ignore=(r"^generator_lm_head\.weight$", r"embeddings\.position_ids$", r"^qa_outputs\."),
+        ignore=(r"^qa_outputs\.",),
+        copies=(("generator_lm_head.weight", "electra.embeddings.word_embeddings.weight"),),
+        buffers=POSITION_IDS,
         aliases=OLD_NORM_NAMES,
         not_exported=(r"^generator/",),
     ),

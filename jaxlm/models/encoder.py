@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -270,18 +271,43 @@ def embedding_rules(prefix: str) -> tuple[Rule, ...]:
     )
 
 
-def masked_lm_rules(dense: str, norm: str, bias: str) -> tuple[Rule, ...]:
-    """Returns the HF rules of `heads.MaskedLanguageModelHead`, from the HF names of its two modules and of its bias.
+def masked_lm_rules(dense: str, norm: str, decoder: str, *, own_bias: bool = True) -> tuple[Rule, ...]:
+    """Returns the HF rules of `heads.MaskedLanguageModelHead`, tied to the token table or not.
 
-    HF's fourth tensor, the decoder's weight, is the token table again: `WeightMap.ignore` names it.
+    Args:
+      dense, norm: HF names of the two modules before the product with the vocabulary.
+      decoder: HF module of that product or, with `own_bias`, the one that has it as `decoder`, beside a bias.
+      own_bias: HF keeps the bias twice, and reads the decoder's where the two are not tied.
     """
-    return (
+    head = (
         Rule("head/transform", f"{dense}.weight", "e d -> d e"),
         Rule("head/transform_bias", f"{dense}.bias"),
         Rule("head/transform_norm_scale", f"{norm}.weight"),
         Rule("head/transform_norm_bias", f"{norm}.bias"),
-        Rule("head/vocab_bias", bias),
+        Rule("head/vocab_bias", f"{decoder}.bias"),
     )
+    if not own_bias:
+        return *head, Rule("head/unembed", f"{decoder}.weight"), Rule("head/unembed_bias", f"{decoder}.bias")
+    module = f"{decoder}.decoder"
+    return (
+        *head,
+        Rule("head/unembed", f"{module}.weight"),
+        Rule("head/unembed_bias", f"{module}.bias", fallback_key=f"{decoder}.bias", twin=f"{decoder}.bias"),
+    )
+
+
+def decoder_copies(module: str, table: str) -> tuple[tuple[str, str], ...]:
+    """Returns the `WeightMap.copies` of a masked-LM head whose decoder is tied to the token table."""
+    return (f"{module}.decoder.weight", table), (f"{module}.decoder.bias", f"{module}.bias")
+
+
+def _is_arange(values: np.ndarray, config: Any) -> bool:
+    del config
+    return bool(np.array_equal(values.ravel(), np.arange(values.size)))
+
+
+POSITION_IDS = ((r"embeddings\.position_ids$", _is_arange),)
+"""`WeightMap.buffers` of encoders: the number of each row of the position table."""
 
 
 # Our config field -> HF's, in BERT's naming.
@@ -300,6 +326,7 @@ BERT_FIELDS = {
     "classifier_dropout": "classifier_dropout",
     "init_std": "initializer_range",
     "pad_id": "pad_token_id",
+    "tied": "tie_word_embeddings",
 }
 
 # Checkpoints from before 2019 call a norm's scale gamma and its offset beta.

@@ -11,17 +11,18 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import CAUSAL_INPUTS, LABEL_PARAMS, Family, Head, out_rules, read_hf, write_hf
+from jaxlm.models.base import CAUSAL_INPUTS, LABEL_PARAMS, Family, Head, out_rules
+from jaxlm.models.hf_config import check_activation, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.attention import KVCache, Mask, attend, decoder_mask, empty_cache
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.heads import causal_lm, linear_classifier, token_classifier
 from jaxlm.nn.layers import (
-    ACTIVATIONS,
     ComputeConfig,
     Key,
     activation,
@@ -190,16 +191,14 @@ def _from_hf(config: Mapping[str, Any]) -> GPT2Config:
         if config.get(key, expected) != expected:
             found, wanted = json.dumps(config[key]), json.dumps(expected)
             raise UserError(f"config.json: {key}={found} is not supported; expected {wanted}")
-    values = read_hf({**_DEFAULTS, **config}, _FIELDS, {**_DEFAULTS, "bos_token_id": None, "eos_token_id": None})
-    if (act := values["activation"]) not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise UserError(f"config.json: activation_function={act!r} is not supported; expected one of {known}")
+    values = read_hf(
+        GPT2Config, {**_DEFAULTS, **config}, _FIELDS, {**_DEFAULTS, "bos_token_id": None, "eos_token_id": None}
+    )
+    check_activation(values["activation"], "activation_function")
     if values["mlp_dim"] is None:
         values["mlp_dim"] = 4 * values["embed_dim"]
     if values["embed_dropout"] == values["dropout"]:
         values["embed_dropout"] = None
-    if isinstance(values["eos_id"], list):
-        values["eos_id"] = tuple(values["eos_id"])
     return GPT2Config(**values)
 
 
@@ -210,6 +209,17 @@ def _to_hf(config: GPT2Config) -> dict[str, Any]:
     if config.embed_dropout is None:
         values["embd_pdrop"] = config.dropout
     return values
+
+
+def _is_causal_mask(values: np.ndarray, config: Any) -> bool:
+    del config
+    return values.shape[-2:] == (n := values.shape[-1], n) and bool((values == np.tri(n, dtype=np.float32)).all())
+
+
+def _is_low(values: np.ndarray, config: Any) -> bool:
+    """What hidden logits are set to: their softmax is 0."""
+    del config
+    return bool((values <= -1e3).all())
 
 
 _SMALL = GPT2Config()
@@ -255,11 +265,9 @@ FAMILY = Family(
             Rule("trunk/final_norm_bias", "transformer.ln_f.bias"),
         ),
         prefix="transformer.",
-        ignore=(
-            r"\.attn\.(masked_)?bias$",  # buffers: the causal mask
-            r"^multiple_choice_head\.",
-            r"^qa_outputs\.",
-        ),  # fmt: skip
+        ignore=(r"^multiple_choice_head\.", r"^qa_outputs\."),
+        copies=(("lm_head.weight", "transformer.wte.weight"),),
+        buffers=((r"\.attn\.bias$", _is_causal_mask), (r"\.attn\.masked_bias$", _is_low)),
     ),
     from_hf=_from_hf,
     to_hf=_to_hf,

@@ -108,17 +108,22 @@ def rope_frequencies(config: LlamaConfig) -> np.ndarray:
     divided where fewer than `rope_low_factor` turns fit the original positions, as it is where more than
     `rope_high_factor` do, and in between a mean of both, linear in the number of turns (Grattafiori et al., 2024).
     """
-    head_dim = config.heads[2]
-    plain = config.rope_theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    slow = plain / config.rope_factor
+    head_dim, number = config.heads[2], np.float32
+    exponents = np.arange(0, head_dim, 2, dtype=number) / number(head_dim)
+    # Each operation rounds to float32, as where these models were trained: at position 100,000 the last bit of a
+    # frequency is 0.006 radians. The power is that of float64, rounded.
+    plain = number(1) / np.power(float(config.rope_theta), exponents.astype(np.float64)).astype(number)
+    factor, low, high = map(number, (config.rope_factor, config.rope_low_factor, config.rope_high_factor))
     if config.rope_type == "default":
-        return plain.astype(np.float32)
+        return plain
     if config.rope_type == "linear":
-        return slow.astype(np.float32)
-    turns = config.rope_original_positions * plain / (2 * np.pi)
-    share = (turns - config.rope_low_factor) / (config.rope_high_factor - config.rope_low_factor)
-    share = np.clip(share, 0.0, 1.0)
-    return (share * plain + (1 - share) * slow).astype(np.float32)
+        return plain / factor
+    wavelengths = number(1) / plain * number(2 * np.pi)  # PyTorch divides a number by an array so
+    original = number(config.rope_original_positions)
+    share = (number(1) / wavelengths * original - low) / (high - low)
+    between = (number(1) - share) * plain / factor + share * plain
+    outside = np.where(wavelengths > original / low, plain / factor, plain)
+    return np.where((wavelengths > original / low) | (wavelengths < original / high), outside, between)
 
 
 class Block(nn.Module):

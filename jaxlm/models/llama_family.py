@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from jaxlm.errors import UserError
-from jaxlm.models.base import CAUSAL_INPUTS, LABEL_PARAMS, Family, Head, out_rules, read_hf, write_hf
-from jaxlm.models.llama import LlamaConfig, LlamaTrunk, init_cache
+from jaxlm.models.base import CAUSAL_INPUTS, LABEL_PARAMS, Family, Head, out_rules
+from jaxlm.models.hf_config import check_activation, check_value, read_hf, write_hf
+from jaxlm.models.llama import LlamaConfig, LlamaTrunk, init_cache, rope_frequencies
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.heads import causal_lm, linear_classifier, token_classifier
-from jaxlm.nn.layers import ACTIVATIONS
 
 # Our config field -> HF's.
 _FIELDS = {
@@ -78,15 +80,11 @@ class _Dialect:
     def from_hf(self, config: Mapping[str, Any]) -> LlamaConfig:
         config = {**self.defaults, **config}
         names = {**_FIELDS, **self.fields}
-        values = read_hf(config, names, {**self.defaults, **_NULLS})
+        values = read_hf(LlamaConfig, config, names, {**self.defaults, **_NULLS})
         values |= {**self.fixed, **_read_rope(config)}
         if "use_sliding_window" in self.defaults:
             values |= _read_windows(config)
-        if (act := values["activation"]) not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise UserError(f"config.json: hidden_act={act!r} is not supported; expected one of {known}")
-        if isinstance(values["eos_id"], list):
-            values["eos_id"] = tuple(values["eos_id"])
+        check_activation(values["activation"], "hidden_act")
         return _canonical(LlamaConfig(**values))
 
     def to_hf(self, config: LlamaConfig) -> dict[str, Any]:
@@ -127,27 +125,38 @@ def _canonical(config: LlamaConfig) -> LlamaConfig:
 def _read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """The `rope_` fields, of rope_parameters (Transformers 5) or of rope_theta and rope_scaling (before)."""
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping):
+        raise UserError(f"config.json: rope_scaling and rope_parameters: expected an object, found {rope!r}")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in _ROPE_FIELDS or any(isinstance(value, Mapping) for value in rope.values()):
-        found = "one for each type of layer" if kind in _ROPE_FIELDS else repr(kind)
+    known = isinstance(kind, str) and kind in _ROPE_FIELDS
+    if not known or any(isinstance(value, Mapping) for value in rope.values()):
+        found = "one for each type of layer" if known else repr(kind)
         raise UserError(f"config.json: rope_type {found} is not supported; expected one of {', '.join(_ROPE_FIELDS)}")
     for where in (config, rope):
         if where.get("partial_rotary_factor", 1.0) not in (None, 1.0):
             raise UserError(f"config.json: partial_rotary_factor={where['partial_rotary_factor']} is not supported")
     given = config.get("original_max_position_embeddings")
     original = {"original_max_position_embeddings": config["max_position_embeddings"] if given is None else given}
-    values = read_hf({**original, **rope} if given is None else {**rope, **original}, _ROPE_FIELDS[kind], {})
+    said = {**original, **rope} if given is None else {**rope, **original}
+    values = read_hf(LlamaConfig, said, _ROPE_FIELDS[kind], {})
     theta = rope.get("rope_theta", config.get("rope_theta"))
-    return {"rope_type": kind, "rope_theta": 10000.0 if theta is None else float(theta), **values}
+    theta = None if theta is None else check_value(LlamaConfig, "rope_theta", "rope_theta", theta)
+    return {"rope_type": kind, "rope_theta": 10000.0 if theta is None else theta, **values}
 
 
 def _read_windows(config: Mapping[str, Any]) -> dict[str, Any]:
     """`window` and `windowed_layers` of Qwen, whose first max_window_layers see everything, or of layer_types."""
     window = config["sliding_window"] if config["use_sliding_window"] else None
+    if window is not None:
+        window = check_value(LlamaConfig, "window", "sliding_window", window)
     num_layers = config["num_hidden_layers"]
     kinds = config.get("layer_types")
+    if kinds is not None and not isinstance(kinds, list):
+        raise UserError(f"config.json: layer_types: expected a list, found {kinds!r}")
     if kinds is None:
         first = num_layers if window is None else config["max_window_layers"]
+        if type(first) is not int:
+            raise UserError(f"config.json: max_window_layers: expected a whole number, found {first!r}")
         kinds = [_FULL if i < first else _WINDOWED for i in range(num_layers)]
     for kind in kinds:
         if kind not in (_FULL, _WINDOWED):
@@ -166,6 +175,12 @@ def _write_windows(config: LlamaConfig) -> dict[str, Any]:
         "max_window_layers": windowed.index(True) if any(windowed) else config.num_layers,
         "layer_types": [_WINDOWED if here else _FULL for here in windowed],
     }
+
+
+def _are_frequencies(values: np.ndarray, config: LlamaConfig) -> bool:
+    """Whether rotary frequencies, perhaps rounded to half precision, are those that the config means."""
+    expected = rope_frequencies(config)
+    return values.shape == expected.shape and np.allclose(values, expected, rtol=1e-2, atol=1e-7)
 
 
 _TRUNK_MAP = WeightMap(
@@ -192,7 +207,9 @@ _TRUNK_MAP = WeightMap(
         Rule("trunk/final_norm_scale", "model.norm.weight"),
     ),
     prefix="model.",
-    ignore=(r"\.rotary_emb\.inv_freq$", r"^qa_outputs\."),
+    ignore=(r"^qa_outputs\.",),
+    copies=(("lm_head.weight", "model.embed_tokens.weight"),),
+    buffers=((r"\.rotary_emb\.inv_freq$", _are_frequencies),),
     aliases=((r"^transformer\.", "model."),),  # LlamaForQuestionAnswering
 )
 

@@ -21,7 +21,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules, read_hf, write_hf
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules
+from jaxlm.models.hf_config import read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.heads import causal_lm, linear_classifier, token_classifier
@@ -57,7 +58,7 @@ class RecurrentConfig:
     init_std: float = 0.02
     """Of the tables and heads; the layers' own weights are drawn from +-1 / sqrt(hidden_dim)."""
     bos_id: int | None = None
-    eos_id: int | None = None
+    eos_id: int | tuple[int, ...] | None = None
     pad_id: int | None = None
 
     max_positions: ClassVar[int] = 1_000_000
@@ -275,7 +276,7 @@ _DEFAULTS = write_hf(RecurrentConfig(), _FIELDS)
 
 
 def _from_hf(config: Mapping[str, Any]) -> RecurrentConfig:
-    return RecurrentConfig(**read_hf(config, _FIELDS, _DEFAULTS))
+    return RecurrentConfig(**read_hf(RecurrentConfig, config, _FIELDS, _DEFAULTS))
 
 
 _WEIGHT, _BIAS = "(g h) d -> d g h", "(g h) -> g h"
@@ -299,6 +300,7 @@ _TRUNK_MAP = WeightMap(
         Rule("trunk/project_bias", "projection.bias"),
     ),
     prefix="",
+    copies=(("lm_head.weight", "embedding.weight"),),
 )
 _SMALL = RecurrentConfig()
 _PRESETS = {

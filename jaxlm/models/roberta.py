@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import LABEL_PARAMS, Family, Head, check_encoder, out_rules, read_hf, write_hf
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules
 from jaxlm.models.encoder import (
     BERT_FIELDS,
     OLD_NORM_NAMES,
+    POSITION_IDS,
     EncoderConfig,
     EncoderTrunk,
+    decoder_copies,
     embedding_rules,
     masked_lm_rules,
     stack_rules,
 )
+from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.heads import masked_lm, pooled_classifier, token_classifier
 from jaxlm.nn.layers import ComputeConfig
@@ -40,6 +43,8 @@ class RobertaConfig:
     classifier_dropout: float | None = None
     init_std: float = 0.02
     pad_id: int = 1
+    tied: bool = True
+    """Logits of masked language modelling by the token table."""
 
 
 def _trunk(config: RobertaConfig, compute: ComputeConfig) -> EncoderTrunk:
@@ -65,7 +70,7 @@ del _DEFAULTS["vocab_size"]  # differs between the two model types
 
 def _from_hf(config: Mapping[str, Any]) -> RobertaConfig:
     check_encoder(config)
-    values = read_hf(config, BERT_FIELDS, _DEFAULTS)
+    values = read_hf(RobertaConfig, config, BERT_FIELDS, _DEFAULTS)
     rows, offset = values["max_positions"], values["pad_id"] + 1
     if rows <= offset:
         raise UserError(
@@ -97,7 +102,7 @@ def _heads(name: str) -> dict[str, Head]:
         "masked_lm": Head(
             masked_lm(activation="gelu"),  # whatever the config's
             f"{name}ForMaskedLM",
-            masked_lm_rules("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+            masked_lm_rules("lm_head.dense", "lm_head.layer_norm", "lm_head"),
         ),
     }
 
@@ -116,12 +121,9 @@ FAMILY = Family(
     trunk_map=WeightMap(
         rules=(*embedding_rules("roberta.embeddings."), *stack_rules("roberta.encoder.layer.{i}.")),
         prefix="roberta.",
-        ignore=(
-            r"^lm_head\.decoder\.",
-            r"embeddings\.position_ids$",
-            r"^roberta\.pooler\.",
-            r"^qa_outputs\.",
-        ),  # fmt: skip
+        ignore=(r"^roberta\.pooler\.", r"^qa_outputs\."),
+        copies=decoder_copies("lm_head", "roberta.embeddings.word_embeddings.weight"),
+        buffers=POSITION_IDS,
         aliases=OLD_NORM_NAMES,
     ),
     from_hf=_from_hf,

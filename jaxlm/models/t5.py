@@ -16,7 +16,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import Family, Head, read_hf, write_hf
+from jaxlm.models.base import Family, Head
+from jaxlm.models.hf_config import read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.attention import Mask, attend
 from jaxlm.nn.dropout import dropout
@@ -65,7 +66,7 @@ class T5Config:
     """Of the attention probabilities, where it is not `dropout`; HF's config.json has no place for it."""
     classifier_dropout: float = 0.0
     init_factor: float = 1.0
-    eos_id: int = 1
+    eos_id: int | tuple[int, ...] = 1
     pad_id: int = 0
     decoder_start_id: int = 0
     """The token that Transformers writes before an answer; kept for config.json."""
@@ -266,10 +267,12 @@ _DEFAULTS = write_hf(T5Config(), _FIELDS)
 
 
 def _from_hf(config: Mapping[str, Any]) -> T5Config:
-    values = read_hf(config, _FIELDS, _DEFAULTS)
+    values = read_hf(T5Config, config, _FIELDS, _DEFAULTS)
     if values["num_decoder_layers"] == values["num_layers"]:
         values["num_decoder_layers"] = None
     kind = config.get("feed_forward_proj", "relu")
+    if not isinstance(kind, str):
+        raise UserError(f"config.json: feed_forward_proj: expected a word, found {kind!r}")
     *gated, act = kind.split("-")
     act = "gelu_new" if kind == "gated-gelu" else act
     if gated not in ([], ["gated"]) or act not in ACTIVATIONS:
@@ -366,10 +369,13 @@ FAMILY = Family(
             *_stack_rules("decoder", 2),
         ),
         prefix="",
-        ignore=(
-            r"^(encoder|decoder)\.embed_tokens\.weight$",
-            r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",  # never read
-        ),  # fmt: skip
+        # Never read by any version.
+        ignore=(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",),
+        copies=(
+            ("encoder.embed_tokens.weight", "shared.weight"),
+            ("decoder.embed_tokens.weight", "shared.weight"),
+            ("lm_head.weight", "shared.weight"),
+        ),
     ),
     from_hf=_from_hf,
     to_hf=_to_hf,

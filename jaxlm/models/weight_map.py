@@ -10,9 +10,16 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from einops import rearrange
+
+from jaxlm.errors import UserError
+
+Buffer = Callable[[np.ndarray, Any], bool]
+"""(values, config) -> whether a constant of a checkpoint is what the network computes with."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,8 @@ class Rule:
     """What `{i}` counts from, where earlier layers are parameters of their own."""
     fallback_key: str = ""
     """Key that is read where `key` is absent: a tensor that the checkpoint's model had tied this one to."""
+    twin: str = ""
+    """Key under which exports hold the tensor a second time, for a parameter that Transformers has and never reads."""
 
     @property
     def stacked(self) -> bool:
@@ -108,7 +117,12 @@ class WeightMap:
     prefix: str
     """Key prefix of the trunk ("bert."); checkpoints of the bare trunk lack it."""
     ignore: tuple[str, ...] = ()
-    """Regular expressions of keys that are buffers, duplicates, or belong to heads that the family lacks."""
+    """Regular expressions of keys that belong to other heads, or that no network reads."""
+    copies: tuple[tuple[str, str], ...] = ()
+    """(key, key that it is tied to): a file may hold both, with equal values, or either."""
+    buffers: tuple[tuple[str, Buffer], ...] = ()
+    """(regular expression, check) of keys that hold constants: the check says of values, float32, and config whether
+    they are what the network computes with anyway."""
     aliases: tuple[tuple[str, str], ...] = ()
     """(regular expression, replacement) from older key spellings to today's."""
     not_exported: tuple[str, ...] = ()
@@ -119,10 +133,20 @@ class WeightMap:
         return any(re.search(pattern, param) for pattern in self.not_exported)
 
     def canonical(self, key: str) -> str:
-        """Returns today's spelling of a checkpoint key."""
+        """Returns today's spelling of a checkpoint key, with the trunk's prefix where only that makes it known."""
         for old, new in self.aliases:
             key = re.sub(old, new, key)
-        return key
+        known = self._known
+        return key if known(key) or not known(self.prefix + key) else self.prefix + key
+
+    @cached_property
+    def _known(self) -> Callable[[str], Any]:
+        """Whether any rule or pattern of the map has a key."""
+        keys = {key for rule in self.rules for key in (rule.key, rule.twin, rule.fallback_key) if key}
+        keys |= {key for pair in self.copies for key in pair}
+        exact = [re.escape(key).replace(re.escape("{i}"), r"\d+") for key in keys]
+        patterns = [rf"^(?:{'|'.join(exact)})$", *self.ignore, *(pattern for pattern, _ in self.buffers)]
+        return re.compile("|".join(f"(?:{pattern})" for pattern in patterns)).search
 
 
 @dataclass(frozen=True)
@@ -139,6 +163,10 @@ class Plan:
     """Parameter path -> (key, shape found, shape expected)."""
     unread: list[str] = field(default_factory=list)
     """Checkpoint keys that the weight map does not know."""
+    copies: list[tuple[str, str]] = field(default_factory=list)
+    """Of `ignored`: (key, key whose values it must have)."""
+    buffers: list[tuple[str, Buffer]] = field(default_factory=list)
+    """Of `ignored`: (key, check of its values)."""
 
 
 def plan_import(
@@ -150,23 +178,28 @@ def plan_import(
       params: parameter path -> shape.
       tensors: checkpoint key -> shape.
     Raises:
-      ValueError: two checkpoint keys that mean the same.
+      UserError: two checkpoint keys that mean the same.
     """
     spelled: dict[str, str] = {}
     for key in tensors:
         canonical = weight_map.canonical(key)
         if canonical in spelled:
-            raise ValueError(f"checkpoint keys {spelled[canonical]!r} and {key!r} both mean {canonical!r}")
+            raise UserError(
+                f"tensors {spelled[canonical]!r} and {key!r} both mean {canonical!r}; remove the one that is not meant"
+            )
         spelled[canonical] = key
-    if not any(key.startswith(weight_map.prefix) for key in spelled):
-        spelled = {weight_map.prefix + key: original for key, original in spelled.items()}
+    rules = rules_for(weight_map, params)
+    wanted = {rule.key for rule in rules}
+    copies = [pair for pair in weight_map.copies if pair[0] not in wanted]
+    # What is tied may be there under either name.
+    other_name = {source: copy for copy, source in copies if copy in spelled and source not in spelled}
 
     reads, mismatched = {}, {}
     missing = [name for name in params if weight_map.is_not_exported(name)]
     used: set[str] = set()
-    for rule in rules_for(weight_map, params):
+    for rule in rules:
         shape = params[rule.param]
-        keys = rule.keys(shape)
+        keys = [other_name.get(key, key) for key in rule.keys(shape)]
         if rule.fallback_key in spelled and keys[0] not in spelled:
             keys = [rule.fallback_key]
         if not all(key in spelled for key in keys):
@@ -179,9 +212,19 @@ def plan_import(
             mismatched[rule.param] = (*wrong[0], expected)
         reads[rule.param] = (rule, [spelled[key] for key in keys])
     rest = [key for key in spelled if key not in used]
-    ignored = [key for key in rest if any(re.search(pattern, key) for pattern in weight_map.ignore)]
+    sources = {copy: other_name.get(source, source) for copy, source in copies}
+    ties = {copy: source for copy, source in sources.items() if copy in rest and source != copy and source in used}
+    checks = {key: check for key in rest for pattern, check in weight_map.buffers if re.search(pattern, key)}
+    ignored = {key for key in rest if any(re.search(pattern, key) for pattern in weight_map.ignore)}
+    ignored |= ties.keys() | checks.keys()
     return Plan(
-        reads, missing, [spelled[k] for k in ignored], mismatched, [spelled[k] for k in rest if k not in set(ignored)]
+        reads,
+        missing,
+        [spelled[key] for key in rest if key in ignored],
+        mismatched,
+        [spelled[key] for key in rest if key not in ignored],
+        [(spelled[copy], spelled[source]) for copy, source in ties.items()],
+        [(spelled[key], check) for key, check in checks.items()],
     )
 
 

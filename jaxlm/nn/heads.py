@@ -155,7 +155,10 @@ def causal_lm(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Modul
 
 
 class MaskedLanguageModelHead(nn.Module):
-    """Dense, activation, norm, then the token table and a bias: HF's `cls.predictions` and `lm_head` of encoders."""
+    """Dense, activation, norm, then the token table and a bias: HF's `cls.predictions` and `lm_head` of encoders.
+
+    Where the config does not tie it to the token table, it has a table of its own.
+    """
 
     activation: str
     norm_eps: float
@@ -169,7 +172,11 @@ class MaskedLanguageModelHead(nn.Module):
         x = dense(self, "transform", x, (x.shape[-1], table.shape[1]), ("embed", "embed_in"))
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
         x = layer_norm(self, "transform_norm", activation(self.activation)(x), self.norm_eps)
-        bias = param(self, "vocab_bias", nn.initializers.zeros, table.shape[:1], ("vocab",))
+        name = "vocab_bias"
+        if not self.config.tied:
+            table = param(self, "unembed", normal(self.config.init_std), table.shape, ("vocab", "embed"))
+            name = "unembed_bias"
+        bias = param(self, name, nn.initializers.zeros, table.shape[:1], ("vocab",))
         return FactoredLogits(x, table, bias, self.compute.rules)
 
 

@@ -17,6 +17,7 @@ from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.examples.texts import TextCells, log_skipped
+from jaxlm.data.label_names import hf_label_names
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.fields import EXAMPLES, Batch, Field
@@ -26,7 +27,7 @@ from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.base import Answer, Context, Metric, Outputs, RowTask, TaskConfig
 from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
 from jaxlm.tasks.classification_report import PredictedRow, classification_sections
-from jaxlm.tasks.labels import LabelEncoder, LabelSet, hf_label_names, labels_of_checkpoint, labels_of_rows
+from jaxlm.tasks.labels import LabelEncoder, LabelSet, labels_of_checkpoint, labels_of_rows
 
 log = logging.getLogger("jaxlm")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.data.label_names import hf_label_names
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError, did_you_mean
 from jaxlm.tasks.label_cells import (
@@ -291,16 +292,3 @@ class LabelEncoder:
         value = repr(table.rows[row][self._column])
         shown = value if len(value) <= 60 else value[:60] + "..."
         return UserError(f"{table.where(row)}: {self._column}={shown}{between} {problem}")
-
-
-def hf_label_names(hf_config: Mapping[str, Any], *, placeholders: bool = False) -> tuple[str, ...] | None:
-    """The label names of a config.json in id order; None where it has none.
-
-    Args:
-      placeholders: return LABEL_0, LABEL_1, ..., which Transformers writes where nobody named the labels, too.
-    """
-    id2label = hf_config.get("id2label")
-    if not id2label:
-        return None
-    names = tuple(name for _, name in sorted((int(i), str(name)) for i, name in id2label.items()))
-    return None if not placeholders and names == tuple(f"LABEL_{i}" for i in range(len(names))) else names

@@ -18,6 +18,7 @@ from jaxlm.hf.checkpoint import HFCheckpoint, export_model, load_params
 from jaxlm.inference.generate import generate
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import override
+from jaxlm.models.llama import LlamaConfig, rope_frequencies
 from jaxlm.tasks.base import Generation
 
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
@@ -51,6 +52,13 @@ def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tied, t
     if family != "gpt2":
         unread.append(("model.layers.0.self_attn.rotary_emb.inv_freq", (2,)))
     write_checkpoint(source, config, "causal_lm", unread)
+    tensors = load_file(source / "model.safetensors")
+    if tied:
+        table = next(value for key, value in tensors.items() if key.endswith(("wte.weight", "embed_tokens.weight")))
+        tensors["lm_head.weight"] = table.copy()
+    if family != "gpt2":
+        tensors[unread[-1][0]] = rope_frequencies(tiny(family).config).astype(np.float16)
+    save_file(tensors, source / "model.safetensors")
     model, imported = load_checkpoint(source, "causal_lm")
     assert imported.initialized == ()
     assert imported.ignored == tuple(sorted(key for key, _ in unread))
@@ -82,12 +90,17 @@ def test_gpt2_as_published_lacks_the_prefix_and_carries_its_masks(tmp_path):
     for i in range(3):
         tensors[f"h.{i}.attn.bias"] = np.tril(np.ones((1, 1, 24, 24), np.float32))
         tensors[f"h.{i}.attn.masked_bias"] = np.asarray(-1e4, np.float32)
+    tensors["h.0.attn.bias"] = tensors["h.0.attn.bias"].astype(bool)
     save_file(tensors, tmp_path / "model.safetensors")
     _, bare = load_checkpoint(tmp_path, "causal_lm")
     assert bare.initialized == ()
     assert len(bare.ignored) == 6
     batch = language_model_inputs(examples(3))
     np.testing.assert_array_equal(*(token_logits(model, found.params, batch) for found in (whole, bare)))
+
+    save_file({**tensors, "h.1.attn.bias": np.ones((1, 1, 24, 24), np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"h\.1\.attn\.bias has other values than config.json means"):
+        load_checkpoint(tmp_path, "causal_lm")
 
 
 def test_half_precision_checkpoints_are_read(tmp_path):
@@ -104,6 +117,26 @@ def test_half_precision_checkpoints_are_read(tmp_path):
     assert table.dtype == np.float32
     np.testing.assert_array_equal(table, expected.astype(ml_dtypes.bfloat16).astype(np.float32))
     assert np.abs(table - expected).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "bits"),
+    [
+        (
+            {"head_dim": 80, "rope_theta": 500000.0},
+            [1065353216, 1041172987, 1017108558, 993173538, 969383118, 945754308, 922306086],
+        ),
+        (
+            {"head_dim": 64, "rope_type": "llama3", "rope_factor": 32.0},
+            [1065353216, 1043732615, 1023510243, 1001931932, 956801654, 918189907],
+        ),
+    ],
+)
+def test_rotary_frequencies_have_the_bits_of_the_published_models(changes, bits):
+    """Bits of every sixth frequency in Transformers 5.23."""
+    frequencies = rope_frequencies(LlamaConfig(**changes))
+    assert frequencies.dtype == np.float32
+    assert frequencies.view(np.int32)[::6].tolist() == bits
 
 
 # What config.json means.

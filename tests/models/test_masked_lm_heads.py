@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from pathlib import Path
 
 import chex
 import jax
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from helpers.hf_folders import assert_same_tensors, load_checkpoint, read_golden, write_checkpoint
 from helpers.tiny_models import FAMILY_SIZES, FAST, Example, assert_close, examples, pack, tiny, token_logits, weights
+from safetensors.numpy import load_file, save_file
 
+from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import export_model
 from jaxlm.models import FAMILIES, Model
 from jaxlm.nn.layers import ComputeConfig
@@ -127,12 +130,24 @@ DUPLICATES = {
 }
 
 
+def hold_twice(directory: Path, family: str) -> None:
+    """Writes the token table and the bias a second time, as the decoder's."""
+    tensors = load_file(directory / "model.safetensors")
+    table = next(value for key, value in tensors.items() if key.endswith("word_embeddings.weight"))
+    bias = next((tensors[key] for key in ("cls.predictions.bias", "lm_head.bias") if key in tensors), None)
+    for key in DUPLICATES[family]:
+        if "seq_relationship" not in key:
+            tensors[key] = (bias if key.endswith("bias") else table).copy()
+    save_file(tensors, directory / "model.safetensors")
+
+
 @encoders
 def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tmp_path):
     record = FAMILIES[family]
     source, exported = tmp_path / "in", tmp_path / "out"
     config = {"model_type": family, **record.to_hf(tiny(family if family in FAMILY_SIZES else "roberta").config)}
-    write_checkpoint(source, config, "masked_lm", [(key, (64, 16)) for key in DUPLICATES[family]])
+    write_checkpoint(source, config, "masked_lm", [("cls.seq_relationship.weight", (2, 16))] * (family == "bert"))
+    hold_twice(source, family)
     model, imported = load_checkpoint(source, "masked_lm")
     assert imported.initialized == ()
     assert set(imported.ignored) == set(DUPLICATES[family])
@@ -144,3 +159,44 @@ def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tmp_pat
     _, classifier = load_checkpoint(exported, "classification", 2)
     assert all(name.startswith("head/") for name in classifier.initialized)
     chex.assert_trees_all_equal(classifier.params["trunk"], imported.params["trunk"])
+
+    # Another matrix than the token table: refused where config.json ties them, else read as it stands.
+    key = next(key for key in DUPLICATES[family] if key.endswith("weight"))
+    tensors = load_file(source / "model.safetensors")
+    tensors[key][5, 7] += 1e-3
+    save_file(tensors, source / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{key} and \S+word_embeddings.weight differ, but config.json ties them"):
+        load_checkpoint(source, "masked_lm")
+    load_checkpoint(source, "token_classification", 2)  # does not read it
+    (source / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}), encoding="utf-8")
+    _, own = load_checkpoint(source, "masked_lm")
+    np.testing.assert_array_equal(own.params["head"]["unembed"], tensors[key])
+    assert own.initialized == ()
+
+
+def test_a_decoder_of_its_own_makes_the_logits_and_is_exported(tmp_path):
+    config = {"model_type": "roberta", **FAMILIES["roberta"].to_hf(tiny("roberta", tied=False).config)}
+    write_checkpoint(tmp_path / "in", config, "masked_lm")
+    tensors = load_file(tmp_path / "in" / "model.safetensors")
+    model, imported = load_checkpoint(tmp_path / "in", "masked_lm")
+    assert imported.initialized == imported.ignored == ()
+    batch = everywhere(pack([examples(3, seed=2, longest=7)], length=21, slots=3))
+    logits = token_logits(model, imported.params, batch)
+    head = imported.params["head"]
+    doubled = {
+        **imported.params,
+        "head": {**head, "unembed": 2 * head["unembed"], "unembed_bias": 2 * head["unembed_bias"]},
+    }
+    np.testing.assert_allclose(token_logits(model, doubled, batch), 2 * logits, rtol=1e-5, atol=1e-5)
+    export_model(tmp_path / "out", model, imported.params)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(written[key], value, err_msg=key)
+    # Files of Transformers 4 hold the bias under its other name alone; today's read it, too.
+    assert written.keys() - tensors.keys() == {"lm_head.bias"}
+    np.testing.assert_array_equal(written["lm_head.bias"], tensors["lm_head.decoder.bias"])
+    del written["lm_head.decoder.bias"]
+    save_file(written, tmp_path / "out" / "model.safetensors")
+    _, older = load_checkpoint(tmp_path / "out", "masked_lm")
+    np.testing.assert_array_equal(older.params["head"]["unembed_bias"], head["unembed_bias"])

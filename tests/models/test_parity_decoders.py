@@ -13,7 +13,8 @@ from helpers.torch_reference import randomise, strict_load, torch_inputs, torch_
 from jaxlm.hf.checkpoint import export_model
 from jaxlm.inference.generate import generate
 from jaxlm.models import FAMILIES, Model
-from jaxlm.nn.layers import ACTIVATIONS
+from jaxlm.models.llama import LlamaConfig, rope_frequencies
+from jaxlm.nn.layers import ACTIVATIONS, apply_rope
 from jaxlm.tasks.base import Generation
 
 pytestmark = pytest.mark.parity
@@ -173,6 +174,28 @@ def test_models_of_other_heads_lend_their_trunk(architecture, family, tmp_path, 
     assert base.keys() == source.state_dict().keys()
     for key, value in source.state_dict().items():
         np.testing.assert_array_equal(base[key].numpy(), value.numpy(), err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_theta": 10000.0},
+        {"rope_theta": 1000000.0, "rope_type": "linear", "rope_factor": 4.0},
+        {"rope_theta": 500000.0, "rope_type": "llama3", "rope_factor": 32.0},
+    ],
+)
+def test_far_positions_are_turned_as_transformers_turns_them(rope, transformers):
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+    config = LlamaConfig(embed_dim=256, num_heads=2, max_positions=200_000, **rope)
+    theirs = LlamaRotaryEmbedding(transformers.LlamaConfig(**FAMILIES["llama"].to_hf(config)))
+    positions = np.asarray([[0, 999, 30_000, 150_000]], np.int32)
+    x = np.random.default_rng(0).normal(size=(1, 4, 2, 128)).astype(np.float32)
+    heads = torch.from_numpy(x).transpose(1, 2)
+    expected, _ = apply_rotary_pos_emb(heads, heads, *theirs(heads, torch.from_numpy(positions)))
+    ours = np.asarray(apply_rope(x, positions, rope_frequencies(config)))
+    np.testing.assert_allclose(ours, expected.transpose(1, 2).numpy(), atol=3e-5, rtol=0)
 
 
 @decoders

@@ -58,6 +58,24 @@ def test_import_agrees_and_export_is_bit_equal(family, seed, tmp_path, transform
     assert back.config.architectures == [type(theirs).__name__]
 
 
+@encoders
+def test_heads_that_are_not_tied_agree_and_are_exported(family, tmp_path, transformers):
+    config = random_config(family, 4)
+    config.tie_word_embeddings = False
+    theirs = randomise(transformers.AutoModelForMaskedLM.from_config(config))
+    theirs.save_pretrained(tmp_path / "in")
+    model, imported = load_checkpoint(tmp_path / "in", "masked_lm")
+    texts = examples(6, seed=4)
+    expected = their_logits(theirs, texts)
+    for ours, reference in zip(our_logits(model, imported.params, texts), expected, strict=True):
+        np.testing.assert_allclose(ours, reference, atol=1e-4, rtol=0)
+    export_model(tmp_path / "out", model, imported.params)
+    back = strict_load(tmp_path / "out", "AutoModelForMaskedLM")
+    assert back.config.tie_word_embeddings is False
+    for again, reference in zip(their_logits(back, texts), expected, strict=True):
+        np.testing.assert_allclose(again, reference, atol=1e-5, rtol=0)
+
+
 def test_bert_for_pretraining_is_read_as_a_masked_lm(tmp_path, transformers):
     config = random_config("bert", 3)
     theirs = randomise(transformers.BertForPreTraining(config))

@@ -14,6 +14,7 @@ from helpers.tiny_models import formula_tensor, token_logits
 from helpers.torch_reference import randomise, strict_load
 from safetensors.numpy import load_file, save_file
 
+from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import export_model
 from jaxlm.models import FAMILIES
 from jaxlm.models.base import override
@@ -58,6 +59,9 @@ def test_checkpoints_survive_the_round_trip(version, tmp_path):
     copies.append("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")
     copies += ["lm_head.weight"] if version == "v1_0" else []
     write_checkpoint(tmp_path / "in", config, "seq2seq_lm", [(key, (64, 16)) for key in copies])
+    tensors = load_file(tmp_path / "in" / "model.safetensors")
+    tied = {key: tensors["shared.weight"].copy() for key in copies if "relative" not in key}
+    save_file(tensors | tied, tmp_path / "in" / "model.safetensors")
     model, imported = load_checkpoint(tmp_path / "in", "seq2seq_lm")
     assert model.config == model_of(version).config
     assert imported.initialized == () and set(imported.ignored) == set(copies)
@@ -66,6 +70,10 @@ def test_checkpoints_survive_the_round_trip(version, tmp_path):
     written = json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))
     assert written["tie_word_embeddings"] is (version == "v1_0") and written["is_encoder_decoder"] is True
     assert ("lm_head.weight" in load_file(tmp_path / "out/model.safetensors")) is (version == "v1_1")
+    tied["decoder.embed_tokens.weight"] = tied["decoder.embed_tokens.weight"] * 2
+    save_file(tensors | tied, tmp_path / "in" / "model.safetensors")
+    with pytest.raises(UserError, match=r"decoder\.embed_tokens\.weight and shared\.weight differ"):
+        load_checkpoint(tmp_path / "in", "seq2seq_lm")
 
 
 def test_a_head_that_transformers_left_out_is_the_token_table(tmp_path):

@@ -73,6 +73,23 @@ def test_old_spellings_and_a_bare_trunk_are_read_under_their_own_names():
     assert plan.missing == ["head/out"]
 
 
+def test_a_trunk_without_its_prefix_is_read_beside_head_keys():
+    tensors = {key.removeprefix("net."): shape for key, shape in TENSORS.items()}
+    plan = plan_import(TABLE, PARAMS, {**tensors, "cls.bias": (9,), "layer.2.x": (1,)})
+    assert plan.reads["trunk/w"][1] == ["layer.0.w", "layer.1.w"] and plan.reads["head/out"][1] == ["out.weight"]
+    assert (plan.missing, plan.ignored, plan.unread) == ([], ["cls.bias"], ["layer.2.x"])
+    with pytest.raises(UserError, match=r"'net\.layer\.0\.w' and 'layer\.0\.w' both mean"):
+        plan_import(TABLE, PARAMS, {**TENSORS, "layer.0.w": (5, 3)})
+
+
+def test_tied_tensors_are_read_under_either_name_and_to_be_compared_under_both():
+    table = WeightMap((Rule("table", "net.embed"),), "net.", copies=(("out.w", "net.embed"),))
+    for keys, read in ((["net.embed", "out.w"], "net.embed"), (["out.w"], "out.w"), (["embed"], "embed")):
+        plan = plan_import(table, {"table": (5, 4)}, dict.fromkeys(keys, (5, 4)))
+        assert plan.reads["table"][1] == [read] and not plan.unread
+        assert plan.copies == ([("out.w", "net.embed")] if len(keys) == 2 else [])
+
+
 def test_what_does_not_fit_is_reported():
     tensors = {**TENSORS, "net.layer.2.w": (5, 3), "net.LayerNorm.weight": (4,)}
     plan = plan_import(TABLE, PARAMS, tensors)
@@ -80,7 +97,7 @@ def test_what_does_not_fit_is_reported():
     assert plan.mismatched == {"trunk/norm": ("net.LayerNorm.weight", (4,), (3,))}
     del tensors["net.layer.1.w"]
     assert "trunk/w" in plan_import(TABLE, PARAMS, tensors).missing
-    with pytest.raises(ValueError, match=r"'net\.LayerNorm\.weight' and 'net\.LayerNorm\.gamma' both mean"):
+    with pytest.raises(UserError, match=r"'net\.LayerNorm\.weight' and 'net\.LayerNorm\.gamma' both mean"):
         plan_import(TABLE, PARAMS, {**TENSORS, "net.LayerNorm.gamma": (3,)})
 
 
