@@ -24,6 +24,7 @@ from jaxlm.errors import UserError
 from jaxlm.hf import transfer
 from jaxlm.hf.checkpoint import HFCheckpoint, export_model, load_params
 from jaxlm.hf.shards import write_tensors
+from jaxlm.hf.tensors import Tensors
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import flatten
 from jaxlm.models.weight_map import Rule, rules_for
@@ -85,15 +86,15 @@ def test_a_sharded_import_is_the_plain_one(tmp_path, monkeypatch, family, preset
     plain = flatten(load_params(checkpoint, model, jax.random.key(0)).params)
     monkeypatch.setattr(transfer, "_PIECE_BYTES", 512)
     read, most = [0], [0]
-    original = HFCheckpoint.read
+    original = Tensors.read
 
-    def counted(self: HFCheckpoint, key: str, part: Any) -> np.ndarray:
+    def counted(self: Tensors, key: str, part: Any) -> np.ndarray:
         value = original(self, key, part)
         read[0] += value.nbytes
         most[0] = max(most[0], value.nbytes)
         return value
 
-    monkeypatch.setattr(HFCheckpoint, "read", counted)
+    monkeypatch.setattr(Tensors, "read", counted)
     split = Model(model.family, model.config, model.head, 2, ComputeConfig(rules=Rules(make_mesh(preset))))
     params = flatten(load_params(checkpoint, split, jax.random.key(0)).params)
     structs = flatten(split.shapes)
@@ -252,6 +253,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax
 from jaxlm.hf import checkpoint
 from jaxlm.nn.layers import ComputeConfig
+from jaxlm.hf.tensors import Tensors
 from jaxlm.models import Model
 from jaxlm.parallel.sharding import Rules
 from jaxlm.parallel.mesh import make_mesh

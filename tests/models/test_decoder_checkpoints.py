@@ -48,7 +48,9 @@ def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tied, t
     record = FAMILIES[family]
     source, exported = tmp_path / "in", tmp_path / "out"
     config = {"model_type": family, **record.to_hf(tiny(family, tied=tied).config)}
-    unread = [("lm_head.weight", (64, 16))] if tied else []  # older files hold the token table twice
+    unread: list[tuple[str, tuple[int, ...]]] = (
+        [("lm_head.weight", (64, 16))] if tied else []
+    )  # older files hold the token table twice
     if family != "gpt2":
         unread.append(("model.layers.0.self_attn.rotary_emb.inv_freq", (2,)))
     write_checkpoint(source, config, "causal_lm", unread)

@@ -134,7 +134,7 @@ def hold_twice(directory: Path, family: str) -> None:
     """Writes the token table and the bias a second time, as the decoder's."""
     tensors = load_file(directory / "model.safetensors")
     table = next(value for key, value in tensors.items() if key.endswith("word_embeddings.weight"))
-    bias = next((tensors[key] for key in ("cls.predictions.bias", "lm_head.bias") if key in tensors), None)
+    bias = next((tensors[key] for key in ("cls.predictions.bias", "lm_head.bias") if key in tensors), table)
     for key in DUPLICATES[family]:
         if "seq_relationship" not in key:
             tensors[key] = (bias if key.endswith("bias") else table).copy()

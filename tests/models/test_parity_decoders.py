@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.hf_folders import assert_same_tensors, load_checkpoint
@@ -194,7 +195,7 @@ def test_far_positions_are_turned_as_transformers_turns_them(rope, transformers)
     x = np.random.default_rng(0).normal(size=(1, 4, 2, 128)).astype(np.float32)
     heads = torch.from_numpy(x).transpose(1, 2)
     expected, _ = apply_rotary_pos_emb(heads, heads, *theirs(heads, torch.from_numpy(positions)))
-    ours = np.asarray(apply_rope(x, positions, rope_frequencies(config)))
+    ours = np.asarray(apply_rope(jnp.asarray(x), jnp.asarray(positions), rope_frequencies(config)))
     np.testing.assert_allclose(ours, expected.transpose(1, 2).numpy(), atol=3e-5, rtol=0)
 
 
