@@ -3,8 +3,9 @@
 This module adds what Orbax leaves to its caller:
 
 - every committed step holds a `manifest.json` with the size and SHA-256 of each data file. Orbax reads a flipped bit
-  silently; here the damaged step is named, and the newest sound one before it is restored. The manifest is written
-  into the temporary folder just before Orbax renames it, so that no crash leaves a step without one;
+  silently; here the damaged step is named, and the newest sound one before it is restored. Each process hashes what
+  it wrote (`digests`). The manifest is written into the temporary folder just before Orbax renames it, so that no
+  crash leaves a step without one;
 - shapes, dtypes and tree paths are compared before a restore, because Orbax would cast silently;
 - saving a step that is not above the newest one is an error, where Orbax returns False;
 - a failed save is reported as `RunFailure`, and what it left behind is removed;
@@ -33,7 +34,7 @@ from jaxlm.errors import Interrupted, RunFailure, UserError
 from jaxlm.files import free_space
 from jaxlm.metrics.best import rank
 from jaxlm.parallel import processes
-from jaxlm.training import manifest, step_folders
+from jaxlm.training import digests, manifest, step_folders
 
 _NONE = -1
 _log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class Checkpointer:
         # The constructor is a barrier: no process lists the steps before the first has cleaned up.
         self._manager = _Manager(
             self._directory,
+            item_handlers=digests.Handler(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_Retention(self),
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
@@ -131,7 +133,7 @@ class Checkpointer:
             for damaged in self._damaged:
                 self._manager.delete(damaged)
             self._damaged = []
-            if not self._manager.save(step, args=ocp.args.StandardSave(state)):
+            if not self._manager.save(step, args=digests.Save(state)):
                 raise RuntimeError("Orbax declined to save it")
         except Exception as error:
             raise self._failure(error) from error
@@ -173,7 +175,7 @@ class Checkpointer:
         folder = self._directory / str(chosen)
         record = manifest.read(folder)
         manifest.compare(folder, record["leaves"], manifest.leaf_table(abstract_state))
-        state = self._manager.restore(chosen, args=ocp.args.StandardRestore(abstract_state))
+        state = self._manager.restore(chosen, args=digests.Restore(abstract_state))
         return chosen, state, record["extra"]
 
     def latest_step(self) -> int | None:

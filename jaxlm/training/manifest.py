@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxlm.errors import UserError
-from jaxlm.files import sha256
+from jaxlm.training import digests
 
 FILE = "manifest.json"
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
-    """Writes the manifest of a folder: `content`, a dict of JSON values, and the size and hash of each data file."""
-    text = json.dumps(content | {"files": _measure(folder)})
+    """Writes the manifest of a folder: `content`, a dict of JSON values, and the size and hash of each data file.
+
+    Files that the processes have digested as they wrote them (`digests`) are not read again.
+    """
+    known = digests.collect(folder)
+    rest = [path for path in _files(folder) if path.relative_to(folder).as_posix() not in known]
+    text = json.dumps(content | {"files": known | digests.digest(folder, rest)})
     (folder / FILE).write_text(json.dumps({"sha256": _text_digest(text), "content": text}))
 
 
@@ -49,7 +53,7 @@ def problem(folder: Path) -> str | None:
     """Returns the first file that is not what was written, and why; None if all are."""
     try:
         expected = read(folder)["files"]
-        found = _measure(folder)
+        found = digests.digest(folder, _files(folder))
     except (OSError, ValueError) as error:
         return f"{FILE} or a file that it lists cannot be read: {error}"
     for name, (size, digest) in expected.items():
@@ -91,18 +95,12 @@ def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _measure(folder: Path) -> dict[str, tuple[int, str]]:
-    """Returns relative path -> (bytes, SHA-256) of each file in a sub-folder.
+def _files(folder: Path) -> list[Path]:
+    """The files in sub-folders.
 
     Files at the top are left out: Orbax rewrites them at the commit, and a restore does not need them.
     """
-    files = [path for path in sorted(folder.glob("*/**/*")) if path.is_file()]
-    with ThreadPoolExecutor(4) as pool:
-        digests = list(pool.map(sha256, files))
-    return {
-        path.relative_to(folder).as_posix(): (path.stat().st_size, digest)
-        for path, digest in zip(files, digests, strict=True)
-    }
+    return [path for path in sorted(folder.glob("*/**/*")) if path.is_file()]
 
 
 def _text_digest(text: str) -> str:
