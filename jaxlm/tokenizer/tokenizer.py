@@ -18,6 +18,7 @@ from jaxlm.tokenizer import files
 from jaxlm.tokenizer.added_tokens import ROLES, added_token, mark_special
 from jaxlm.tokenizer.families import TokenizerFamily, post_processor
 from jaxlm.tokenizer.layout import TokenLayout, truncate, windows
+from jaxlm.tokenizer.offsets import character_offsets
 
 _CHUNK = 4096  # texts held at a time as the library's own, large, encoding objects
 
@@ -157,6 +158,18 @@ class Tokenizer:
         before, after = self.special_token_affixes
         around = [np.full(len(affix), -1, np.int32) for affix in (before, after)]
         return layout.fill(ids)[0], np.concatenate([around[0], *word_index, around[1]])
+
+    def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes a text, and says which of its characters each token stands for.
+
+        Returns:
+          ids: int32 [T], without special tokens.
+          offsets: int64 [T, 2], begin and end (exclusive) in the characters of `text` as it is given, before any
+            normalization, without white space around them. Pieces of one character share its range; a token of white
+            space has an empty range.
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return np.asarray(encoding.ids, np.int32), character_offsets(text, encoding.tokens, encoding.offsets)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Returns the ids of a text to continue: with the special tokens before a text (Llama's <s>), without those
