@@ -29,6 +29,10 @@ class ModelConfig(Section):
     """Train a tokenizer on the training texts instead; for models that start from random parameters."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
+    commit: str | None = None
+    """Commit of the hub id in `init`; absent: found when the run starts, and kept in its config.yaml for resuming."""
+    tokenizer_commit: str | None = None
+    """The same of the hub id in `tokenizer`."""
     new_head: bool = False
     """Initialize the task head afresh even where the checkpoint has one."""
     dtype: Literal["float32", "bfloat16"] = "float32"

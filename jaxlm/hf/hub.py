@@ -9,7 +9,7 @@ from jaxlm.errors import RunFailure, UserError
 # What jaxlm reads; nothing that would have to be unpickled is ever fetched.
 FILES = (
     "config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja",
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
 )  # fmt: skip
@@ -40,6 +40,18 @@ def find_model_dir(name: str, *, key: str, revision: str | None = None) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"{key}: no directory {name}; expected an HF-format directory, a run directory or a hub id")
     return _download(name, key, revision)
+
+
+def find_commit(name: str, *, key: str, revision: str | None = None) -> str | None:
+    """Returns the commit that a hub id stands for now; None for a directory of this machine.
+
+    Raises:
+      As `find_model_dir`.
+    """
+    if Path(name).expanduser().exists():
+        return None
+    folder = find_model_dir(name, key=key, revision=revision)
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def _download(name: str, key: str, revision: str | None) -> Path:

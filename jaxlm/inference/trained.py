@@ -32,6 +32,8 @@ _FROM_CHECKPOINT: dict[str, Any] = {
     "tokenizer": None,
     "train_tokenizer": None,
     "revision": None,
+    "commit": None,
+    "tokenizer_commit": None,
     "new_head": False,
 }
 """Keys of `model` that a trained model answers by itself."""

@@ -69,7 +69,7 @@ class T5Config:
     eos_id: int | tuple[int, ...] = 1
     pad_id: int = 0
     decoder_start_id: int = 0
-    """The token that Transformers writes before an answer; kept for config.json."""
+    """The token that the decoder reads first."""
 
     max_positions: ClassVar[int] = 1_000_000
     """No limit: far distances share a bucket."""
@@ -268,6 +268,8 @@ _DEFAULTS = write_hf(T5Config(), _FIELDS)
 
 def _from_hf(config: Mapping[str, Any]) -> T5Config:
     values = read_hf(T5Config, config, _FIELDS, _DEFAULTS)
+    if config.get("decoder_start_token_id") is None:
+        values["decoder_start_id"] = values["pad_id"]
     if values["num_decoder_layers"] == values["num_layers"]:
         values["num_decoder_layers"] = None
     kind = config.get("feed_forward_proj", "relu")

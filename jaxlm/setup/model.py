@@ -77,8 +77,16 @@ def _from_tokenizer(sizes: Any, tokenizer: Tokenizer) -> dict[str, Any]:
     ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
     if ids["pad_id"] is None and sizes.pad_id is not None:
         ids["pad_id"] = 0  # a family that must have one, and never reads what stands there
+    ids["decoder_start_id"] = ids["pad_id"]
     known = {name: value for name, value in ids.items() if hasattr(sizes, name)}
     return {"vocab_size": tokenizer.vocab_size, **known}
+
+
+def decoder_start_id(config: Config, checkpoint: HFCheckpoint | None) -> int | None:
+    """The token that the model's decoder reads first, as config.json or `model.config` says; None: padding's."""
+    if checkpoint is not None:
+        return getattr(checkpoint.model_config, "decoder_start_id", None)
+    return config.model.config.get("decoder_start_id")
 
 
 def make_compute(model: ModelConfig, rules: Rules) -> ComputeConfig:

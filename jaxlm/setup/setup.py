@@ -20,7 +20,7 @@ from jaxlm.objectives import Apply, without_frozen
 from jaxlm.parallel import processes
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.layout import make_layout
-from jaxlm.setup.model import build_model
+from jaxlm.setup.model import build_model, decoder_start_id
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
 from jaxlm.tasks import TASKS
 from jaxlm.tasks.base import Context, Request, Task
@@ -121,6 +121,7 @@ def make_context(config: Config, tokenizer: Tokenizer, checkpoint: HFCheckpoint 
         label_smoothing=config.train.label_smoothing,
         logits_chunk=config.model.chunk,
         seed=config.seed,
+        decoder_start_id=decoder_start_id(config, checkpoint),
     )
 
 

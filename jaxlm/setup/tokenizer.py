@@ -20,7 +20,9 @@ def open_checkpoint(config: Config) -> HFCheckpoint | None:
     """What `model.init` names, its config.json read and checked before any data; None without it."""
     if config.model.init is None:
         return None
-    checkpoint = HFCheckpoint(find_model_dir(config.model.init, key="model.init", revision=config.model.revision))
+    checkpoint = HFCheckpoint(
+        find_model_dir(config.model.init, key="model.init", revision=config.model.commit or config.model.revision)
+    )
     checkpoint.model_config  # noqa: B018  an unsupported checkpoint is refused
     return checkpoint
 
@@ -37,7 +39,8 @@ def make_tokenizer(
     model = config.model
     if model.train_tokenizer is None:
         if model.tokenizer is not None:
-            return load_tokenizer(find_model_dir(model.tokenizer, key="model.tokenizer"))
+            directory = find_model_dir(model.tokenizer, key="model.tokenizer", revision=model.tokenizer_commit)
+            return load_tokenizer(directory)
         if checkpoint is None:
             raise UserError(
                 "model.tokenizer: expected a tokenizer directory, a hub id, or model.train_tokenizer without model.init"

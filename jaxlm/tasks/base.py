@@ -119,6 +119,7 @@ class Context:
       label_smoothing: `train.label_smoothing`.
       logits_chunk: tokens of a row whose logits exist at once; None: chosen by their number.
       seed: of the run.
+      decoder_start_id: the token that a decoder reads first; None: padding's.
     """
 
     data: DataConfig
@@ -128,6 +129,7 @@ class Context:
     label_smoothing: float = 0.0
     logits_chunk: int | None = None
     seed: int = 0
+    decoder_start_id: int | None = None
 
 
 class Task(ABC):

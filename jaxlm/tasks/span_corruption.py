@@ -109,7 +109,7 @@ class SpanCorruption(LanguageModel):
 
     def row(self, segments: Sequence[Segment], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """tokens, segment_ids, positions int32 [T]; decoder_tokens, decoder_segment_ids, decoder_positions and labels
-        int32 [U], weights float32 [U]. The decoder reads the target moved one to the right, behind padding's id."""
+        int32 [U], weights float32 [U]. The decoder reads the target moved one to the right, behind its start token."""
         pairs = [
             corrupt_spans(
                 segment.tokens, rng,
@@ -119,7 +119,8 @@ class SpanCorruption(LanguageModel):
             for segment in segments
         ]  # fmt: skip
         encoder, _ = concat_segments([inputs for inputs, _ in pairs], self.length, self.pad_id)
-        start = np.asarray([self.pad_id], np.int32)
+        first = self.context.decoder_start_id
+        start = np.asarray([self.pad_id if first is None else first], np.int32)
         shifted = [np.concatenate([start, target[:-1]]) for _, target in pairs]
         decoder, _ = concat_segments(shifted, self.target_length, self.pad_id, "decoder_")
         labels = np.zeros(self.target_length, np.int32)

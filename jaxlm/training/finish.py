@@ -82,6 +82,8 @@ def finish_run(
             "family": setup.model.family.name,
             "parameters": setup.model.num_parameters,
             "init": setup.config.model.init,
+            "commit": setup.config.model.commit,
+            "tokenizer_commit": setup.config.model.tokenizer_commit,
             "new_parameters": list(run.initialized),
         },
         "environment": environment(setup),

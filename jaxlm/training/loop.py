@@ -20,6 +20,7 @@ from jaxlm.parallel import processes
 from jaxlm.run.interrupt import watch_signals
 from jaxlm.run.run_dir import CONFIG, SUMMARY, RunDir
 from jaxlm.run.tracking import Tracker
+from jaxlm.setup.commits import pin_commits
 from jaxlm.setup.setup import make_setup
 from jaxlm.tasks.base import Metric
 from jaxlm.training.checkpoint import Checkpointer
@@ -47,6 +48,7 @@ def run_training(
       Interrupted: a signal came; the state, or the part of the corpus that is tokenized, is saved.
     """
     directory = RunDir(Path(config.logging.directory).absolute() / config.name)
+    config = pin_commits(config, directory.config)
     with ExitStack() as held, watch_signals() as interrupt:
         processes.assert_same("the settings", lambda: flatten(config.model_dump(mode="json")))
         if (summary := processes.broadcast_from_first(lambda: _open(config, held))) is not None:

@@ -57,9 +57,10 @@ def scratch_config(config: Config) -> Config:
     """
     if config.model.init is None:
         raise UserError("train.scratch_baseline: the run itself starts from scratch; expected model.init")
-    checkpoint = HFCheckpoint(find_model_dir(config.model.init, key="model.init", revision=config.model.revision))
+    revision = config.model.commit or config.model.revision
+    checkpoint = HFCheckpoint(find_model_dir(config.model.init, key="model.init", revision=revision))
     sizes = dataclasses.asdict(checkpoint.model_config)
-    fresh = {"init": None, "revision": None, "family": checkpoint.family.name, "config": sizes}
+    fresh = {"init": None, "revision": None, "commit": None, "family": checkpoint.family.name, "config": sizes}
     model = config.model.model_copy(update={**fresh, "tokenizer": str(checkpoint.directory)})
     train = config.train.model_copy(update={"scratch_baseline": False})
     return config.model_copy(update={"name": f"{config.name}-scratch", "model": model, "train": train})

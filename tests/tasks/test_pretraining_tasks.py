@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -155,6 +156,12 @@ def test_span_rows_fill_encoder_and_decoder(t5):
             row_length -= costs[n]
     row = task.row(segments(*chosen), generator())
     assert row["segment_ids"].max() == row["decoder_segment_ids"].max() == len(chosen) > 5
+    # Each segment of the decoder begins with its start token.
+    context = dataclasses.replace(task.context, decoder_start_id=7)
+    other = dataclasses.replace(task, context=context).row(segments(*chosen), generator())
+    first = np.flatnonzero(np.diff(row["decoder_segment_ids"], prepend=0) > 0)
+    assert (other["decoder_tokens"][first] == 7).all() and (row["decoder_tokens"][first] == t5.pad_id).all()
+    np.testing.assert_array_equal(np.delete(other["decoder_tokens"], first), np.delete(row["decoder_tokens"], first))
 
 
 def test_span_corruption_counts_its_sentinels(t5):
