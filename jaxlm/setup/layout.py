@@ -6,11 +6,10 @@ from jaxlm.config.schema import Config
 from jaxlm.data.dataset import BatchLayout
 from jaxlm.parallel.placement import local_share
 from jaxlm.parallel.sharding import Rules
-from jaxlm.tokenizer.tokenizer import Tokenizer
 
 
-def make_layout(config: Config, tokenizer: Tokenizer, rules: Rules) -> BatchLayout:
-    """Returns the layout of training and evaluation batches."""
+def make_layout(config: Config, rules: Rules, pad_id: int | None = None) -> BatchLayout:
+    """Returns the layout of training and evaluation batches; `pad_id` is the tokenizer's."""
     data, train = config.data, config.train
     return BatchLayout(
         batch_size=None if train.batch_tokens else train.batch_size,
@@ -22,7 +21,7 @@ def make_layout(config: Config, tokenizer: Tokenizer, rules: Rules) -> BatchLayo
         max_shapes=data.max_shapes,
         eval_rows=data.eval_rows,
         order=data.batch_order,
-        pad_id=tokenizer.pad_id or 0,
+        pad_id=pad_id or 0,
         seed=config.seed,
         share=local_share(rules),
     )

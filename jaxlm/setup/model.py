@@ -13,7 +13,7 @@ from jaxlm.config.model import ModelConfig
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
-from jaxlm.models import Model, get_family
+from jaxlm.models import Family, Model, get_family
 from jaxlm.models.base import override
 from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import choose_mesh
@@ -30,18 +30,7 @@ def build_model(
     devices: Sequence[Any] | None = None,
 ) -> Model:
     """Returns the model on its mesh; UserError where config, tokenizer and checkpoint do not fit together."""
-    model, where = config.model, "model.family"
-    if checkpoint is not None:
-        family, sizes, where = checkpoint.family, checkpoint.model_config, f"{checkpoint.directory}/config.json"
-    else:
-        family = get_family(model.family or "", "model.family")
-        if model.preset is not None and model.preset not in family.presets:
-            presets = ", ".join(family.presets)
-            raise UserError(f"model.preset: {family.name} has no preset {model.preset!r}; it has {presets}")
-        sizes = family.presets[model.preset] if model.preset else family.config()
-        sizes = override(replace(sizes, **_from_tokenizer(sizes, tokenizer)), model.config)
-    rates = {name: getattr(model, name) for name in ("dropout", "attention_dropout", "classifier_dropout")}
-    sizes = override(sizes, {name: rate for name, rate in rates.items() if rate is not None})
+    family, sizes, where = sizes_of(config, checkpoint, tokenizer)
     sizes = override(sizes, task.model_overrides)
     if task.num_outputs and sizes.pad_id is None:
         # Transformers' classifiers by the last token find it by the padding behind it, and need an id for batches.
@@ -56,20 +45,48 @@ def build_model(
             f"data.max_length={config.data.max_length}: the model has {sizes.max_positions} positions; set it to at "
             f"most {sizes.max_positions}"
         )
-    built = Model(family, sizes, task.head, task.num_outputs, make_compute(model, Rules()))
-    shapes = built.shapes  # a head that the family lacks shows now
+    return on_mesh(
+        Model(family, sizes, task.head, task.num_outputs, make_compute(config.model, Rules())), config, devices
+    )
+
+
+def sizes_of(config: Config, checkpoint: HFCheckpoint | None, tokenizer: Tokenizer | None) -> tuple[Family, Any, str]:
+    """Returns a model's family and sizes, and where they are from.
+
+    Args:
+      tokenizer: absent: sizes that follow from it are the family's.
+    """
+    model = config.model
+    if checkpoint is not None:
+        family, sizes, where = checkpoint.family, checkpoint.model_config, f"{checkpoint.directory}/config.json"
+    else:
+        family, where = get_family(model.family or "", "model.family"), "model.family"
+        if model.preset is not None and model.preset not in family.presets:
+            presets = ", ".join(family.presets)
+            raise UserError(f"model.preset: {family.name} has no preset {model.preset!r}; it has {presets}")
+        sizes = family.presets[model.preset] if model.preset else family.config()
+        if tokenizer is not None:
+            sizes = replace(sizes, **_from_tokenizer(sizes, tokenizer))
+        sizes = override(sizes, model.config)
+    rates = {name: getattr(model, name) for name in ("dropout", "attention_dropout", "classifier_dropout")}
+    return family, override(sizes, {name: rate for name, rate in rates.items() if rate is not None}), where
+
+
+def on_mesh(model: Model, config: Config, devices: Sequence[Any] | None = None) -> Model:
+    """Returns a model on the mesh that the config asks for; UserError where its sizes do not divide over that."""
+    shapes = model.shapes  # a head that the family lacks shows now
 
     def divides(mesh: Mesh) -> bool:
         try:
-            param_shardings(built.axes, shapes, Rules(mesh))
+            param_shardings(model.axes, shapes, Rules(mesh))
         except UserError:
             return False
         return True
 
-    mesh, why = choose_mesh(config.mesh, built.num_parameters, divides, devices)
-    built = replace(built, compute=make_compute(model, Rules(mesh, description=why)))
-    built.shapes  # noqa: B018  sizes that do not divide show now
-    return built
+    mesh, why = choose_mesh(config.mesh, model.num_parameters, divides, devices)
+    placed = replace(model, compute=make_compute(config.model, Rules(mesh, description=why)))
+    placed.shapes  # noqa: B018  sizes that do not divide show now
+    return placed
 
 
 def _from_tokenizer(sizes: Any, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from jaxlm.models import Family, Model, get_family
 from jaxlm.objectives import Apply, without_frozen
 from jaxlm.parallel import processes
 from jaxlm.parallel.sharding import Rules
+from jaxlm.setup.early_checks import check_batches, check_mesh
 from jaxlm.setup.layout import make_layout
 from jaxlm.setup.model import build_model, decoder_start_id
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
@@ -53,7 +54,7 @@ class Setup:
 
     @cached_property
     def layout(self) -> BatchLayout:
-        return make_layout(self.config, self.tokenizer, self.rules)
+        return make_layout(self.config, self.rules, self.tokenizer.pad_id)
 
     @cached_property
     def apply(self) -> Apply:
@@ -98,13 +99,15 @@ def make_setup(
     task_type = TASKS[config.task.kind]
     token_cache = Path(config.data.token_cache or Path(config.logging.directory) / "tokens")
     sources = None
+    check_mesh(config, checkpoint, splits, devices)
     if splits:
         sources = task_type.open(config.task, Request(config.data, splits, token_cache, config.seed, stop))
     texts = sources.texts if sources is not None and sources.can_train_tokenizer else None
     tokenizer = processes.first_then_others(lambda: make_tokenizer(config, checkpoint, tokenizer_cache, texts))
     task = task_type.create(config.task, make_context(config, tokenizer, checkpoint), sources)
-    datasets = {} if sources is None else task.datasets(sources)
     model = build_model(config, task, tokenizer, checkpoint, devices=devices)
+    check_batches(config, model.compute.rules, splits)
+    datasets = {} if sources is None else task.datasets(sources)
     cleaned = sources.cleaned if isinstance(sources, TableSources) else {}
     return Setup(config, task, tokenizer, datasets, cleaned, model, checkpoint)
 

@@ -38,12 +38,7 @@ class RowDataset:
         return hashlib.sha256(rows.encode()).hexdigest()
 
     def loader(self, layout: BatchLayout) -> TrainLoader:
-        if layout.order == "balanced" and (layout.batch_tokens or not layout.packing):
-            raise UserError(
-                "data.batch_order=balanced: expected train.batch_size and data.packing=true; batches of "
-                "train.batch_tokens are filled as they are, and padding would only grow by long and short examples in "
-                "one batch"
-            )
+        check_layout(layout)
         return TrainLoader(self.split.examples, self.fields, layout)
 
     def batches(self, layout: BatchLayout) -> Iterator[Batch]:
@@ -100,6 +95,16 @@ class RowDataset:
             slots=slots,
             pad_id=layout.pad_id,
             groups=any(example.group >= 0 for example in examples),
+        )
+
+
+def check_layout(layout: BatchLayout) -> None:
+    """Raises UserError where settings of a layout contradict each other."""
+    if layout.order == "balanced" and (layout.batch_tokens or not layout.packing):
+        raise UserError(
+            "data.batch_order=balanced: expected train.batch_size and data.packing=true; batches of "
+            "train.batch_tokens are filled as they are, and padding would only grow by long and short examples in "
+            "one batch"
         )
 
 

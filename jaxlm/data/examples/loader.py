@@ -101,9 +101,8 @@ class TrainLoader(ResumableBatches):
         order; not of the number of rows and processes, unless `batch_tokens` lets them decide that too.
 
     Raises:
-      UserError: no example, or one longer than `row_length`.
-      ValueError: rows that do not divide among the processes, or not exactly one of `batch_size`, `batch_tokens`;
-        groups with `batch_tokens`.
+      UserError: no example, or one longer than `row_length`; groups with `batch_tokens`.
+      ValueError: rows that do not divide among the processes, or not exactly one of `batch_size`, `batch_tokens`.
     """
 
     def __init__(self, examples: Sequence[Example], fields: Sequence[Field], layout: BatchLayout) -> None:
@@ -139,8 +138,13 @@ class TrainLoader(ResumableBatches):
             settings["the number of rows"] = self.shapes.row_counts[0]
             settings["the row length"] = self.shapes.row_length
             settings["the slots of a row"] = self.shapes.slots
+        elif members is not None and layout.batch_size is None:
+            raise UserError(
+                "train.batch_tokens: examples of this task belong together in groups, as the choices of a question; "
+                "expected train.batch_size"
+            )
         else:
-            raise ValueError("expected either batch_size or, without groups, batch_tokens")
+            raise ValueError("expected either batch_size or batch_tokens")
         self.steps_per_epoch = self._plan.steps_per_epoch
         self.padding_share = self._padding_share()
         # The order is a part of its own: another release of NumPy may draw another permutation from the same seed.
