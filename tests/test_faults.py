@@ -12,10 +12,12 @@ import pytest
 from helpers.faults import write_faults
 from helpers.finetuning_runs import run, write_config
 
-from jaxlm.data.config import DataConfig
+from jaxlm.data.config import DataConfig, SourceConfig
 from jaxlm.data.examples.dataset import RowDataset
+from jaxlm.data.sources.sources import load
 from jaxlm.errors import UserError
 from jaxlm.tasks.base import Context, Request
+from jaxlm.tasks.causal_lm import CausalLM, CausalLMConfig
 from jaxlm.tasks.classification import Classification, ClassificationConfig
 from jaxlm.tokenizer.stand_in import word_tokenizer
 
@@ -102,6 +104,14 @@ def test_labels_of_a_checkpoint_are_matched_without_case(faults, caplog):
 
 def test_a_list_is_no_text(faults):
     assert "row 1: text: expected a text, found a list" in refused(faults / "text_is_token_list.jsonl")
+
+
+def test_null_is_no_beginning_of_a_text(faults):
+    data = DataConfig(on_bad_row="skip")
+    task = CausalLM.create(CausalLMConfig(), Context(data, word_tokenizer("abcd")), None)
+    made = task.examples(load(SourceConfig(path=str(faults / "gen_null.jsonl")), key="the input", split="test"),
+                         labelled=False, key="the input")  # fmt: skip
+    assert not made.examples and "row 1: text is missing; expected a text" in made.errors[0]
 
 
 def test_a_key_that_stands_twice(faults):

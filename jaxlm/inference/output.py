@@ -5,24 +5,43 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
+import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from jaxlm.errors import Interrupted, UserError
 from jaxlm.files import atomic_write, explain_write_errors
 
+log = logging.getLogger("jaxlm")
+
 OURS = ("prediction", "error")
 """What an answered row has beside its own columns."""
+HEADER_ROWS = 4096
+"""Rows of a table that are read before its header is written."""
+_DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>\d+)")
 
 
 def answered(row: Mapping[str, Any], **ours: Any) -> dict[str, Any]:
     """Returns a row with `prediction` or `error`; a column of its own of that name goes by `input_prediction`."""
-    return {**{f"input_{name}" if name in OURS else name: value for name, value in row.items()}, **ours}
+    return {**{kept_name(name, row): value for name, value in row.items()}, **ours}
+
+
+def kept_name(name: str, row: Iterable[str]) -> str:
+    """What a row's column is called beside the answer."""
+    if name not in OURS:
+        return name
+    new = f"input_{name}"
+    while new in row:
+        new = f"input_{new}"
+    return new
 
 
 def to_jsonl(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -32,11 +51,10 @@ def to_jsonl(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]], delimiter: str = ",") -> Iterator[str]:
-    """Yields the lines of a table: the columns of the first row, those of its prediction as `prediction.label` and so
-    on, and `error`; what is no string or number is written as JSON.
+    """Yields the lines of a table: the columns of the first rows, those of predictions as `prediction.label` and so on,
+    and `error`; what is no string or number is written as JSON.
 
-    Raises:
-      UserError: a row has a column that the first has not.
+    Columns that none of the first `HEADER_ROWS` rows has are left out, and named in the log.
     """
     line = io.StringIO()
     writer = csv.writer(line, delimiter=delimiter, lineterminator="\n")
@@ -47,30 +65,19 @@ def to_csv(rows: Iterable[Mapping[str, Any]], delimiter: str = ",") -> Iterator[
         writer.writerow(cells)
         return line.getvalue()
 
-    waiting: list[dict[str, Any]] = []  # rows with an error before the first prediction, which names its columns
-    columns: list[str] | None = None
-    for row in rows:
-        flat = _flat(row)
-        if columns is None:
-            waiting.append(flat)
-            if "error" in flat:
-                continue
-            columns = [*(name for name in flat), "error"]
-            yield written(columns)
-        else:
-            waiting = [flat]
-        for values in waiting:
-            unknown = [name for name in values if name not in columns]
-            if unknown:
-                raise UserError(f"--output: csv has the columns of the first row, and a later row has {unknown[0]!r}; "
-                                "write jsonl")  # fmt: skip
-            yield written([_cell(values.get(name)) for name in columns])
-        waiting = []
-    if waiting:
-        columns = list(dict.fromkeys(name for values in waiting for name in values))
-        yield written(columns)
-        for values in waiting:
-            yield written([_cell(values.get(name)) for name in columns])
+    rows = map(_flat, rows)
+    first = list(islice(rows, HEADER_ROWS))
+    found = dict.fromkeys(chain.from_iterable(first))
+    columns = sorted((name for name in found if name != "error"), key=lambda name: name.startswith("prediction."))
+    columns.append("error")
+    known = set(columns)
+    yield written(columns)
+    for row in chain(first, rows):
+        for name in row.keys() - known:
+            log.warning("--output: the column %r, which none of the first %d rows has, is left out; jsonl holds it",
+                        name, HEADER_ROWS)  # fmt: skip
+            known.add(name)
+        yield written([_cell(row.get(name)) for name in columns])
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,8 +107,9 @@ def write_output(output: str, lines: Iterable[str]) -> None:
     if path.is_dir():
         raise UserError(f"--output: {path} is a folder; name a file in it")
     with explain_write_errors(path), _sigterm_raises(path):
-        if path.exists() and not path.is_file():
-            with path.open("w", encoding="utf-8") as stream:
+        descriptor = _DESCRIPTOR.fullmatch(output)
+        if descriptor or path.exists() and not path.is_file():
+            with _stream(path, descriptor) as stream:
                 for line in lines:
                     stream.write(line)
                     stream.flush()
@@ -110,6 +118,14 @@ def write_output(output: str, lines: Iterable[str]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target, shared=True) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             file.writelines(lines)
+
+
+def _stream(path: Path, descriptor: re.Match[str] | None) -> IO[str]:
+    """An open pipe or device; of a name of a descriptor, that itself, which goes on where its file was left."""
+    if descriptor is None:
+        return path.open("w", encoding="utf-8")
+    number = descriptor["number"] or {"stdout": 1, "stderr": 2}[descriptor["name"]]
+    return os.fdopen(os.dup(int(number)), "w", encoding="utf-8")
 
 
 @contextmanager

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
 from jaxlm.data.config import CleanConfig
+from jaxlm.data.examples.dataset import RowDataset
 from jaxlm.data.sources.cleaning import clean_text
 from jaxlm.data.sources.table import Table, place
 from jaxlm.data.sources.text_files import BadRow, Record
 from jaxlm.errors import UserError
-from jaxlm.inference.output import answered
+from jaxlm.inference.output import OURS, answered, kept_name
 from jaxlm.inference.trained import TrainedModel, checkpoint_config, open_trained, run_config, with_samples
 from jaxlm.tasks import TASKS
 
@@ -61,13 +62,30 @@ class Predictor:
         predictions: dict[int, Any] = {}
         if usable:
             table = _table([(first + i, *records[i]) for i in usable], name, texts, data.clean)
-            dataset = task.dataset(table, labelled=False, key="the input")
+            dataset = self._without_long_prompts(task.dataset(table, labelled=False, key="the input"))
             errors |= {usable[i]: message for i, message in dataset.split.errors.items()}
             answers = self.trained.evaluator.answers(self.trained.params, setup.frozen, dataset)
             predictions = {usable[i]: task.prediction(answer.row, answer.kept) for i, answer in answers}
         for i, (_, row) in enumerate(records):
             known = {} if isinstance(row, BadRow) else row
             yield answered(known, error=errors[i]) if i in errors else answered(known, prediction=predictions[i])
+
+    def _without_long_prompts(self, dataset: RowDataset) -> RowDataset:
+        """Takes out prompts that leave no room for what is to be written after them."""
+        task, model, split = self.trained.setup.task, self.trained.setup.model, dataset.split
+        if task.generation is None:
+            return dataset
+        room = model.config.max_positions - task.generation.max_new_tokens
+        long = {e.row: len(e.prompt) for e in split.examples if e.prompt is not None and len(e.prompt) > room > 0}
+        errors = {
+            row: f"{split.table.where(row)}: {length} tokens; expected at most {room}, so that "
+            f"{task.generation.max_new_tokens} more fit the model (--tokens writes fewer)"
+            for row, length in long.items()
+        }
+        if errors and self.trained.setup.config.data.on_bad_row == "stop":
+            raise UserError(next(iter(errors.values())))
+        kept = [example for example in split.examples if example.row not in long]
+        return RowDataset(replace(split, examples=kept, errors={**split.errors, **errors}), task.fields)
 
 
 def _missing_columns(row: Mapping[str, Any], texts: Sequence[str]) -> str | None:
@@ -121,7 +139,13 @@ def open_predictor(
 def predict_stream(predictor: Predictor, rows: Iterable[Record], name: str) -> Iterator[dict[str, Any]]:
     """Yields each row with its answer, chunk by chunk; says at the end how many have none."""
     records, first, bad = iter(rows), 1, 0
+    said: set[str] = set()
     while chunk := list(islice(records, CHUNK)):
+        for column in OURS:
+            row = next((row for _, row in chunk if not isinstance(row, BadRow) and column in row), None)
+            if row is not None and column not in said:
+                said.add(column)
+                log.warning("%s: its column %r is called %r in the output", name, column, kept_name(column, row))
         for row in predictor.answer(chunk, name, first):
             bad += "error" in row
             yield row

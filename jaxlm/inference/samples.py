@@ -65,8 +65,8 @@ def save_samples(run: RunDir, samples: Sequence[dict[str, Any]]) -> None:
     if not processes.is_first():
         return
     path = run.path / FILE
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    earlier = [line for line in lines if json.loads(line)["step"] < samples[0]["step"]]
+    lines = path.read_text("utf-8").split("\n") if path.is_file() else []
+    earlier = [line for line in lines if line and json.loads(line)["step"] < samples[0]["step"]]
     new = [json.dumps(sample, ensure_ascii=False) for sample in samples]
     run.write_text(FILE, "".join(f"{line}\n" for line in [*earlier, *new]))
 

@@ -316,7 +316,9 @@ class RowTask(Task):
     @classmethod
     def open(cls, config: Any, request: Request) -> TableSources:
         cls.check_data_keys(request.data)
-        return open_tables(request.data, request.splits, cls.text_columns(config), cls.label_columns(config))
+        separator = getattr(config, "label_separator", None)
+        columns = cls.text_columns(config), cls.label_columns(config)
+        return open_tables(request.data, request.splits, *columns, separator)
 
     def datasets(self, sources: TableSources) -> dict[str, Dataset]:
         made: dict[str, Dataset] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -15,6 +16,7 @@ LONGEST_NAME = 500
 _NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})([eE][+-]?\d{1,4})?", re.ASCII)
 _WHOLE = re.compile(r"([+-]?\d{1,18})\.0*", re.ASCII)
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
+_DAMAGED = re.compile(r"[+-]{2,}[\d.,]+")
 _ABSENT = ("nan", "na", "n/a", "null", "none")
 """How programs write a missing value among numbers."""
 
@@ -80,6 +82,12 @@ def kind_of(value: Any) -> str:
     return names.get(type(value)) or ("a number" if number(value) is not None else f"a {type(value).__name__}")
 
 
+def resembles_number(name: str) -> bool:
+    """Whether a label is a number that lost its form: two signs, or digits other than 0 to 9 (superscript, circled)."""
+    bare = name.strip().lstrip("+-")
+    return bool(_DAMAGED.fullmatch(name.strip())) or bare.isnumeric() and not bare.isascii()
+
+
 def all_numbers(values: Sequence[Any]) -> bool:
     """Whether every label is a number, cells without one left aside."""
     present = [value for value in values if not _absent_number(value)]
@@ -90,11 +98,15 @@ def _absent_number(value: Any) -> bool:
     return is_missing(value) or isinstance(value, str) and value.strip().lower() in _ABSENT
 
 
-def is_multi_hot(values: Sequence[Any]) -> bool:
-    """Whether all labels are lists of one length, at least two, whose entries are the numbers 0 and 1."""
-    lists = [value for value in values if not is_missing(value)]
-    lengths = {len(value) if isinstance(value, list | tuple) else 0 for value in lists}
-    return len(lengths) == 1 and min(lengths) > 1 and all(map(zeros_and_ones, lists))
+def multi_hot_length(values: Sequence[Any]) -> int | None:
+    """The length, at least two, of the lists of the numbers 0 and 1 that most labels are; None: most are not.
+
+    The others are then bad rows.
+    """
+    present = [value for value in values if not is_missing(value)]
+    lengths = Counter(len(value) for value in present if isinstance(value, list | tuple) and zeros_and_ones(value))
+    length, rows = lengths.most_common(1)[0] if lengths else (0, 0)
+    return length if length > 1 and 2 * rows > len(present) else None
 
 
 def zeros_and_ones(entries: Sequence[Any]) -> bool:
@@ -130,26 +142,30 @@ def split_labels(value: Any, separator: str | None) -> list[str]:
 def infer_problem(values: Sequence[Any], separator: str | None) -> tuple[str, str]:
     """Tells the problem that training labels pose; returns it, and why.
 
-    Lists or a separator: multi-label. Fractional numbers: regression, if all labels are numbers and more than an odd
-    one is fractional. Two values: binary; else multi-class.
+    A separator, or lists in half of the rows: multi-label. Fractional numbers: regression, if more than an odd one is
+    fractional and less than an odd one is no number. Two values: binary; else multi-class.
     """
     if separator is not None:
         return "multilabel", "task.label_separator is set"
-    if any(isinstance(value, list | tuple) for value in values):
-        if is_multi_hot(values):
+    lists = sum(isinstance(value, list | tuple) for value in values)
+    if 2 * lists >= max(1, sum(not is_missing(value) for value in values)):
+        if multi_hot_length(values) is not None:
             return "multilabel", "the labels are multi-hot: lists of 0 and 1 of one length"
         return "multilabel", "the labels are lists"
     present = [value for value in values if not _absent_number(value)]
-    if all_numbers(values):
-        fractional = [value for value in present if number(value) != round(number(value) or 0.0)]
-        share = f"{len(fractional):,} of {len(present):,} labels are fractional numbers"
-        if len(fractional) == len(present) or len(fractional) > 1 and len(fractional) >= 0.1 * len(present):
-            return "regression", share
+    numbers = [found for value in present if (found := number(value)) is not None]
+    fractional = sum(found != round(found) for found in numbers)
+    share = f"{fractional:,} of {len(present):,} labels are fractional numbers"
+    if len(numbers) >= 0.9 * len(present) and (
+        fractional and fractional == len(present) or fractional > 1 and fractional >= 0.1 * len(present)
+    ):
+        return "regression", share
+    if present and len(numbers) == len(present):
         distinct = len({label_name(value, numeric=True) for value in present})
         why = f"{distinct} different whole numbers"
         if fractional:
             why = f"{distinct} different numbers, though {share} (task.problem=regression reads them as targets)"
     else:
-        distinct = len({str(value) for value in values if not is_missing(value)})
+        distinct = len({str(value) for value in values if not is_missing(value) and not isinstance(value, list | dict)})
         why = f"{distinct} different labels"
     return ("binary" if distinct == 2 else "multiclass"), why

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,9 +19,10 @@ from jaxlm.tasks.label_cells import (
     infer_problem,
     is_integer,
     is_missing,
-    is_multi_hot,
     label_name,
+    multi_hot_length,
     number,
+    resembles_number,
     split_labels,
     zeros_and_ones,
 )
@@ -110,6 +111,9 @@ def labels_of_rows(
             raise UserError(f"task.problem=binary: expected two labels, found {len(names)}: {', '.join(names[:8])}")
         problem = "binary" if len(names) == 2 else "multiclass"
     if len(names) < (1 if problem == "multilabel" else 2):
+        encoder = LabelEncoder(LabelSet(problem, tuple(names)), column, separator)
+        for row in range(len(values)):
+            encoder.encode(cast(Table, table), row)  # a bad cell may be why there are so few
         raise UserError(
             f"task.label={column}: expected at least two different labels, found "
             f"{', '.join(names) or 'none'}; name them in task.labels"
@@ -142,9 +146,10 @@ def _count(
 ) -> dict[str, int]:
     """Rows of each distinct label, numbers by value and words by spelling; cells that cannot be read are left out."""
     counts: Counter[str] = Counter()
-    if problem == "multilabel" and is_multi_hot(values):
-        rows = np.asarray([value for value in values if not is_missing(value)], np.float64)
-        named = names if names is not None and len(names) == rows.shape[1] else map(str, range(rows.shape[1]))
+    if problem == "multilabel" and (length := multi_hot_length(values)) is not None:
+        hot = [v for v in values if isinstance(v, list | tuple) and len(v) == length and zeros_and_ones(v)]
+        rows = np.asarray(hot, np.float64)
+        named = names if names is not None and len(names) == length else map(str, range(length))
         return dict(zip(named, rows.sum(0).astype(int).tolist(), strict=True))
     numeric = all_numbers(values)
     for value in values:
@@ -155,7 +160,8 @@ def _count(
                 counts[label_name(value, numeric=numeric)] += 1
         except (TypeError, ValueError):
             continue  # the encoder refuses it, with its place
-    names = [name for name in counts if len(name) <= LONGEST_NAME]
+    whole = any(map(is_integer, counts))
+    names = [name for name in counts if len(name) <= LONGEST_NAME and not (whole and resembles_number(name))]
     return {name: counts[name] for name in sorted(names, key=_order)}
 
 
@@ -199,16 +205,17 @@ def _say_renamed(known: tuple[str, ...], found: tuple[str, ...]) -> None:
 
 
 def _warn_of_variants(counts: Mapping[str, int]) -> None:
-    """Warns of labels that differ only by case or spaces."""
-    alike: dict[str, list[str]] = {}
+    """Warns of labels that differ only by case or spaces, or are one number."""
+    alike: dict[str | float, list[str]] = {}
     for name in counts:
-        alike.setdefault(_fold(name), []).append(name)
+        value = number(name)
+        alike.setdefault(_fold(name) if value is None else value, []).append(name)
     for names in alike.values():
         if len(names) > 1:
             most = max(names, key=lambda name: counts[name])
             merged = ", ".join(f"{name!r}: {most!r}" for name in names if name != most)
             shown = ", ".join(f"{name!r} ({counts[name]:,} rows)" for name in names)
-            log.warning("labels differ only by case or spaces: %s; merge them with data.clean.labels: {%s}",
+            log.warning("labels differ only by case, spaces or form: %s; merge them with data.clean.labels: {%s}",
                         shown, merged)  # fmt: skip
 
 

@@ -108,6 +108,16 @@ def test_a_generative_model_writes_samples_and_answers(causal, tmp_path, capsys)
     assert second["n"] == 2 and len(second["prediction"]["text"]) == 12
     assert run(*answer, "--tokens", 3) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[0])["prediction"]["text"] == samples[-1]["text"][:3]
+    long = {"text": "film " * 500, "prediction": "mine"}
+    (tmp_path / "in.jsonl").write_bytes(
+        b'{"text": null}\n{"text": "\xff"}\n' + json.dumps(long).encode() + b'\n{"text": "a"}\n'
+    )
+    assert run(*answer, "--tokens", 3) == 0
+    shown = capsys.readouterr()
+    null, undecodable, long, good = map(json.loads, shown.out.splitlines())
+    assert "expected a text" in null["error"] and "row 2: not UTF-8" in undecodable["error"]
+    assert "tokens; expected at most" in long["error"] and long["input_prediction"] == "mine"
+    assert len(good["prediction"]["text"]) == 3 and "'prediction' is called 'input_prediction'" in shown.err
 
 
 def test_masked_model_predicts_nothing_by_itself(masked, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,10 @@ def refused(labels: LabelSet, value: Any, separator: str | None = None) -> str:
         ([["a"], []], "multilabel"),
         (["\u00b2", "\u2460"], "binary"),
         (["\uff11", "\uff12"], "binary"),
+        ([[1, 0], [0, 1], [1, 0, 2], "x"], "multilabel"),
+        (["ham", "spam", ["ham"]], "binary"),
+        ([*[0.5, 1.25] * 10, "x"], "regression"),
+        ([2.5, "x"], "binary"),
     ],
 )
 def test_the_problem_that_labels_pose(values, problem):
@@ -86,6 +91,15 @@ def test_what_is_no_label_is_refused():
     target = LabelSet("regression", ("label",))
     for value in ("1e39", 1e39, "nan", "inf", None, "x", True, 10**400, "1_0"):
         assert "finite number" in refused(target, value)
+    numbers = settle(["0", "1", "\u00b2", "--1", "\uff11"])
+    assert numbers.names == ("0", "1") and all(map(partial(refused, numbers), ("\u00b2", "--1", "\uff11")))
+    for values, problem in (
+        ([{"a": 1}] * 2, "found an object"),
+        ([["p", "p"]] * 2, "stands twice"),
+        ([None], "found none"),
+    ):
+        with pytest.raises(UserError, match=rf"t\.csv, row 1 .*{problem}"):
+            settle(values)
     assert encode(target, "1e38") == np.float32(1e38) and encode(target, Decimal("1.5")) == 1.5
 
 
@@ -99,6 +113,9 @@ def test_lists_of_labels():
     ):  # fmt: skip
         assert problem in refused(labels, value)
     assert encode(settle([[True, False], [False, True]]), [1.0, 0.0]) == [1, 0]
+    hot = settle([[1, 0, 1], [0, 0, 1], [1, 0], [0, 0, 2], ["0"]] + [[1, 0, 0]] * 3)
+    assert hot.names == ("0", "1", "2") and dict(hot.counts) == {"0": 4, "1": 0, "2": 2}
+    assert "expected 3 numbers" in refused(hot, [1, 0]) and "found a number" in refused(hot, [0, 0, 2])
     split = settle(["x,y", "z", "x,"], separator=",")
     assert split.names == ("x", "y", "z") and encode(split, "", ",") == [0, 0, 0]
     assert "empty one between separators" in refused(split, "x,,y", ",")
@@ -121,6 +138,9 @@ def test_what_is_said_of_labels(caplog):
     settle(["Spam", "spam", "spam", "ham ", "ham"])
     assert "'Spam' (1 rows), 'spam' (2 rows); merge them with data.clean.labels: {'Spam': 'spam'}" in caplog.text
     assert "'ham ' (1 rows)" in caplog.text
+    caplog.clear()
+    settle(["1", "+1", "-1"])
+    assert "'1': '+1'" in caplog.text or "'+1': '1'" in caplog.text
     caplog.clear()
     settle(["good", "bad"], known=("NEG", "POS"))
     assert "NEG -> bad, POS -> good" in caplog.text

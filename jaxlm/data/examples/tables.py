@@ -33,16 +33,25 @@ class TableSources:
     def texts(self) -> Iterator[str]:
         """The training texts, for a tokenizer to be trained on."""
         cells = (row[column] for row in self.tables["train"].rows for column in self.text_columns)
-        return (str(cell) for cell in cells if isinstance(cell, str | int | float))
+        return (str(cell) for cell in cells if isinstance(cell, str | int | float) and not _is_no_text(cell))
+
+
+def _is_no_text(cell: str | float) -> bool:
+    return isinstance(cell, bool) or cell != cell
 
 
 def open_tables(
-    data: DataConfig, splits: Sequence[str], text_columns: tuple[str, ...], label_columns: tuple[str, ...] = ()
+    data: DataConfig,
+    splits: Sequence[str],
+    text_columns: tuple[str, ...],
+    label_columns: tuple[str, ...] = (),
+    label_separator: str | None = None,
 ) -> TableSources:
     """Reads and cleans the splits that a config names.
 
     Args:
       label_columns: what `data.clean.labels` is applied to.
+      label_separator: what stands between several labels of a cell.
     Raises:
       UserError: a source that cannot be read, or a bad row (unless `data.on_bad_row` is skip); training rows without a
         text column.
@@ -58,5 +67,5 @@ def open_tables(
     if data.clean.labels:
         if not label_columns:
             raise UserError("data.clean.labels: this task has no column of labels; leave it out")
-        tables, cleaned["labels_changed"] = replace_labels(tables, label_columns, data.clean.labels)
+        tables, cleaned["labels_changed"] = replace_labels(tables, label_columns, data.clean.labels, label_separator)
     return TableSources(tables, cleaned, text_columns)

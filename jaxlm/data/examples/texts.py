@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from jaxlm.data.sources.table import Table
@@ -58,9 +59,9 @@ def log_skipped(table: Table, errors: Mapping[int, str], key: str) -> None:
 
 
 def _only_numbers(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
-    values = [row[column] for row in rows if row[column] is not None]
+    values = [row[column] for row in rows if row[column] is not None and row[column] == row[column]]
     return bool(values) and all(map(_is_number, values))
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value)

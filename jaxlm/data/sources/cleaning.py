@@ -7,7 +7,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -119,22 +119,35 @@ def clean_tables(
 
 
 def replace_labels(
-    tables: dict[str, Table], columns: tuple[str, ...], labels: Mapping[str, str]
+    tables: dict[str, Table], columns: tuple[str, ...], labels: Mapping[str, str], separator: str | None = None
 ) -> tuple[dict[str, Table], int]:
-    """Replaces labels, those in lists, too; returns the tables, and how many were replaced.
+    """Replaces labels, those in lists, too, where labels that become the same stand once; returns the tables, and how
+    many were replaced.
 
     Args:
       labels: as a row has it -> as it is meant; one that no row has is warned about.
+      separator: what stands between several labels of a cell.
     """
     found: Counter[str] = Counter()
 
-    def replaced(value: Any) -> Any:
-        if isinstance(value, list):
-            return [replaced(entry) for entry in value]
-        if isinstance(value, str) and value in labels:
-            found[value] += 1
-            return labels[value]
+    def one(value: Any) -> Any:
+        name = str(value) if type(value) is int else value
+        if isinstance(name, str) and name in labels:
+            found[name] += 1
+            return labels[name]
         return value
+
+    def several(values: Sequence[Any]) -> list[Any]:
+        new = [one(value) for value in values]
+        return new if new == values else [value for i, value in enumerate(new) if value not in new[:i]]
+
+    def replaced(cell: Any) -> Any:
+        if isinstance(cell, list):
+            return several(cell)
+        if isinstance(cell, str) and separator is not None:
+            names = [name.strip() for name in cell.split(separator)]
+            return cell if (new := several(names)) == names else separator.join(new)
+        return one(cell)
 
     cleaned = {
         split: table.replace_rows(

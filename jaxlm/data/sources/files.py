@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources.delimited_rows import read_delimited
-from jaxlm.data.sources.json_rows import read_json_list, read_jsonl
+from jaxlm.data.sources.json_rows import read_json
 from jaxlm.data.sources.text_files import BadRow, Record, open_binary, open_text
 from jaxlm.errors import UserError, did_you_mean
 
@@ -151,9 +151,7 @@ def open_rows(
     if source.separator is not None and kind not in ("csv", "tsv"):
         raise UserError(f"{key}.separator: only for csv and tsv files, and {path} is {kind}; leave it out")
     if kind == "jsonl":
-        if first.lstrip().startswith("["):
-            return RowReader(str(path), read_json_list("".join(lines), str(path)))
-        return RowReader(str(path), read_jsonl(lines), fraction=file.fraction)
+        return RowReader(str(path), read_json(lines, str(path)), fraction=file.fraction)
     quoting = source.quoting if source.quoting != "auto" else kind == "csv"
     columns, records = read_delimited(
         lines,

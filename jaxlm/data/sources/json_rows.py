@@ -3,16 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from jaxlm.data.sources.text_files import BadRow, Record
 from jaxlm.errors import UserError
 
 
-def read_jsonl(lines: Iterable[str]) -> Iterator[Record]:
+def read_json(lines: Iterable[str | BadRow], name: str) -> Iterator[Record]:
+    """Yields the rows of a file of JSON: a list of objects if its first line begins one, else an object to a line.
+
+    Args:
+      lines: with their line feeds; only of a list is more than one read at a time.
+      name: what messages call the file.
+    Raises:
+      UserError: a list that is broken.
+    """
+    lines, head = iter(lines), list[str | BadRow]()
+    for line in lines:
+        head.append(line)
+        if isinstance(line, BadRow) or line.strip():
+            break
+    if head and isinstance(head[-1], str) and head[-1].lstrip().startswith("["):
+        head = [*head, *lines]
+        if not _starts_with_whole_list(head):
+            for number, line in enumerate(head, start=1):
+                if isinstance(line, BadRow):
+                    raise UserError(f"{name}: the JSON list is broken in line {number}: {line.problem}")
+            yield from read_json_list("".join(map(str, head)), name)
+            return
+    yield from read_jsonl(chain(head, lines))
+
+
+def _starts_with_whole_list(lines: Sequence[str | BadRow]) -> bool:
+    """Whether a list ends in the first line with text and other lines follow: then each line is meant as a row."""
+    first, *rest = (line for line in lines if isinstance(line, BadRow) or line.strip())
+    try:
+        json.loads(str(first))
+    except (ValueError, RecursionError):
+        return False
+    return bool(rest)
+
+
+def read_jsonl(lines: Iterable[str | BadRow]) -> Iterator[Record]:
     """Yields the JSON object of each line; skips blank lines."""
     for number, line in enumerate(lines, start=1):
+        if isinstance(line, BadRow):
+            yield number, line
+            continue
         if not line.strip():
             continue
         try:

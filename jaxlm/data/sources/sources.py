@@ -15,7 +15,7 @@ from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources import stdlib_docstrings, tfds
 from jaxlm.data.sources.files import RowReader, check_file, file_format, open_rows
 from jaxlm.data.sources.installed_docstrings import InstalledDocstrings
-from jaxlm.data.sources.json_rows import read_jsonl
+from jaxlm.data.sources.json_rows import read_json
 from jaxlm.data.sources.table import Table, place
 from jaxlm.data.sources.text_files import BadRow, Record
 from jaxlm.errors import UserError
@@ -113,15 +113,13 @@ def bad_row_error(problem: str) -> UserError:
 
 
 def read_jsonl_stream(handle: Iterable[bytes] | Iterable[str], name: str) -> Iterator[Record]:
-    """Yields rows of jsonl as they arrive, for instance on stdin.
+    """Yields rows of jsonl as they arrive, for instance on stdin; a line that is not UTF-8 is a bad row.
 
     Args:
       handle: a binary stream of UTF-8 (preferred: its decoding does not depend on the locale), or a text stream.
       name: what messages call it.
-    Raises:
-      UserError: bytes that are not UTF-8.
     """
-    return read_jsonl(_decoded(handle, name))
+    return read_json(_decoded(handle), name)
 
 
 def rename_records(records: Iterable[Record], rename: Mapping[str, str]) -> Iterator[Record]:
@@ -130,20 +128,17 @@ def rename_records(records: Iterable[Record], rename: Mapping[str, str]) -> Iter
         yield line, row if isinstance(row, BadRow) else {rename.get(name, name): value for name, value in row.items()}
 
 
-def _decoded(handle: Iterable[bytes] | Iterable[str], name: str) -> Iterator[str]:
+def _decoded(handle: Iterable[bytes] | Iterable[str]) -> Iterator[str | BadRow]:
     offset = 0
     for line in handle:
-        if isinstance(line, bytes):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{name}: not UTF-8: byte {line[error.start]:#04x} at byte offset {offset + error.start} "
-                    "cannot be decoded; convert the input to UTF-8"
-                ) from None
-        else:
-            text = line
-        yield text.removeprefix("\ufeff") if offset == 0 else text
+        try:
+            text = line.decode("utf-8") if isinstance(line, bytes) else line
+            yield text.removeprefix("\ufeff") if offset == 0 else text
+        except UnicodeDecodeError as error:
+            yield BadRow(
+                f"not UTF-8: byte {error.object[error.start]:#04x} at byte offset {offset + error.start} cannot be "
+                "decoded; convert the input to UTF-8"
+            )
         offset += len(line)
 
 

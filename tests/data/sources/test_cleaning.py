@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 
 from jaxlm.data.config import CleanConfig
-from jaxlm.data.sources.cleaning import clean_tables, clean_text
+from jaxlm.data.sources.cleaning import clean_tables, clean_text, replace_labels
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 
@@ -117,3 +117,17 @@ def test_values_that_are_no_strings_pass():
     cleaned, counts = clean_tables({"train": train}, ("text",), ALL.model_copy(update={"deduplicate": True}))
     assert cleaned["train"].rows == train.rows
     assert counts["whitespace_changed"] == 0
+
+
+def test_labels_are_replaced_in_cells_lists_and_between_separators(caplog):
+    caplog.set_level(logging.INFO)
+    cells = ["Spam", "spam", ["Spam", "spam", "ham"], ["b", "b"], "x, Spam ,spam", 1, None, {"a": 1}]
+    rows = tuple({"text": "Spam", "label": cell} for cell in cells)
+    tables = {"train": Table("t", ("text", "label"), rows, tuple(range(1, 9)))}
+    renamed, changed = replace_labels(tables, ("label",), {"Spam": "spam", "1": "one", "y": "z"})
+    assert [row["label"] for row in renamed["train"].rows] == [
+        "spam", "spam", ["spam", "ham"], ["b", "b"], "x, Spam ,spam", "one", None, {"a": 1},
+    ]  # fmt: skip
+    assert changed == 3 and texts(renamed["train"]) == ["Spam"] * 8 and "no row has the label 'y'" in caplog.text
+    split, changed = replace_labels(tables, ("label",), {"Spam": "spam"}, ",")
+    assert split["train"].rows[4]["label"] == "x,spam" and changed == 3

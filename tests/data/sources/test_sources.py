@@ -250,8 +250,13 @@ def test_jsonl_stream():
     assert list(read_jsonl_stream(io.StringIO('{"t": 1}'), "stdin")) == [(1, {"t": 1})]
     [_, (line, bad)] = read_jsonl_stream(io.BytesIO(b'{"t": 1}\n\noops\n'), "stdin")
     assert line == 3 and isinstance(bad, BadRow) and "not valid JSON" in bad.problem
-    with pytest.raises(UserError, match="stdin: not UTF-8: byte 0xff at byte offset 16"):
-        list(read_jsonl_stream(io.BytesIO(b'{"t": 1}\n{"t": "\xff"}\n'), "stdin"))
+    [_, (line, bad), last] = read_jsonl_stream(io.BytesIO(b'{"t": 1}\n{"t": "\xff"}\n{"t": 2}'), "stdin")
+    assert line == 2 and isinstance(bad, BadRow) and last == (3, {"t": 2})
+    assert "not UTF-8: byte 0xff at byte offset 16" in bad.problem
+    listed = io.StringIO('\n[{"t": 1},\n{"t": "\u2028"}]\n')
+    assert list(read_jsonl_stream(listed, "stdin")) == [(2, {"t": 1}), (3, {"t": "\u2028"})]
+    [(line, bad), good] = read_jsonl_stream(io.StringIO('[1]\n{"t": 1}\n'), "stdin")
+    assert line == 1 and isinstance(bad, BadRow) and "found a list" in bad.problem and good == (2, {"t": 1})
 
 
 def read_tfds(folder, **changes: Any):

@@ -1,0 +1,72 @@
+"""Lines of answers and samples: their columns, where they go, and what ends a line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from typing import Any
+
+from jaxlm.inference.output import HEADER_ROWS, answered, to_csv, to_jsonl, write_output
+from jaxlm.inference.samples import save_samples
+from jaxlm.run.run_dir import RunDir
+
+
+def test_columns_of_the_input_keep_their_values():
+    row = {"prediction": 1, "input_prediction": 2, "text": "a"}
+    assert answered(row, prediction=3) == {
+        "input_input_prediction": 1,
+        "input_prediction": 2,
+        "text": "a",
+        "prediction": 3,
+    }
+
+
+def test_a_table_holds_rows_that_differ(caplog):
+    rows: list[dict[str, Any]] = [
+        {"text": "a", "error": "no"},
+        {"text": "b\nc", "n": None, "prediction": {"label": "x", "scores": {"x": 1.0}}},
+        {"id": 7, "text": "d", "prediction": {"label": "y", "scores": {}}},
+        *({"text": "e", "prediction": {"label": "x"}} for _ in range(HEADER_ROWS)),
+        {"late": 1, "text": "f", "prediction": {"label": "z"}},
+    ]
+    read = list(csv.DictReader("".join(to_csv(rows)).splitlines(keepends=True)))
+    assert list(read[0]) == ["text", "n", "id", "prediction.label", "prediction.scores", "error"]
+    assert len(read) == len(rows) and read[0]["error"] == "no" and read[1]["text"] == "b\nc" and read[2]["id"] == "7"
+    assert read[-1]["prediction.label"] == "z" and "the column 'late'" in caplog.text
+    assert list(to_csv([{"error": "no"}])) == ["error\n", "no\n"] and list(to_csv([])) == ["error\n"]
+
+
+def test_descriptors_are_written_where_they_are(tmp_path):
+    """A shell's `{ echo first; jaxlm predict --output /dev/stdout; } > file` keeps its first line."""
+    with (tmp_path / "out").open("w") as file:
+        file.write("first\n")
+        file.flush()
+        for folder in ("/dev/fd", "/proc/self/fd"):
+            write_output(f"{folder}/{file.fileno()}", to_jsonl([{"a": 1}]))
+    assert (tmp_path / "out").read_text() == 'first\n{"a": 1}\n{"a": 1}\n'
+
+
+def test_writers_of_one_file_keep_apart(tmp_path, monkeypatch):
+    """The last to finish has it whole."""
+    out = tmp_path / "out"
+
+    def lines():
+        yield "ours 1\n"
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: 1)
+            write_output(str(out), ["theirs\n"])
+        assert out.read_text() == "theirs\n"
+        yield "ours 2\n"
+
+    write_output(str(out), lines())
+    assert out.read_text() == "ours 1\nours 2\n" and list(tmp_path.iterdir()) == [out]
+
+
+def test_samples_are_lines_whatever_they_hold(tmp_path):
+    run = RunDir(tmp_path)
+    odd = "a\u2028b\x85c\x1ed\re"
+    for step in (1, 2, 2):
+        save_samples(run, [{"step": step, "text": odd}])
+    lines = (tmp_path / "samples.jsonl").read_bytes().decode().rstrip("\n").split("\n")
+    assert [json.loads(line) for line in lines] == [{"step": step, "text": odd} for step in (1, 2)]
