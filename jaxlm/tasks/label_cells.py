@@ -19,6 +19,7 @@ _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 _DAMAGED = re.compile(r"[+-]{2,}[\d.,]+")
 _ABSENT = ("nan", "na", "n/a", "null", "none")
 """How programs write a missing value among numbers."""
+_INFINITE = re.compile(r"[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 
 
 def is_missing(value: Any) -> bool:
@@ -95,7 +96,15 @@ def all_numbers(values: Sequence[Any]) -> bool:
 
 
 def _absent_number(value: Any) -> bool:
-    return is_missing(value) or isinstance(value, str) and value.strip().lower() in _ABSENT
+    """Whether a cell has no finite number, though its column may hold numbers."""
+    if isinstance(value, str):
+        bare = value.strip()
+        return not bare or bare.lower() in _ABSENT or bool(_INFINITE.fullmatch(bare) or _too_large(bare))
+    return is_missing(value) or isinstance(value, int | float | Decimal | np.number) and number(value) is None
+
+
+def _too_large(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None and number(text) is None
 
 
 def multi_hot_length(values: Sequence[Any]) -> int | None:
@@ -157,7 +166,7 @@ def infer_problem(values: Sequence[Any], separator: str | None) -> tuple[str, st
     fractional = sum(found != round(found) for found in numbers)
     share = f"{fractional:,} of {len(present):,} labels are fractional numbers"
     if len(numbers) >= 0.9 * len(present) and (
-        fractional and fractional == len(present) or fractional > 1 and fractional >= 0.1 * len(present)
+        fractional and 2 * fractional >= len(present) or fractional > 1 and fractional >= 0.1 * len(present)
     ):
         return "regression", share
     if present and len(numbers) == len(present):

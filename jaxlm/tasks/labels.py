@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -106,14 +106,15 @@ def labels_of_rows(
     numbered = names is not None
     if names is None:
         names, source = tuple(found), "the training rows"
+    if table is not None and len(names) < (1 if problem == "multilabel" else 2):
+        encoder = LabelEncoder(LabelSet(problem, tuple(names)), column, separator)
+        for row in range(len(table)):
+            encoder.encode(table, row)  # a bad cell may be why there are so few
     if problem in ("auto", "binary", "multiclass"):
         if problem == "binary" and len(names) != 2:
             raise UserError(f"task.problem=binary: expected two labels, found {len(names)}: {', '.join(names[:8])}")
         problem = "binary" if len(names) == 2 else "multiclass"
     if len(names) < (1 if problem == "multilabel" else 2):
-        encoder = LabelEncoder(LabelSet(problem, tuple(names)), column, separator)
-        for row in range(len(values)):
-            encoder.encode(cast(Table, table), row)  # a bad cell may be why there are so few
         raise UserError(
             f"task.label={column}: expected at least two different labels, found "
             f"{', '.join(names) or 'none'}; name them in task.labels"

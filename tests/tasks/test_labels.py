@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -60,6 +61,10 @@ def refused(labels: LabelSet, value: Any, separator: str | None = None) -> str:
         (["ham", "spam", ["ham"]], "binary"),
         ([*[0.5, 1.25] * 10, "x"], "regression"),
         ([2.5, "x"], "binary"),
+        ([0.5, "inf", 1.5], "regression"),
+        ([0.5, float("inf"), 10**400, "1e999", 3], "regression"),
+        ([Decimal("3.00"), Decimal("1.25")], "regression"),
+        (["0", "1", "1.2"], "multiclass"),
     ],
 )
 def test_the_problem_that_labels_pose(values, problem):
@@ -95,6 +100,7 @@ def test_what_is_no_label_is_refused():
     assert numbers.names == ("0", "1") and all(map(partial(refused, numbers), ("\u00b2", "--1", "\uff11")))
     for values, problem in (
         ([{"a": 1}] * 2, "found an object"),
+        ([date(2020, 1, d) for d in (1, 2)], "found a date"),
         ([["p", "p"]] * 2, "stands twice"),
         ([None], "found none"),
     ):
