@@ -162,7 +162,13 @@ def _predict(options: argparse.Namespace) -> None:
         processes.assert_same(f"the contents of {options.input}", lambda: sha256(Path(options.input)))
     samples = {name: getattr(options, name) for name in ("tokens", "temperature", "top_k", "top_p")}
     policy = "skip" if options.on_bad_row == "error" else "stop"
-    predictor = open_predictor(options.run, text=_columns(options.text), samples=samples, on_bad_row=policy)
+    predictor = open_predictor(
+        options.run,
+        text=_columns(options.text),
+        samples=samples,
+        on_bad_row=policy,
+        overrides=options.overrides,
+    )
     table = {".csv": ",", ".tsv": "\t"}.get(Path(options.output).suffix)
     with open_input(options.input, predictor.trained.setup.config, options.columns) as rows:
         answers = predict_stream(predictor, rows.records, rows.name)
@@ -306,6 +312,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--temperature", type=float, metavar="T", help="language models: 0 always takes the likeliest")
     sub.add_argument("--top-k", type=int, metavar="K", help="language models: draw from the K likeliest tokens")
     sub.add_argument("--top-p", type=float, metavar="P", help="language models: draw from P of the probability")
+    text = "override how the run computes: mesh, dtype, attention"
+    sub.add_argument("overrides", nargs="*", metavar="mesh.key=value", help=text)
 
     for sub in commands.choices.values():
         _add_plugins(sub)

@@ -89,6 +89,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{path}: the file is empty; expected a mapping with at least the key name")
     if not isinstance(root.value, dict):
         raise UserError(f"{root.where}: expected a mapping of keys to values, found {_show(root.plain())}")
+    return _resolve(root, overrides, mistakes)
+
+
+def override_config(config: Config, overrides: Sequence[str]) -> Config:
+    """Returns a config with some keys changed; `overrides` and errors as in `load_config`."""
+    mistakes: list[str] = []
+    root = _parse(dump_config(config), lambda _: config.name, mistakes)
+    assert root is not None
+    return _resolve(root, overrides, mistakes)
+
+
+def _resolve(root: _Node, overrides: Sequence[str], mistakes: list[str]) -> Config:
     for override in overrides:
         _apply(root, override, mistakes)
     config = _validate(root, mistakes)

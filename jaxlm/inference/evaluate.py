@@ -8,13 +8,11 @@ from pathlib import Path
 from jaxlm.config.schema import Config
 from jaxlm.data.config import SourceConfig
 from jaxlm.errors import UserError
-from jaxlm.inference.trained import open_trained, run_config
+from jaxlm.inference.trained import COMPUTE_KEYS, asks_for_mesh, open_trained, run_config
 from jaxlm.parallel import processes
 
 _KEPT = {"columns", "rename", "quoting", "encoding", "format", "documents", "separator"}
 """How the run's own files are read, so that a file of the same kind is read likewise."""
-_COMPUTE_KEYS = ("model.dtype", "model.attention", "model.unroll", "model.logits_chunk")
-"""Keys of `model` that say how to compute, not what."""
 
 
 def evaluate_run(
@@ -30,10 +28,10 @@ def evaluate_run(
       UserError: no such run, split or file; an override that would change the model.
     """
     for override in overrides:
-        if override.startswith("model") and not override.startswith(_COMPUTE_KEYS):
+        if override.startswith("model") and not override.startswith(COMPUTE_KEYS):
             raise UserError(
                 f"override '{override}': the model of a finished run is what it is; expected a key of another section, "
-                f"or one of {', '.join(_COMPUTE_KEYS)}"
+                f"or one of {', '.join(COMPUTE_KEYS)}"
             )
     config = run_config(run, overrides)
     if config is None:
@@ -48,7 +46,8 @@ def evaluate_run(
         if source is None:
             raise UserError(f"--split {split}: the run's config has no {key}")
     only = config.data.model_copy(update={"train": None, "validation": None, "test": None, split: source})
-    trained = open_trained(run, config.model_copy(update={"data": only}), (split,))
+    changed = config.model_copy(update={"data": only})
+    trained = open_trained(run, changed, (split,), keep_mesh=asks_for_mesh(overrides))
     dataset = trained.setup.datasets[split]
     processes.assert_same(f"the rows of {key}", dataset.fingerprint)
     with processes.collective_section():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
+from jaxlm.config.loading import override_config
 from jaxlm.data.config import CleanConfig
 from jaxlm.data.examples.dataset import RowDataset
 from jaxlm.data.sources.cleaning import clean_text
@@ -15,7 +16,15 @@ from jaxlm.data.sources.table import Table, place
 from jaxlm.data.sources.text_files import BadRow, Record
 from jaxlm.errors import UserError
 from jaxlm.inference.output import OURS, answered, kept_name
-from jaxlm.inference.trained import TrainedModel, checkpoint_config, open_trained, run_config, with_samples
+from jaxlm.inference.trained import (
+    COMPUTE_KEYS,
+    TrainedModel,
+    asks_for_mesh,
+    checkpoint_config,
+    open_trained,
+    run_config,
+    with_samples,
+)
 from jaxlm.tasks import TASKS
 
 log = logging.getLogger("jaxlm")
@@ -114,6 +123,7 @@ def open_predictor(
     text: str | Sequence[str] | None = None,
     samples: Mapping[str, Any] | None = None,
     on_bad_row: Literal["stop", "skip"] = "skip",
+    overrides: Sequence[str] = (),
 ) -> Predictor:
     """Opens a finished run, an HF-format directory or a hub id, whatever it predicts.
 
@@ -121,19 +131,27 @@ def open_predictor(
       text: text column(s) of a model that no run made; None: the task's default.
       on_bad_row: "skip": a row that cannot be answered gets an `error`; "stop": it is an error.
       samples: changes of `task.samples` for a model that writes: tokens, temperature, top_k, top_p.
+      overrides: key=value of the section `mesh` or of `COMPUTE_KEYS`.
     Raises:
-      UserError: no model there, or one that predicts nothing yet.
+      UserError: no model there, or one that predicts nothing yet; another override; a mesh that does not fit.
     """
-    config = run_config(name)
+    for override in overrides:
+        if not (asks_for_mesh([override]) or override.startswith(COMPUTE_KEYS)):
+            raise UserError(
+                f"override '{override}': predictions follow from the run; expected a key of mesh, or one of "
+                f"{', '.join(COMPUTE_KEYS)}"
+            )
+    config = run_config(name, overrides)
     if config is None:
-        config = checkpoint_config(name, text)
+        config = override_config(checkpoint_config(name, text), overrides)
     elif not TASKS[config.task.kind].predicts:
         raise UserError(
             f"--run {name}: a pretraining run of kind {config.task.kind} predicts nothing by itself; fine-tune it "
             f"(model.init={name})"
         )
     data = config.data.model_copy(update={"on_bad_row": on_bad_row})
-    return Predictor(open_trained(name, with_samples(config.model_copy(update={"data": data}), samples or {})))
+    changed = with_samples(config.model_copy(update={"data": data}), samples or {})
+    return Predictor(open_trained(name, changed, keep_mesh=asks_for_mesh(overrides)))
 
 
 def predict_stream(predictor: Predictor, rows: Iterable[Record], name: str) -> Iterator[dict[str, Any]]:

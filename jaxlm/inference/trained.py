@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ _FROM_CHECKPOINT: dict[str, Any] = {
     "new_head": False,
 }
 """Keys of `model` that a trained model answers by itself."""
+COMPUTE_KEYS = ("model.dtype", "model.attention", "model.unroll", "model.logits_chunk")
+"""Keys of `model` that say how to compute, not what."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,35 @@ class TrainedModel:
 
 
 def run_config(name: str, overrides: Sequence[str] = ()) -> Config | None:
-    """The config of a run directory; None where `name` is none."""
+    """The config of a run directory; None where `name` is none.
+
+    Args:
+      overrides: `key.path=value`. A mesh that they ask for replaces the run's sizes, which go together.
+    """
     path = RunDir(Path(name).expanduser()).config
-    return load_config(path, overrides) if path.is_file() else None
+    sizes = [key for key in MeshConfig.model_fields if key != "preset"]
+    replaced = [f"mesh.{key}=null" for key in sizes] if asks_for_mesh(overrides) else []
+    return load_config(path, [*replaced, *overrides]) if path.is_file() else None
 
 
-def open_trained(name: str, config: Config, splits: Sequence[str] = ()) -> TrainedModel:
-    """Opens the model in `name` with the task, data and settings of a config.
+def asks_for_mesh(overrides: Sequence[str]) -> bool:
+    """Returns whether one of the overrides is of the section `mesh`."""
+    return any(re.match(r"\s*mesh\s*[.=]", override) for override in overrides)
+
+
+def open_trained(name: str, config: Config, splits: Sequence[str] = (), *, keep_mesh: bool = False) -> TrainedModel:
+    """Opens the model in `name` with the task, data and settings of a config, its parameters split over the mesh.
 
     Args:
       config: the run's, or `checkpoint_config`; its `model.init` and the like are replaced.
       splits: whose data are opened, too.
+      keep_mesh: the mesh of the config was asked for; otherwise the automatic one replaces it where it does not fit.
     Raises:
-      UserError: no model there, or one without a trained head for the task.
+      UserError: no model there, or one without a trained head for the task; a mesh that does not fit.
     """
     model = config.model.model_copy(update={**_FROM_CHECKPOINT, "init": name})
-    setup = make_setup(config.model_copy(update={"model": model, "mesh": _fitting_mesh(config.mesh)}), splits=splits)
+    mesh = config.mesh if keep_mesh else _fitting_mesh(config.mesh)
+    setup = make_setup(config.model_copy(update={"model": model, "mesh": mesh}), splits=splits)
     params, initialized = setup.init_params()
     if initialized:
         raise UserError(
