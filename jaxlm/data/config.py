@@ -90,6 +90,9 @@ class DataConfig(Section):
     documents stay whole where they fit a row, several to a row, kept apart by segment masks."""
     token_cache: str | None = None
     """Folder of the tokenized corpora; absent: `tokens` in `logging.directory`."""
+    split_special_tokens: bool | None = None
+    """Whether a special token that a text spells (`[MASK]`, `</s>`) is split like other characters; false: it is that
+    token, as in Transformers; absent: as tokenizer_config.json says, else false."""
     long_text: Literal["truncate", "window"] = "truncate"
     """What becomes of a longer text: cut at the end, or read in overlapping windows whose outputs are averaged."""
     stride: int = Field(default=32, ge=0)

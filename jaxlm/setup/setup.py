@@ -104,6 +104,8 @@ def make_setup(
         sources = task_type.open(config.task, Request(config.data, splits, token_cache, config.seed, stop))
     texts = sources.texts if sources is not None and sources.can_train_tokenizer else None
     tokenizer = processes.first_then_others(lambda: make_tokenizer(config, checkpoint, tokenizer_cache, texts))
+    if config.data.split_special_tokens is not None:
+        tokenizer = tokenizer.splitting(config.data.split_special_tokens)
     task = task_type.create(config.task, make_context(config, tokenizer, checkpoint), sources)
     model = build_model(config, task, tokenizer, checkpoint, devices=devices)
     check_batches(config, model.compute.rules, splits)

@@ -23,14 +23,15 @@ _UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType
 _FAIRSEQ_HEAD = ("<s>", "<pad>", "</s>", "<unk>")
 
 
-def read(path: Path, *, fairseq: bool = False, extra_ids: int = 0, legacy: bool = True) -> tokenizers.Tokenizer:
+def read(path: Path, *, fairseq: bool = False, extra_ids: int | None = 0, legacy: bool = True) -> tokenizers.Tokenizer:
     """Returns a backend without post-processor.
 
     Args:
       path: the `.model` file; Unigram or BPE.
       fairseq: XLM-R's ids: `<s> <pad> </s> <unk>` are 0..3, the model's pieces from the fourth on move up by one, and
         `<mask>` is last.
-      extra_ids: number of T5's sentinels `<extra_id_i>` at the end, the highest number first.
+      extra_ids: number of T5's sentinels `<extra_id_i>` at the end, the highest number first; None: 100, unless the
+        pieces have sentinels already, as mT5's.
       legacy: the text after a special token also gets the leading space mark; Llama's `legacy` flag.
     Raises:
       UserError: not a SentencePiece model, or one of type word or char.
@@ -48,6 +49,8 @@ def read(path: Path, *, fairseq: bool = False, extra_ids: int = 0, legacy: bool 
         raise UserError(f"{path}: a SentencePiece model without pieces; copy or download it again")
 
     pieces = [(piece.piece, _short(piece.score)) for piece in proto.pieces]
+    if extra_ids is None:
+        extra_ids = 0 if any(piece in ("<extra_id_0>", "▁<extra_id_0>") for piece, _ in pieces) else 100
     trainer, rules = proto.trainer_spec, proto.normalizer_spec
     unk_id = next((i for i, piece in enumerate(proto.pieces) if piece.type == 2), trainer.unk_id)
     if fairseq:

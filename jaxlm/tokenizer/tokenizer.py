@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import sys
@@ -16,17 +17,13 @@ from tokenizers import AddedToken
 
 from jaxlm.tokenizer import files
 from jaxlm.tokenizer.added_tokens import ROLES, added_token, mark_special
+from jaxlm.tokenizer.damage import refused_if_damaged
 from jaxlm.tokenizer.families import TokenizerFamily, post_processor
 from jaxlm.tokenizer.layout import TokenLayout, truncate, windows
 from jaxlm.tokenizer.offsets import character_offsets
+from jaxlm.tokenizer.saving import ModelSide, saved_config
 
 _CHUNK = 4096  # texts held at a time as the library's own, large, encoding objects
-
-# Keys of tokenizer_config.json that the saved tokenizer.json answers, or that name files of the machine it came from.
-_SUPERSEDED = (
-    "add_bos_token", "add_eos_token", "added_tokens_decoder", "auto_map", "extra_ids", "legacy", "name_or_path",
-    "sp_model_kwargs", "special_tokens_map_file", "tokenizer_file", "vocab_file",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,7 @@ class Tokenizer:
     def __init__(self, source: files.TokenizerFiles):
         self._files = source
         self._backend = source.backend
+        self._backend.encode_special_tokens = bool(source.config.get("split_special_tokens"))
         self.vocab_size = max(self._backend.get_vocab().values()) + 1
         for role in ROLES:
             token = source.roles.get(role)
@@ -81,7 +79,7 @@ class Tokenizer:
           unk: the token for what the vocabulary lacks, in place of the family's.
         """
         named = {} if unk is None else {"unk": added_token(unk)}
-        roles = mark_special(backend, family, named, {})
+        roles = mark_special(backend, family, named)
         backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in family.sentinels])
         if (processor := post_processor(family, backend, roles, {})) is not None:
             backend.post_processor = processor
@@ -220,28 +218,44 @@ class Tokenizer:
         """SHA-256 over everything that decides ids: equal after `save` and `load_tokenizer`."""
         rules = json.loads(self._backend.to_str())
         del rules["version"]
-        parts = [rules, self._files.roles, self._cuts_left]
+        parts = [rules, self._files.roles, self._cuts_left, *(["split"] if self._backend.encode_special_tokens else [])]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def save(self, directory: Path) -> None:
+    def splitting(self, special_tokens: bool) -> Tokenizer:
+        """Returns this tokenizer, to be used in its place, reading the spelling of special tokens in texts otherwise.
+
+        Args:
+          special_tokens: as any other characters, split into tokens; false: as these tokens, as Transformers does.
+        """
+        config = {**self._files.config, "split_special_tokens": special_tokens}
+        return Tokenizer(dataclasses.replace(self._files, config=config))
+
+    def save(self, directory: Path, model: ModelSide | None = None) -> None:
         """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json, and vocabulary files as found.
 
-        The class named is the generic one, so that every version of Transformers runs tokenizer.json as it stands;
-        under a class of its own, Transformers 5 would rebuild the rules, for Llama with other ids for runs of spaces.
+        Args:
+          model: the one that the tokenizer is exported with; gives it a padding token, too. None: saved by itself.
         """
         roles = {f"{role}_token": token for role, token in self._files.roles.items()}
-        names = {f"{role}_token" for role in ROLES}.union(_SUPERSEDED)
-        config = {key: value for key, value in self._files.config.items() if key not in names}
+        if model is not None and (pad := self._padding(model.pad_id)) is not None:
+            roles["pad_token"] = pad
         inputs = ["input_ids", "token_type_ids", "attention_mask"]
         if self.cls_id is None or not TokenLayout.from_backend(self._backend, 2, True).kinds.any():
             inputs.remove("token_type_ids")
-        config = {"model_input_names": inputs, **config, **roles, "tokenizer_class": "PreTrainedTokenizerFast"}
+        config = saved_config(self._files.config, roles, inputs, model)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.copies.items():
             (directory / name).write_bytes(content)
         (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=True), "utf-8")
         for name, value in (("tokenizer_config.json", config), ("special_tokens_map.json", roles)):
             (directory / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    def _padding(self, model_id: int | None) -> str | None:
+        """The special token that fills batches: its own, the model's, EOS or <unk>; None: it has no such token."""
+        for i in (self.pad_id, model_id, self.eos_id, self.unk_id):
+            if i in self.special_ids:
+                return self._backend.id_to_token(i)
+        return None
 
     @property
     def _cuts_left(self) -> bool:
@@ -251,7 +265,9 @@ class Tokenizer:
         """Yields int32 [T] of each text, without special tokens or truncation."""
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])
-            for encoding in self._backend.encode_batch_fast(chunk, add_special_tokens=False):
+            with refused_if_damaged("the tokenizer"):
+                encoded = self._backend.encode_batch_fast(chunk, add_special_tokens=False)
+            for encoding in encoded:
                 yield np.asarray(encoding.ids, np.int32)
 
 

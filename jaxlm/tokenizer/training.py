@@ -13,9 +13,9 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from jaxlm.errors import UserError
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.families import FAMILIES, TokenizerFamily, choose_family
-from jaxlm.tokenizer.files import bert_backend
 from jaxlm.tokenizer.sentencepiece_training import MAX_SENTENCES, train_sentencepiece
 from jaxlm.tokenizer.tokenizer import Tokenizer
+from jaxlm.tokenizer.vocabulary_files import bert_backend
 from jaxlm.tokenizer.word_counts import count_words
 
 _SMALLEST = 64

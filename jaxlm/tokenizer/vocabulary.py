@@ -68,7 +68,8 @@ def sentinels(tokenizer: Tokenizer) -> np.ndarray:
     Raises:
       UserError: the tokenizer has none.
     """
-    found = itertools.takewhile(lambda i: i is not None, (tokenizer.id(f"<extra_id_{k}>") for k in itertools.count()))
+    spelling = "<extra_id_{}>" if tokenizer.id("<extra_id_0>") is not None else "▁<extra_id_{}>"  # mT5 has the latter
+    found = itertools.takewhile(lambda i: i is not None, (tokenizer.id(spelling.format(k)) for k in itertools.count()))
     ids = np.asarray(list(found), np.int32)
     if not ids.size:
         raise UserError(

@@ -1,0 +1,105 @@
+"""Settings of tokenizer_config.json: their types, and what they change of a tokenizer.json, as in Transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxlm.errors import UserError
+from jaxlm.tokenizer.declared import Declared
+
+_SWITCHES = (
+    "add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_case", "legacy", "split_special_tokens",
+    "strip_accents", "tokenize_chinese_chars",
+)  # fmt: skip
+_SIDES = ("padding_side", "truncation_side")
+_MOST_EXTRA_IDS = 100_000
+
+
+def check_settings(config: Mapping[str, Any], where: str) -> None:
+    """Raises UserError for a setting of another type than it has in Transformers."""
+
+    def expect(good: bool, key: str, wanted: str) -> None:
+        if not good:
+            raise UserError(f"{where}: {key}: expected {wanted}, found {config[key]!r:.60}")
+
+    for key, value in config.items():
+        if value is None:
+            continue
+        if key in _SWITCHES:
+            expect(isinstance(value, bool), key, "true or false")
+        elif key in _SIDES:
+            expect(value in ("left", "right"), key, '"left" or "right"')
+        elif key == "extra_ids":
+            good = type(value) is int and 0 <= value <= _MOST_EXTRA_IDS
+            expect(good, key, f"a whole number up to {_MOST_EXTRA_IDS}")
+        elif key == "model_max_length":
+            expect(type(value) in (int, float) and value > 0, key, "a number of tokens")
+
+
+def bert_normalizer(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of `BertNormalizer` that BertTokenizer takes from its config, or its defaults."""
+    defaults = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+    lowercase, strip_accents, chinese = (config.get(key, default) for key, default in defaults.items())
+    return {
+        "lowercase": lowercase is not False,
+        "strip_accents": strip_accents,
+        "handle_chinese_chars": chinese is not False,
+    }
+
+
+def follow_config(rules: dict[str, Any], found: Declared, config: Mapping[str, Any]) -> None:
+    """Changes the contents of a tokenizer.json where a class of Transformers goes by tokenizer_config.json instead.
+
+    BertTokenizer makes its normalizer anew; byte-level classes decide by `add_prefix_space` (absent: no) whether a text
+    begins with a space, SentencePiece's by the same key where it is there. A generic class changes nothing.
+    """
+    name = "" if found.family is None else found.family.name
+    normalizer = rules.get("normalizer")
+    if name == "bert" and isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+        rules["normalizer"] = {**normalizer, **bert_normalizer(config)}
+    space = config.get("add_prefix_space")
+    if found.is_byte_level:
+        _set_prefix(rules, bool(space))
+    elif name in ("xlm-roberta", "llama") and space is not None:
+        _set_prefix(rules, space)
+
+
+def _set_prefix(rules: dict[str, Any], space: bool) -> None:
+    for step in (*_steps(rules, "pre_tokenizer"), *_steps(rules, "decoder"), *_steps(rules, "post_processor")):
+        if step.get("type") in ("ByteLevel", "RobertaProcessing") and "add_prefix_space" in step:
+            step["add_prefix_space"] = space
+        if step.get("type") == "Metaspace":
+            step.pop("add_prefix_space", None)
+            old = step.get("prepend_scheme", "always")
+            step["prepend_scheme"] = (old if old != "never" else "always") if space else "never"
+    if not space:
+        for key in ("normalizer", "decoder"):
+            _drop(rules, key, {"type": "Prepend"} if key == "normalizer" else {"type": "Strip", "content": " "})
+
+
+def _steps(rules: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """The parts of a normalizer, pre-tokenizer, post-processor or decoder."""
+    part = rules.get(key)
+    if not isinstance(part, dict):
+        return []
+    inner = next(
+        (part[name] for name in ("pretokenizers", "decoders", "processors", "normalizers") if name in part), None
+    )
+    return [step for step in inner if isinstance(step, dict)] if isinstance(inner, list) else [part]
+
+
+def _drop(rules: dict[str, Any], key: str, like: Mapping[str, Any]) -> None:
+    part = rules.get(key)
+    if not isinstance(part, dict):
+        return
+    for name in ("normalizers", "decoders"):
+        if isinstance(part.get(name), list):
+            part[name] = [step for step in part[name] if not _is_like(step, like)]
+            return
+    if _is_like(part, like):
+        rules[key] = None
+
+
+def _is_like(step: Any, like: Mapping[str, Any]) -> bool:
+    return isinstance(step, dict) and all(step.get(key) == value for key, value in like.items())

@@ -1,0 +1,111 @@
+"""Backends from vocabulary files, where a directory has no tokenizer.json: vocab.txt, merges.txt, SentencePiece."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+
+from jaxlm.errors import UserError
+from jaxlm.tokenizer import sentencepiece
+from jaxlm.tokenizer.declared import Declared, check_readable
+from jaxlm.tokenizer.families import FAMILIES, TokenizerFamily, guess_family
+from jaxlm.tokenizer.reading import read_text
+from jaxlm.tokenizer.settings import bert_normalizer
+
+SENTENCEPIECE = {FAMILIES[name].sentencepiece_file: FAMILIES[name] for name in ("t5", "llama", "xlm-roberta")}
+"""Name of a SentencePiece model -> the family that usually has it."""
+_BYTE_LEVEL = ("vocab.json", "merges.txt")
+_FORMATS = ("tokenizer.json", "vocab.txt", " + ".join(_BYTE_LEVEL), *SENTENCEPIECE)
+
+
+def from_vocabulary(
+    directory: Path, found: Declared, config: Mapping[str, Any], named: Mapping[str, AddedToken | None]
+) -> tuple[tokenizers.Tokenizer, TokenizerFamily]:
+    """Reads the first of: vocab.txt; vocab.json + merges.txt; a SentencePiece model.
+
+    Args:
+      found: what the directory declares; of a family that is known, only its own kind of file is read.
+      config: tokenizer_config.json.
+      named: role -> token as the files name it.
+    Returns:
+      A backend without special tokens, and its family.
+    Raises:
+      UserError: no such file, a damaged one, or a tokenizer class that is not known here.
+    """
+    present = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    model = next((name for name in SENTENCEPIECE if name in present), None)
+    byte_level = all(name in present for name in _BYTE_LEVEL)
+    if "vocab.txt" not in present and not byte_level and model is None:
+        listed = ", ".join(present[:20]) or "nothing"
+        raise UserError(f"{directory}: no tokenizer; looked for {', '.join(_FORMATS)}; found {listed}")
+    check_readable(found, str(directory))
+    family = found.family
+    readable = {
+        "vocab.txt": "vocab.txt" in present,
+        _FORMATS[2]: byte_level,
+        "a SentencePiece model": model is not None,
+    }
+    if family is not None and not readable[wanted := _format(family)]:
+        by = f"the class {found.name}" if found.name else f"the model type {found.model_type}"
+        listed = " and ".join(name for name, there in readable.items() if there)
+        raise UserError(
+            f"{directory}: {by} of {found.file} is read from tokenizer.json or {wanted}; found {listed}: the files do "
+            "not belong together"
+        )
+    kind = _format(family) if family is not None else next(name for name, there in readable.items() if there)
+    if kind == "vocab.txt":
+        return _word_piece(directory / "vocab.txt", config, named), family or FAMILIES["bert"]
+    if kind == _FORMATS[2]:
+        backend = _byte_level(directory, config)
+        return backend, family or guess_family(backend) or FAMILIES["gpt2"]
+    assert model is not None
+    family = family or SENTENCEPIECE[model]
+    extra_ids = config.get("extra_ids") if family.name == "t5" else 0
+    legacy = config.get("legacy") is not False
+    fairseq = family.name == "xlm-roberta"
+    return sentencepiece.read(directory / model, fairseq=fairseq, extra_ids=extra_ids, legacy=legacy), family
+
+
+def bert_backend(vocab: Mapping[str, int], unk: str, *, lowercase: bool, **normalizer: Any) -> tokenizers.Tokenizer:
+    """Returns WordPiece over BERT's normalizer and pre-tokenizer, without special tokens."""
+    backend = tokenizers.Tokenizer(models.WordPiece(dict(vocab), unk_token=unk))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase, **normalizer)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    return backend
+
+
+def _format(family: TokenizerFamily) -> str:
+    if family.sentencepiece_file:
+        return "a SentencePiece model"
+    return "vocab.txt" if family.name == "bert" else _FORMATS[2]
+
+
+def _word_piece(path: Path, config: Mapping[str, Any], named: Mapping[str, AddedToken | None]) -> tokenizers.Tokenizer:
+    vocab = {token: i for i, token in enumerate(read_text(path).removesuffix("\n").split("\n"))}
+    tokens = {}
+    for role in ("unk", "cls", "sep", "pad"):
+        token = named.get(role)
+        tokens[role] = token.content if token is not None else FAMILIES["bert"].roles[role]
+        if tokens[role] not in vocab:
+            raise UserError(
+                f"{path}: no {tokens[role]} among its {len(vocab)} lines; expected one token to a line, special tokens "
+                f"included; for another name set {role}_token in tokenizer_config.json"
+            )
+    return bert_backend(vocab, tokens["unk"], **bert_normalizer(config))
+
+
+def _byte_level(directory: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    vocab, merges = (directory / name for name in _BYTE_LEVEL)
+    try:
+        model = models.BPE.from_file(str(vocab), str(merges))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{vocab} and {merges.name}: not a byte-level BPE vocabulary ({error})") from error
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.get("add_prefix_space")))
+    backend.decoder = decoders.ByteLevel()
+    return backend
