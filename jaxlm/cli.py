@@ -170,13 +170,26 @@ def _predict(options: argparse.Namespace) -> None:
         overrides=options.overrides,
     )
     table = {".csv": ",", ".tsv": "\t"}.get(Path(options.output).suffix)
-    with open_input(options.input, predictor.trained.setup.config, options.columns) as rows:
+    reading = {
+        "columns": options.columns and tuple(options.columns),
+        "separator": options.separator,
+        "quoting": None if options.quoting is None else options.quoting == "true",
+        "format": options.format,
+    }
+    with open_input(options.input, predictor.trained.setup.config, reading) as rows:
         answers = predict_stream(predictor, rows.records, rows.name)
         if processes.is_first():
             write_output(options.output, to_jsonl(answers) if table is None else to_csv(answers, table))
         else:
             for _ in answers:
                 pass
+
+
+def _mark(text: str) -> str:
+    mark = "\t" if text == "\\t" else text
+    if len(mark) != 1:
+        raise argparse.ArgumentTypeError(f"expected one character, found {text!r}")
+    return mark
 
 
 def _columns(text: list[str] | None) -> str | list[str] | None:
@@ -304,6 +317,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--input", required=True, metavar="FILE|-")
     sub.add_argument("--output", required=True, metavar="FILE|-", help="jsonl, or by its name .csv or .tsv")
     sub.add_argument("--columns", nargs="+", metavar="NAME", help="columns of a csv or tsv input without a header")
+    sub.add_argument("--separator", type=_mark, metavar="MARK", help="between the fields of a csv or tsv input")
+    sub.add_argument("--quoting", choices=("true", "false"), help="whether double quotes enclose fields")
+    sub.add_argument(
+        "--format", choices=("jsonl", "csv", "tsv", "parquet"), help="of an input whose name does not tell"
+    )
     sub.add_argument(
         "--on-bad-row", choices=("error", "stop"), default="error", help="write an `error` into its line, or stop"
     )

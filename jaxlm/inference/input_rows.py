@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxlm.config.schema import Config
 from jaxlm.data.config import SourceConfig
@@ -28,12 +28,13 @@ class InputRows(NamedTuple):
 
 
 @contextmanager
-def open_input(path: str, config: Config, columns: Sequence[str] | None = None) -> Generator[InputRows, None, None]:
+def open_input(path: str, config: Config, given: Mapping[str, Any] | None = None) -> Generator[InputRows, None, None]:
     """Opens the rows of a file, or for "-" those of standard input.
 
     Args:
       config: of the run; its test (else validation, else training) file tells encoding, quotes and names of columns.
-      columns: names for a csv or tsv file without a header.
+      given: settings of `SourceConfig` for this file: columns, separator, quoting, format; those that are None do not
+        count.
     Raises:
       UserError: no such file, or one whose beginning cannot be read.
     """
@@ -43,9 +44,10 @@ def open_input(path: str, config: Config, columns: Sequence[str] | None = None) 
     check_file(Path(path), "--input")
     like = next((s for s in (config.data.test, config.data.validation, config.data.train) if s is not None), None)
     settings = {} if like is None or like.path is None else like.model_dump(include=_KEPT)
-    source = SourceConfig(path=path, columns=None if columns is None else tuple(columns), **settings)
+    settings |= {name: value for name, value in (given or {}).items() if value is not None}
+    source = SourceConfig(path=path, **settings)
     kind = file_format(Path(path), source, "--input")
-    if kind not in ("csv", "tsv"):
+    if kind not in ("csv", "tsv") and not (given or {}).get("separator"):
         source = source.model_copy(update={"separator": None})
     with ExitStack() as stack:
         apart = Path(path).suffix != ".zst" and Path(path).stat().st_size > 0

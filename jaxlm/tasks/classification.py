@@ -172,7 +172,8 @@ class Classification(RowTask):
                 if data.on_bad_row == "stop":
                     raise
                 errors[i] = str(error)
-        log_skipped(table, errors, key)
+        if labelled:
+            log_skipped(table, errors, key)
         first, *second = ([read[column] for read in kept.values()] for column in range(len(texts)))
         windows = self.context.tokenizer.encode(
             first,

@@ -267,7 +267,10 @@ def test_predictions_in_other_formats_and_places(tmp_path, model, capsys):
     assert Path("/dev/null").is_char_device()
     source.write_text("good;1\n")
     files = ("--input", source, "--output", "-")
-    assert 'separator: ";"' in refused(capsys, "predict", "--run", model, *files)
+    assert '--separator ";"' in refused(capsys, "predict", "--run", model, *files)
+    capsys.readouterr()
+    assert run("predict", "--run", model, *files, "--separator", ";", "--columns", "text", "n", "--format", "csv") == 0
+    assert json.loads(capsys.readouterr().out)["n"] == "1"
 
 
 def test_sigterm_while_predictions_are_written_leaves_nothing(tmp_path):

@@ -24,6 +24,7 @@ class TextCells:
 
     def __init__(self, table: Table, columns: Sequence[str], *, allow_empty: bool) -> None:
         self._table, self._columns, self._allow_empty = table, columns, allow_empty
+        self._advice = "" if allow_empty else " (data.on_bad_row=skip leaves it out)"
         self._numeric = {column for column in columns if _only_numbers(table.rows, column)}
         for column in sorted(self._numeric):
             log.info("%s: column %r holds numbers, which are read as texts", table.name, column)
@@ -41,12 +42,12 @@ class TextCells:
         where = f"{self._table.where(row)}: {column}"
         if isinstance(value, str):
             if not self._allow_empty and not value.strip():
-                raise UserError(f"{where} is empty; expected a text (data.on_bad_row=skip leaves it out)")
+                raise UserError(f"{where} is empty; expected a text{self._advice}")
             return value
         if column in self._numeric and _is_number(value):
             return str(value)
         if value is None or value != value:
-            raise UserError(f"{where} is missing; expected a text (data.on_bad_row=skip leaves it out)")
+            raise UserError(f"{where} is missing; expected a text{self._advice}")
         found = {bool: "a boolean", list: "a list", tuple: "a list", dict: "an object"}.get(type(value), "a number")
         raise UserError(f"{where}: expected a text, found {found}")
 

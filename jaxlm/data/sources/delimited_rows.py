@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
-from jaxlm.data.sources.text_files import BadRow, Record
+from jaxlm.data.sources.text_files import BadRow, Record, setting
 from jaxlm.errors import UserError
 
 log = logging.getLogger("jaxlm")
@@ -37,7 +37,7 @@ def read_delimited(
     if columns is not None:
         first = list(islice(fields, 1))
         _check_no_header([] if not first or isinstance(first[0][1], BadRow) else first[0][1], columns, name, key)
-        return columns, _rows(chain(first, fields), columns, quoting, delimiter)
+        return columns, _rows(chain(first, fields), columns, quoting, delimiter, key)
     header = next((row for _, row in fields if row), None)
     if isinstance(header, BadRow):
         raise UserError(f"{name}, header: {header.problem}")
@@ -45,8 +45,8 @@ def read_delimited(
     _check_header(columns, name, key, delimiter)
     if len(columns) > 1 and columns[0] == "":
         log.info("%s: the first column has no name, as an index that pandas wrote; it is ignored", name)
-        return columns[1:], _without_index(_rows(fields, columns, quoting, delimiter))
-    return columns, _rows(fields, columns, quoting, delimiter)
+        return columns[1:], _without_index(_rows(fields, columns, quoting, delimiter, key))
+    return columns, _rows(fields, columns, quoting, delimiter, key)
 
 
 def _without_index(records: Iterator[Record]) -> Iterator[Record]:
@@ -60,8 +60,8 @@ def _check_no_header(first: Sequence[str], columns: tuple[str, ...], name: str, 
     same = sum(ours.casefold() == theirs for ours, theirs in zip(columns, found, strict=False))
     if len(first) == len(columns) and (same > 1 or same and same == sum(map(bool, found))):
         raise UserError(
-            f"{name}: the first line holds the names that {key}.columns gives ({', '.join(first)}): it is a header; "
-            f"leave {key}.columns out"
+            f"{name}: the first line holds the names that {setting(key, 'columns')} gives ({', '.join(first)}): "
+            f"it is a header; leave {setting(key, 'columns')} out"
         )
 
 
@@ -70,12 +70,13 @@ def _check_header(columns: tuple[str, ...], name: str, key: str, delimiter: str)
     if len(columns) == 1 and other is not None:
         raise UserError(
             f"{name}: the first line has no {_MARKS.get(delimiter, delimiter)} but {_MARKS[other]}s; if these stand "
-            f"between the fields, set {key}.separator: {json.dumps(other)}"
+            f"between the fields, set {setting(key, 'separator', json.dumps(other))}"
         )
     if any("\r" in column for column in columns):
         raise UserError(f"{name}: a carriage return stands in the first line; expected lines that end in a line feed")
     repeated = sorted({column for column in columns if columns.count(column) > 1})
-    advice = f"rename it in the file; or, if the first line is a row and no header, name the columns in {key}.columns"
+    option = setting(key, "columns")
+    advice = f"rename it in the file; or, if the first line is a row and no header, name the columns in {option}"
     if repeated:
         raise UserError(f"{name}: the header names column {repeated[0]!r} more than once; {advice}")
     if "" in columns[1:]:
@@ -83,7 +84,7 @@ def _check_header(columns: tuple[str, ...], name: str, key: str, delimiter: str)
 
 
 def _rows(
-    fields: Iterator[tuple[int, list[str] | BadRow]], columns: tuple[str, ...], quoting: bool, delimiter: str
+    fields: Iterator[tuple[int, list[str] | BadRow]], columns: tuple[str, ...], quoting: bool, delimiter: str, key: str
 ) -> Iterator[Record]:
     for line, row in fields:
         if isinstance(row, BadRow):
@@ -96,10 +97,11 @@ def _rows(
         else:
             problem = f"expected {_count(len(columns))} ({', '.join(columns)}), found {len(row)}"
             if not quoting and any(field.startswith('"') for field in row):
-                problem += "; if double quotes enclose fields, set quoting: true"
+                problem += f"; if double quotes enclose fields, set {setting(key, 'quoting', 'true')}"
             other = next((m for m in _MARKS if m != delimiter and row and row[0].count(m) == len(columns) - 1), None)
             if len(row) == 1 and other is not None:
-                problem += f"; if {_MARKS[other]}s stand between the fields, set separator: {json.dumps(other)}"
+                advice = setting(key, "separator", json.dumps(other))
+                problem += f"; if {_MARKS[other]}s stand between the fields, set {advice}"
             yield line, BadRow(problem)
 
 
@@ -127,14 +129,17 @@ def _quoted(lines: Iterator[str], name: str, key: str, delimiter: str) -> Iterat
                 raise UserError(
                     f"{name}: a double quote opened in the row at line {start} is not closed properly by line "
                     f"{reader.line_num} ({error}); fix that row, or, if quotes are ordinary characters in this file, "
-                    f"set {key}.quoting: false"
+                    f"set {setting(key, 'quoting', 'false')}"
                 ) from None
             if "new-line character" in str(error):
                 yield start, BadRow("a carriage return stands in a field without quotes; quote the field or remove it")
             else:
                 yield (
                     start,
-                    BadRow(f"misplaced double quote: {error}; if quotes are ordinary characters, quoting: false"),
+                    BadRow(
+                        f"misplaced double quote: {error}; if quotes are ordinary characters, set "
+                        f"{setting(key, 'quoting', 'false')}"
+                    ),
                 )
         else:
             yield start, row

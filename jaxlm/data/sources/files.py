@@ -18,7 +18,7 @@ import pyarrow.parquet
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources.delimited_rows import read_delimited
 from jaxlm.data.sources.json_rows import read_json
-from jaxlm.data.sources.text_files import BadRow, Record, open_binary, open_text
+from jaxlm.data.sources.text_files import BadRow, Record, open_binary, open_text, setting
 from jaxlm.errors import UserError, did_you_mean
 
 _FORMATS = {
@@ -116,8 +116,9 @@ def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = Fals
     if suffix not in _FORMATS:
         formats = "text, jsonl, csv, tsv or parquet" if text else "jsonl, csv, tsv or parquet"
         raise UserError(
-            f"{key}.path: the name {path} does not tell the format; set {key}.format to {formats}"
-            + (f" (or {key}.columns, if it is tab-separated without a header)" if suffix == ".txt" else "")
+            f"{key if key.startswith('--') else f'{key}.path'}: the name {path} does not tell the format; set "
+            f"{setting(key, 'format')} to {formats}"
+            + (f" (or {setting(key, 'columns')}, if it is tab-separated without a header)" if suffix == ".txt" else "")
         )
     return _FORMATS[suffix]
 
@@ -139,7 +140,9 @@ def open_rows(
       UserError: the file is empty, or its beginning cannot be read.
     """
     if source.columns and kind not in ("csv", "tsv"):
-        raise UserError(f"{key}.columns: only for csv and tsv files, and {path} is {kind}; use {key}.rename")
+        raise UserError(
+            f"{setting(key, 'columns')}: only for csv and tsv files, and {path} is {kind}; use {key}.rename"
+        )
     if kind == "parquet":
         return _open_parquet(path, stack, only)
     file = stack.enter_context(open_text(path, source.encoding, key))
@@ -149,7 +152,7 @@ def open_rows(
         raise UserError(f"{path}: the file is empty; {key} needs at least one row")
     lines = chain([first], lines)
     if source.separator is not None and kind not in ("csv", "tsv"):
-        raise UserError(f"{key}.separator: only for csv and tsv files, and {path} is {kind}; leave it out")
+        raise UserError(f"{setting(key, 'separator')}: only for csv and tsv files, and {path} is {kind}; leave it out")
     if kind == "jsonl":
         return RowReader(str(path), read_json(lines, str(path)), fraction=file.fraction)
     quoting = source.quoting if source.quoting != "auto" else kind == "csv"
@@ -161,7 +164,11 @@ def open_rows(
         quoting=quoting,
         columns=source.columns,
     )
-    hint = "" if source.columns else f"the first line was read as the header: if it is a row, set {key}.columns"
+    hint = (
+        ""
+        if source.columns
+        else f"the first line was read as the header: if it is a row, set {setting(key, 'columns')}"
+    )
     return RowReader(str(path), records, columns, hint, file.fraction)
 
 

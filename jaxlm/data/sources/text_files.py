@@ -31,6 +31,17 @@ Record = tuple[int, dict[str, Any] | BadRow]
 """The line at which a row starts, and the row."""
 
 
+def setting(key: str, name: str, value: str | None = None) -> str:
+    """How a user sets what a file is read with: `data.train.separator: ";"`, or `--separator ";"` of a command.
+
+    Args:
+      key: config key of the source, or the option that names the file.
+    """
+    if key.startswith("--"):
+        return f"--{name}" if value is None else f"--{name} {value}"
+    return f"{key}.{name}" if value is None else f"{key}.{name}: {value}"
+
+
 @dataclass(frozen=True)
 class TextFile:
     """An open text file, with how much of it has been read."""
