@@ -39,6 +39,9 @@ class TrainConfig(Section):
     """Absent: the run goes its full length."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread evenly over the classes."""
+    hang_factor: float | None = Field(default=100.0, gt=1)
+    """A step that takes this many times the median of the last ones, and over a minute, ends the run on every process,
+    with the stacks of all threads; steps that compile may take any time. null: never."""
     scratch_baseline: bool = False
     """Also train the same network from random parameters, as run NAME-scratch, and print its scores beside."""
     restart: bool = False

@@ -19,6 +19,7 @@ from jaxlm.inference.trained import make_evaluator
 from jaxlm.parallel import processes
 from jaxlm.run.interrupt import watch_signals
 from jaxlm.run.run_dir import CONFIG, SUMMARY, RunDir
+from jaxlm.run.step_watch import StepWatch
 from jaxlm.run.tracking import Tracker
 from jaxlm.setup.commits import pin_commits
 from jaxlm.setup.setup import make_setup
@@ -79,26 +80,31 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
       Interrupted: a signal came; the state is saved.
     """
     plan, meter, cadence = run.plan, progress.meter, Cadence.from_plan(run.plan)
-    while progress.step < plan.total_steps and not progress.best.stopped:
-        batch = next(plan.loader)
-        with meter.time_step(batch):
-            state, metrics = plan.step(state, plan.to_device(batch))
-            meter.add(metrics)
-            step = progress.step = progress.step + 1
-            stop, due = run.interrupt.after_step(), cadence.due(step)
+    with StepWatch(plan.setup.config.train.hang_factor) as watch:
+        while progress.step < plan.total_steps and not progress.best.stopped:
+            watch.begin(progress.step + 1)
+            batch = next(plan.loader)
+            if meter.compiles(batch):
+                watch.pause()
+            with meter.time_step(batch):
+                state, metrics = plan.step(state, plan.to_device(batch))
+                meter.add(metrics)
+                step = progress.step = progress.step + 1
+                stop, due = run.interrupt.after_step(), cadence.due(step)
+                if any(due) or stop:
+                    meter.wait()
+            watch.end()
             if any(due) or stop:
-                meter.wait()
-        if any(due) or stop:
-            meter.sum_counts(plan.setup.rules)
-        run.tracker.set_progress(step)
-        meter.check(step)
-        if due.log:
-            run.tracker.log_train(step, meter.flush(float(np.asarray(plan.schedule(step - 1)))))
-        scores, best = _evaluate(run, state, progress) if due.evaluate else ({}, False)
-        if due.save or best or progress.best.stopped or stop:
-            run.save(state, progress, scores, wait=stop is not None)
-        if stop and step < plan.total_steps:
-            raise Interrupted(f"{stop}: saved at step {step} of {plan.total_steps}; the same command resumes")
+                meter.sum_counts(plan.setup.rules)
+            run.tracker.set_progress(step)
+            meter.check(step)
+            if due.log:
+                run.tracker.log_train(step, meter.flush(float(np.asarray(plan.schedule(step - 1)))))
+            scores, best = _evaluate(run, state, progress) if due.evaluate else ({}, False)
+            if due.save or best or progress.best.stopped or stop:
+                run.save(state, progress, scores, wait=stop is not None)
+            if stop and step < plan.total_steps:
+                raise Interrupted(f"{stop}: saved at step {step} of {plan.total_steps}; the same command resumes")
     return state
 
 

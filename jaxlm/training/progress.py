@@ -100,6 +100,10 @@ class StepMeter:
         self._compiled.add(shape)
         self._counts.update(_count(batch, timed=compiled))
 
+    def compiles(self, batch: Batch) -> bool:
+        """Returns whether a step on `batch` is the first of its shape."""
+        return batch["tokens"].shape not in self._compiled
+
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
         """Takes in the metrics of a step; waits for earlier steps if too many are in flight."""
         self._in_flight.append({name: metrics[name] for name in ("loss", "grad_norm")})

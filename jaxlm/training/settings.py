@@ -9,7 +9,7 @@ from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
 from jaxlm.run.run_dir import RunDir
 
-FREE = ("train.restart", "logging.", "checkpoint.", "mesh.", "optimizer.offload")
+FREE = ("train.restart", "train.hang_factor", "logging.", "checkpoint.", "mesh.", "optimizer.offload")
 """Beginnings of the keys that may change."""
 
 

@@ -191,6 +191,42 @@ def test_a_process_that_hangs_stops_the_others(tmp_path):
     assert "failed: another process has stopped, or does not answer" in lines_of(0, errors), errors
 
 
+HANGING = """
+import threading
+import jax
+from jaxlm.run import step_watch
+from jaxlm.training.plan import Plan
+
+step_watch._TICK, step_watch.FLOOR, step_watch._LINGER = 0.1, 3.0, 5.0
+real, calls = Plan.to_device, []
+
+def to_device(plan, batch):
+    calls.append(0)
+    if jax.process_index() == 1 and len(calls) == 15:
+        threading.Event().wait()
+    return real(plan, batch)
+
+Plan.to_device = to_device
+"""
+
+
+@pytest.mark.slow
+def test_a_step_that_does_not_end_stops_all_with_their_stacks(tmp_path):
+    """One process waits for ever in Python, the other for it in a collective; their heartbeats go on."""
+    path = write_config(tmp_path, **SETTINGS)
+    (tmp_path / "hanging.py").write_text(HANGING)
+    changes = ("data.max_shapes=1", "train.hang_factor=5")
+    errors = finetune(path, "tiny", 2, *changes, "--plugin", str(tmp_path / "hanging.py"), status=1)
+    for number in (0, 1):
+        said = lines_of(number, errors)
+        assert re.search(r"failed: process \d: step \d+ has not ended within \d+ s; .*train.hang_factor=5", said), (
+            errors
+        )
+        assert "Thread 0x" in said and "step_watch.py" in said
+    assert "in to_device" in lines_of(1, errors)
+    assert "resumed at 12" in finetune(path, "tiny", 2, *changes)
+
+
 @pytest.mark.slow
 def test_restarts_with_other_numbers_of_processes_end_as_an_undisturbed_run(tmp_path):
     settings = {**SETTINGS, "train": {"batch_size": 8, "epochs": 12, "eval_every": 16}}
