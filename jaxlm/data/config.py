@@ -29,16 +29,18 @@ class SourceConfig(Section):
     """TFDS or built-in split; absent: the name of the key it stands under."""
     data_dir: str | None = None
     """TFDS directory; absent: TFDS's own default."""
-    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "text"] = "auto"
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "conll", "text"] = "auto"
     """Format of the file at `path`; `auto`: by its suffix (`.txt` is plain text in pretraining)."""
     documents: Literal["file", "line", "blank_line"] = "file"
     """Plain text: what one document is, the whole file, each line, or what stands between blank lines."""
     columns: tuple[str, ...] | None = None
-    """Column names of a csv or tsv file that has no header line; absent: the first line is the header."""
+    """Column names of a csv or tsv file that has no header line; absent: the first line is the header. Of a conll
+    file, the names of its columns; absent: tokens, tags."""
     rename: dict[str, str] = Field(default_factory=dict)
     """Column mapping, file's name -> name used by the task."""
     separator: str | None = Field(default=None, min_length=1, max_length=1)
-    """What stands between the fields of a csv or tsv file; absent: a comma in csv, a tab in tsv."""
+    """What stands between the fields of a csv, tsv or conll file; absent: a comma in csv, a tab in tsv, white space in
+    conll."""
     quoting: bool | Literal["auto"] = "auto"
     """csv/tsv quotes; `auto`: on for csv, off for tsv."""
     encoding: str = "utf-8"

@@ -57,7 +57,8 @@ class Predictor:
         """
         setup = self.trained.setup
         task, data = setup.task, setup.config.data
-        texts = task.text_columns(setup.config.task)
+        known = tuple(dict.fromkeys(key for _, row in records if not isinstance(row, BadRow) for key in row))
+        texts = task.input_columns(setup.config.task, known)
         errors: dict[int, str] = {}
         usable: list[int] = []
         for i, (line, row) in enumerate(records):

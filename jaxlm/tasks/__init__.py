@@ -10,6 +10,7 @@ from jaxlm.tasks.masked_lm import MaskedLM
 from jaxlm.tasks.prefix_lm import PrefixLM
 from jaxlm.tasks.replaced_tokens import ReplacedTokens
 from jaxlm.tasks.span_corruption import SpanCorruption
+from jaxlm.tasks.tagging import Tagging
 
 
 def kind_of(task: type[Task]) -> str:
@@ -18,7 +19,8 @@ def kind_of(task: type[Task]) -> str:
 
 
 TASKS: dict[str, type[Task]] = {
-    kind_of(task): task for task in (Classification, CausalLM, PrefixLM, MaskedLM, SpanCorruption, ReplacedTokens)
+    kind_of(task): task
+    for task in (Classification, Tagging, CausalLM, PrefixLM, MaskedLM, SpanCorruption, ReplacedTokens)
 }
 
 

@@ -200,6 +200,11 @@ class Task(ABC):
         raise _answers_no_rows(cls)
 
     @classmethod
+    def input_columns(cls, config: Any, columns: Sequence[str]) -> tuple[str, ...]:
+        """The columns that rows to be answered must have, of rows that have `columns`."""
+        return cls.text_columns(config)
+
+    @classmethod
     def label_columns(cls, config: Any) -> tuple[str, ...]:
         """The columns of rows that hold names of labels: what `data.clean.labels` is applied to."""
         return ()

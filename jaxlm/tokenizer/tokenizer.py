@@ -127,10 +127,7 @@ class Tokenizer:
         return result
 
     def encode_words(self, words: Sequence[str], max_length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes a text that is split into words, for labels that words carry.
-
-        Words are joined by a space. A token belongs to the word of its first character that is not that space; a word
-        of which the tokenizer keeps nothing (an empty one, control characters) has no token.
+        """Encodes a text that is split into words, which are joined by a space, for labels that words carry.
 
         Args:
           words: any strings.
@@ -141,21 +138,54 @@ class Tokenizer:
         Raises:
           UserError: `max_length` leaves no room for text.
         """
-        text = " ".join(words)
+        starts = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
+        ids, index = self.encode_parts(" ".join(words), starts)
+        [(framed, places), *_] = self.frame(ids, max_length=max_length)
+        return framed, np.where(places < 0, -1, np.append(index, -1)[places]).astype(np.int32)
+
+    def encode_parts(self, text: str, starts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes a text whose parts (words) begin at known characters.
+
+        A token belongs to the part of its first character that is no white space; a part of which the tokenizer keeps
+        nothing (an empty one, control characters) has no token.
+
+        Args:
+          starts: the first character of each part, ascending.
+        Returns:
+          ids int32 [T], without special tokens, and int32 [T], the index of each token's part.
+        """
         encoding = self._backend.encode(text, add_special_tokens=False)
-        word_starts = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
-        solid = np.asarray([i for i, character in enumerate(text) if character != " "], np.int64)
+        solid = np.asarray([i for i, character in enumerate(text) if not character.isspace()], np.int64)
         begins = np.asarray([start for start, _ in encoding.offsets], np.int64)
         places = np.searchsorted(solid, begins)
-        index = np.searchsorted(word_starts, np.append(solid, -1)[places], side="right") - 1
-        sequences = np.asarray(encoding.ids, np.int32), index.astype(np.int32)
+        index = np.searchsorted(np.asarray(starts, np.int64), np.append(solid, -1)[places], side="right") - 1
+        return np.asarray(encoding.ids, np.int32), index.astype(np.int32)
 
+    def frame(
+        self, ids: np.ndarray, *, max_length: int | None = None, stride: int | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Puts special tokens around the tokens of a text: one model input or, with `stride`, overlapping windows.
+
+        Args:
+          ids: int32 [T], without special tokens.
+          max_length: most tokens, special ones included; without `stride`, a longer text loses its end.
+          stride: tokens that neighboring windows share.
+        Returns:
+          Of each input the ids and, for each of them, its place in `ids`, -1 for special tokens; int32 each.
+        Raises:
+          UserError: `max_length` leaves no room for text, or `stride` none for a window to move on.
+        """
         layout = TokenLayout.from_backend(self._backend, 1, True)
-        length = sys.maxsize if max_length is None else layout.text_length(max_length)
-        ids, word_index = (truncate([sequence], length, self._cuts_left) for sequence in sequences)
-        before, after = self.special_token_affixes
-        around = [np.full(len(affix), -1, np.int32) for affix in (before, after)]
-        return layout.fill(ids)[0], np.concatenate([around[0], *word_index, around[1]])
+        length = sys.maxsize if max_length is None else layout.text_length(max_length, stride)
+        places = np.arange(len(ids), dtype=np.int32)
+        if len(ids) <= length:
+            pieces = [(places,)]
+        elif stride is None:
+            pieces = [truncate((places,), length, self._cuts_left)]
+        else:
+            pieces = windows((places,), length, stride)
+        around = [np.full(len(affix), -1, np.int32) for affix in self.special_token_affixes]
+        return [(layout.fill((ids[piece],))[0], np.concatenate([around[0], piece, around[1]])) for (piece,) in pieces]
 
     def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Encodes a text, and says which of its characters each token stands for.

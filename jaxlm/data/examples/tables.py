@@ -32,8 +32,9 @@ class TableSources:
 
     def texts(self) -> Iterator[str]:
         """The training texts, for a tokenizer to be trained on."""
-        cells = (row[column] for row in self.tables["train"].rows for column in self.text_columns)
-        return (str(cell) for cell in cells if isinstance(cell, str | int | float) and not _is_no_text(cell))
+        cells = (row.get(column) for row in self.tables["train"].rows for column in self.text_columns)
+        words = (" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells)
+        return (str(text) for text in words if isinstance(text, str | int | float) and not _is_no_text(text))
 
 
 def _is_no_text(cell: str | float) -> bool:

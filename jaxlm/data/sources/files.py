@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from jaxlm.data.config import SourceConfig
+from jaxlm.data.sources.conll_rows import read_conll
 from jaxlm.data.sources.delimited_rows import read_delimited
 from jaxlm.data.sources.json_rows import read_json
 from jaxlm.data.sources.text_files import BadRow, Record, open_binary, open_text, setting
@@ -29,7 +30,11 @@ _FORMATS = {
     ".tsv": "tsv",
     ".tab": "tsv",
     ".parquet": "parquet",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
 }
+_DELIMITED = ("csv", "tsv", "conll")
 _TEXT = (".txt", ".text", ".md")
 _COMPRESSED = (".gz", ".zst")
 
@@ -114,7 +119,7 @@ def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = Fals
     if text and suffix in _TEXT:
         return "text"
     if suffix not in _FORMATS:
-        formats = "text, jsonl, csv, tsv or parquet" if text else "jsonl, csv, tsv or parquet"
+        formats = "text, jsonl, csv, tsv or parquet" if text else "jsonl, csv, tsv, parquet or conll"
         raise UserError(
             f"{key if key.startswith('--') else f'{key}.path'}: the name {path} does not tell the format; set "
             f"{setting(key, 'format')} to {formats}"
@@ -139,9 +144,9 @@ def open_rows(
     Raises:
       UserError: the file is empty, or its beginning cannot be read.
     """
-    if source.columns and kind not in ("csv", "tsv"):
+    if source.columns and kind not in _DELIMITED:
         raise UserError(
-            f"{setting(key, 'columns')}: only for csv and tsv files, and {path} is {kind}; use {key}.rename"
+            f"{setting(key, 'columns')}: only for csv, tsv and conll files, and {path} is {kind}; use {key}.rename"
         )
     if kind == "parquet":
         return _open_parquet(path, stack, only)
@@ -151,8 +156,13 @@ def open_rows(
     if first is None:
         raise UserError(f"{path}: the file is empty; {key} needs at least one row")
     lines = chain([first], lines)
-    if source.separator is not None and kind not in ("csv", "tsv"):
-        raise UserError(f"{setting(key, 'separator')}: only for csv and tsv files, and {path} is {kind}; leave it out")
+    if source.separator is not None and kind not in _DELIMITED:
+        raise UserError(
+            f"{setting(key, 'separator')}: only for csv, tsv and conll files, and {path} is {kind}; leave it out"
+        )
+    if kind == "conll":
+        names = source.columns or ("tokens", "tags")
+        return RowReader(str(path), read_conll(lines, names, source.separator), names, fraction=file.fraction)
     if kind == "jsonl":
         return RowReader(str(path), read_json(lines, str(path)), fraction=file.fraction)
     quoting = source.quoting if source.quoting != "auto" else kind == "csv"

@@ -100,8 +100,8 @@ def check_keys(source: SourceConfig, key: str, formats: Iterable[str]) -> None:
         raise UserError(f"{key}.split: only TFDS and built-in sources have splits; name the split's own file in path")
     if source.data_dir and not source.tfds:
         raise UserError(f"{key}.data_dir: only for a TFDS source ({key}.tfds)")
-    if source.columns and not formats & {"csv", "tsv"}:
-        raise UserError(f"{key}.columns: only for csv and tsv files; use {key}.rename to rename columns")
+    if source.columns and not formats & {"csv", "tsv", "conll"}:
+        raise UserError(f"{key}.columns: only for csv, tsv and conll files; use {key}.rename to rename columns")
     if source.documents != "file" and "text" not in formats:
         kind = ", ".join(sorted(formats)) or "this source"
         raise UserError(f"{key}.documents: only for plain text; in {kind} every row is a document")

@@ -1,0 +1,59 @@
+"""Rows of CoNLL files: a token to a line, columns between white space, blank lines between sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from jaxlm.data.sources.text_files import BadRow, Record
+
+DOCUMENT_MARK = "-DOCSTART-"
+_SPACES = re.compile(r"[ \t]+")
+
+
+def read_conll(lines: Iterator[str], columns: Sequence[str], separator: str | None = None) -> Iterator[Record]:
+    """Yields a row for each sentence: each column is the list of its tokens' fields.
+
+    Lines with a tab are cut at tabs, others at runs of blanks. Document marks (-DOCSTART-) are passed over, and so are
+    comments: lines that begin with "#" and have another number of fields, or, before a sentence, "# name = value".
+
+    Args:
+      separator: what stands between fields; None: as above.
+    """
+    sentence: list[list[str]] = []
+    start, problem = 0, ""
+
+    def row() -> Record:
+        if problem:
+            return start, BadRow(problem)
+        return start, {name: [fields[i] for fields in sentence] for i, name in enumerate(columns)}
+
+    for number, line in enumerate(lines, start=1):
+        line = line.removesuffix("\n").removesuffix("\r")
+        if not line.strip(" \t"):
+            if sentence or problem:
+                yield row()
+            sentence, problem = [], ""
+            continue
+        fields = _fields(line, separator)
+        begins = not sentence and not problem
+        if line.startswith("#") and (len(fields) != len(columns) or begins and re.match(r"#\s*\S+ = ", line)):
+            continue
+        if begins:
+            start = number
+        if fields[0] == DOCUMENT_MARK and begins:
+            continue
+        if len(fields) != len(columns):
+            problem = problem or (
+                f"line {number} has {len(fields)} fields, expected {len(columns)} ({', '.join(columns)}); name the "
+                "file's columns in `columns`, or what stands between fields in `separator`"
+            )
+        sentence.append(fields)
+    if sentence or problem:
+        yield row()
+
+
+def _fields(line: str, separator: str | None) -> list[str]:
+    if separator is not None:
+        return line.split(separator)
+    return line.split("\t") if "\t" in line else _SPACES.split(line.strip(" "))

@@ -1,0 +1,380 @@
+"""Tagging: a tag to each word; named entities, parts of speech, chunks."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxlm.data.dataset import Dataset
+from jaxlm.data.examples.example import Example, Examples
+from jaxlm.data.examples.tables import TableSources
+from jaxlm.data.examples.texts import log_skipped
+from jaxlm.data.sources.table import Table
+from jaxlm.errors import UserError
+from jaxlm.fields import EXAMPLES, Batch, Field
+from jaxlm.metrics.entities import OUTSIDE, Entity, entities_of, entity_scores, split_tag
+from jaxlm.report.sections import ReportSection
+from jaxlm.tasks.base import Answer, Context, Metric, Outputs, Request, RowTask, TaskConfig
+from jaxlm.tasks.labels import hf_label_names
+from jaxlm.tasks.tag_schemes import (
+    Scheme,
+    check_tag,
+    convert_tags,
+    detect_scheme,
+    has_mark,
+    tag_names,
+    transition_scores,
+    viterbi,
+)
+from jaxlm.tasks.tagged_rows import (
+    Words,
+    entities_of_cell,
+    tags_of_cell,
+    tags_of_entities,
+    words_of_text,
+    words_of_tokens,
+    written_entities,
+)
+from jaxlm.tasks.tagging_report import tagging_sections
+
+log = logging.getLogger("jaxlm")
+
+IGNORED = -1
+"""Label of tokens that carry none."""
+
+
+class TaggingConfig(TaskConfig):
+    """Fine-tuning to give each word a tag: named entities, parts of speech, chunks."""
+
+    kind: Literal["tagging"] = "tagging"
+    tokens: str = "tokens"
+    """Column of the words: a list, or a string of words between white space."""
+    tags: str = "tags"
+    """Column of the tags, one to a word; any of BIO, IOB1, IOBES, BILOU and BMES, or bare tags."""
+    text: str | None = None
+    """Instead of `tokens`: column of plain texts."""
+    entities: str = "entities"
+    """With `text`: column of the entities, each {"start", "end", "label"}, in characters, end exclusive."""
+    scheme: Literal["auto", "bio", "iobes", "bmes", "bare"] = "auto"
+    """Scheme that the model learns, to which tags are converted; auto: that of the training rows (of IOB1 and of
+    character spans, bio)."""
+    labels: tuple[str, ...] | None = None
+    """Tags in id order; absent: the checkpoint's, else those of the training rows."""
+    decode: Literal["greedy", "viterbi"] = "greedy"
+    """How tags are chosen: the likeliest of each word, or the likeliest sequence that the scheme allows."""
+    strict: bool = False
+    """Count only entities that are written as the scheme has it; false: as conlleval."""
+    baselines: bool = False
+    """Also score, on the test (else validation) rows, the most frequent training tag of each word."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tagging(RowTask):
+    """Gives each word a tag. The first token of a word carries its label; long rows are read in windows.
+
+    Attributes:
+      config: the section `task`.
+      context: settings and tokenizer.
+      scheme: that of `label_names`.
+      label_names: tags in the order of the head's outputs.
+    """
+
+    config: TaggingConfig
+    context: Context
+    scheme: Scheme
+    label_names: tuple[str, ...]
+
+    Config = TaggingConfig
+    head = "token_classification"
+
+    @classmethod
+    def text_columns(cls, config: TaggingConfig) -> tuple[str, ...]:
+        return (config.tokens if config.text is None else config.text,)
+
+    @classmethod
+    def input_columns(cls, config: TaggingConfig, columns: Sequence[str]) -> tuple[str, ...]:
+        """Rows of tokens or of text, whichever they hold."""
+        known = [name for name in (config.tokens, config.text or "text") if name in columns]
+        return (known[0],) if known else cls.text_columns(config)
+
+    @classmethod
+    def open(cls, config: TaggingConfig, request: Request) -> TableSources:
+        for key in ("unicode", "control_characters", "whitespace"):
+            if getattr(request.data.clean, key) not in ("none", False):
+                raise UserError(
+                    f"data.clean.{key}: tags stand at words and characters, which it would move; clean the file itself"
+                )
+        return super().open(config, request)
+
+    @classmethod
+    def create(cls, config: TaggingConfig, context: Context, sources: TableSources | None) -> Tagging:
+        """Raises UserError for tags of no scheme or of fewer than two kinds, and a missing column."""
+        train = None if sources is None else sources.tables.get("train")
+        known = None if context.hf_config is None else hf_label_names(context.hf_config, placeholders=True)
+        found: Scheme = "bio"
+        sentences: list[list[str]] = []
+        if train is not None:
+            for column in (*cls.text_columns(config), config.tags if config.text is None else config.entities):
+                train.require(column, key="task")
+            if config.text is None:
+                sentences = [tags for row in train.rows if (tags := _tags(row[config.tags])) is not None]
+                found = detect_scheme(sentences)
+        names = config.labels or known
+        if train is None and known is not None and config.scheme == "auto":
+            scheme = detect_scheme([[name] for name in known])
+            scheme = "bio" if scheme == "iob1" else scheme
+        else:
+            scheme = config.scheme if config.scheme != "auto" else "bio" if found == "iob1" else found
+        if names is None:
+            names = _names(train, sentences, config, scheme)
+        if len(names) < 2:
+            raise UserError(f"task.tags: expected at least two different tags, found {', '.join(names) or 'none'}")
+        if train is not None:
+            counts = Counter(tag for tags in sentences for tag in tags)
+            log.info("task: tagging, scheme %s (tags are written in %s); %d tags: %s", scheme,
+                     found if sentences else "character spans", len(names),
+                     ", ".join(f"{n} {counts[n]:,}" if n in counts else n for n in names[:30]))  # fmt: skip
+        return cls(config, context, scheme, tuple(names))
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.label_names)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return Field("token_types", "token"), Field("labels", "token"), Field("weights", "token", np.float32)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        if self.scheme == "bare":
+            return Metric("accuracy"), Metric("f1_macro"), Metric("loss", False)
+        types = sorted({split_tag(name)[1] for name in self.label_names if name != OUTSIDE})
+        each = [Metric(f"{n}/{t}", headline=False) for t in types for n in ("precision", "recall", "f1")]
+        names = ("f1", "precision", "recall", "f1_macro", "accuracy")
+        return (*map(Metric, names), Metric("loss", False), *each)
+
+    def examples(self, table: Table, *, labelled: bool, key: str) -> Examples:
+        data, tokenizer = self.context.data, self.context.tokenizer
+        [column] = self.input_columns(self.config, table.columns)
+        gold_column = self.config.tags if self.config.text is None else self.config.entities
+        table.require(column, *((gold_column,) if labelled else ()), key=key)
+        made: list[Example] = []
+        labels: list[np.ndarray | None] = []
+        errors: dict[int, str] = {}
+        counts = Counter(truncated=0, widened_entities=0, words_without_tokens=0)
+        for i, row in enumerate(table.rows):
+            gold = None
+            try:
+                words = (words_of_tokens if column == self.config.tokens else words_of_text)(row[column])
+                if labelled:
+                    gold = self._gold(row[gold_column], words, counts)
+            except UserError as error:
+                message = f"{table.where(i)}: {error}"
+                if data.on_bad_row == "stop":
+                    raise UserError(f"{message} (data.on_bad_row=skip leaves the row out)") from None
+                errors[i] = message
+                labels.append(None)
+                continue
+            labels.append(gold)
+            ids, index = tokenizer.encode_parts(words.text, [start for start, _ in words.spans])
+            first = index >= 0
+            first[1:] &= index[1:] != index[:-1]
+            counts["words_without_tokens"] += len(words) - int(first.sum())
+            inputs = tokenizer.frame(ids, max_length=data.max_length, stride=min(data.stride, data.max_length - 4))
+            counts["truncated"] += len(inputs) > 1
+            owner = _owners([places for _, places in inputs], len(ids))
+            for number, (tokens, places) in enumerate(inputs):
+                carries = (places >= 0) & np.append(first, False)[places] & (np.append(owner, -1)[places] == number)
+                word = np.where(carries, np.append(index, -1)[places], -1)
+                label = np.zeros(len(tokens), np.int32)
+                if gold is not None:
+                    label[carries] = gold[word[carries]]
+                arrays = {"tokens": tokens, "token_types": np.zeros(len(tokens), np.int32), "labels": label,
+                          "weights": carries.astype(np.float32)}  # fmt: skip
+                made.append(Example(arrays, i, host=word))
+        log_skipped(table, errors, key)
+        for name, count in counts.items():
+            if count and name != "truncated":
+                log.info("%s: %d %s", table.name, count, name.replace("_", " "))
+        return Examples(table, made, labels, {**counts, "skipped": len(errors)}, errors)
+
+    def _gold(self, value: Any, words: Words, counts: Counter[str]) -> np.ndarray:
+        """int32 [W]: ids of the words' tags in the model's scheme."""
+        if self.config.text is None:
+            tags = tags_of_cell(value, words)
+            if self.scheme != "bare":
+                tags = [tag if tag == OUTSIDE or has_mark(tag) else check_tag(tag, self.label_names) for tag in tags]
+            tags = convert_tags(tags, self.scheme)
+        else:
+            entities, widened = entities_of_cell(value, words)
+            counts["widened_entities"] += widened
+            tags = tags_of_entities(entities, words, self.scheme)
+        return np.asarray([self._ids[check_tag(tag, self.label_names)] for tag in tags], np.int32)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.label_names)}
+
+    @cached_property
+    def _transitions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return transition_scores(self.label_names, self.scheme)
+
+    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Softmax cross-entropy of each word's tag at its first token."""
+        log_probs = jax.nn.log_softmax(outputs.astype(jnp.float32))
+        targets = optax.smooth_labels(jax.nn.one_hot(batch["labels"], outputs.shape[-1]), self.context.label_smoothing)
+        losses = -(targets * log_probs).sum(-1)
+        return (losses * batch["weights"]).sum(), batch["weights"].sum()
+
+    def measure(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> Outputs:
+        sums = super().measure(outputs, batch).sums
+        if self.config.decode == "viterbi":
+            return Outputs(sums, tokens={"scores": jax.nn.log_softmax(outputs.astype(jnp.float32))})
+        return Outputs(sums, tokens={"tags": outputs.argmax(-1).astype(jnp.int32)})
+
+    def decode(self, example: Example, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """int32 [n] or float32 [n, C]: what stands at the words that this window answers."""
+        [values] = outputs.values()
+        return values[example.host >= 0]
+
+    def answer(self, row: Mapping[str, Any], parts: Sequence[tuple[Example, np.ndarray]]) -> np.ndarray:
+        """int16 [W]: the tag of each word; O for a word without tokens."""
+        num_words = len(self._words(row))
+        index = np.concatenate([example.host[example.host >= 0] for example, _ in parts])
+        values = np.concatenate([part for _, part in parts])
+        if self.config.decode == "viterbi":
+            scores = np.zeros((num_words, self.num_outputs))
+            scores[index] = values
+            return viterbi(scores, self._transitions).astype(np.int16)
+        tags = np.full(num_words, self._ids.get(OUTSIDE, 0), np.int16)
+        tags[index] = values
+        return tags
+
+    def _words(self, row: Mapping[str, Any]) -> Words:
+        [column] = self.input_columns(self.config, tuple(row))
+        return (words_of_tokens if column == self.config.tokens else words_of_text)(row[column])
+
+    def _entities(self, tags: np.ndarray) -> list[Entity]:
+        if self.scheme == "bare":
+            return []
+        return entities_of([self.label_names[int(i)] for i in tags], strict=self.config.strict)
+
+    def prediction(self, row: Mapping[str, Any], kept: np.ndarray) -> dict[str, Any]:
+        """{"tags", "entities"} of tokens, {"entities"} of a text; bare tags have no entities."""
+        words = self._words(row)
+        tags = [self.label_names[int(i)] for i in kept]
+        written = written_entities(self._entities(kept), words)
+        if self.scheme == "bare":
+            return {"tags": tags}
+        return {"tags": tags, "entities": written} if words.split else {"entities": written}
+
+    def scores(self, sums: Mapping[str, float], answers: Sequence[Answer], dataset: Dataset) -> dict[str, float]:
+        """`metrics.entities.entity_scores`, and the share of words with the right tag."""
+        labelled = [answer for answer in answers if answer.label is not None]
+        right = sum(int((answer.kept == answer.label).sum()) for answer in labelled)
+        words = sum(len(answer.label) for answer in labelled)
+        whole = {"accuracy": right / max(1, words), **super().scores(sums, answers, dataset)}
+        if self.scheme == "bare":
+            gold = [_bare_entities(answer.label, self.label_names) for answer in labelled]
+            predicted = [_bare_entities(answer.kept, self.label_names) for answer in labelled]
+            return {**whole, "f1_macro": entity_scores(gold, predicted)["f1_macro"]}
+        gold = [self._entities(answer.label) for answer in labelled]
+        return {**entity_scores(gold, [self._entities(answer.kept) for answer in labelled]), **whole}
+
+    def describe(self) -> dict[str, Any]:
+        task = {"kind": self.config.kind, "scheme": self.scheme, "decode": self.config.decode}
+        return {"problem": "tagging", "label_names": list(self.label_names), "task": task}
+
+    def show(self, batch: Batch) -> list[str]:
+        lines = ["first packed row:"]
+        for slot, example in enumerate(batch[EXAMPLES][0]):
+            inside = batch["segment_ids"][0] == slot + 1
+            if example < 0:
+                continue
+            names = self.context.tokenizer.tokens(batch["tokens"][0][inside])
+            labels, weights = batch["labels"][0][inside], batch["weights"][0][inside]
+            tagged = zip(names, labels, weights, strict=True)
+            shown = " ".join(f"{n}/{self.label_names[int(i)]}" if w else n for n, i, w in tagged)
+            lines.append(f"  {slot + 1:3d}  example {example + 1}, {int(inside.sum())} tokens: {shown}")
+        return [*lines, f"       {int((batch['segment_ids'][0] == 0).sum())} tokens of padding"]
+
+    def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
+        rows = [(self._words(a.row), a.label, a.kept) for a in answers if a.label is not None]
+        return tagging_sections(rows, self.label_names, self._entities)
+
+    def baselines(self, train: Dataset, test: Dataset) -> dict[str, dict[str, float]]:
+        """`most_frequent_tag`: of each word that which it has most often in training; O of words not seen there."""
+        split, other = train.examples(), test.examples()
+        if not self.config.baselines or split is None or other is None:
+            return {}
+        seen: dict[str, Counter[int]] = {}
+        for row, label in zip(split.table.rows, split.labels, strict=True):
+            if label is not None:
+                for word, tag in zip(self._strings(row), label.tolist(), strict=True):
+                    seen.setdefault(word, Counter())[tag] += 1
+        outside = self._ids.get(OUTSIDE, 0)
+        answers = []
+        for row, label in zip(other.table.rows, other.labels, strict=True):
+            if label is not None:
+                tags = [seen[w].most_common(1)[0][0] if w in seen else outside for w in self._strings(row)]
+                answers.append(Answer(row, label, np.asarray(tags)))
+        scores = self.scores({"loss": 0.0, "weight": 1.0}, answers, test)
+        del scores["loss"]
+        return {"most_frequent_tag": scores}
+
+    def _strings(self, row: Mapping[str, Any]) -> list[str]:
+        words = self._words(row)
+        return [words.text[start:end] for start, end in words.spans]
+
+    def hf_config(self) -> dict[str, Any]:
+        return {
+            "id2label": {str(i): name for i, name in enumerate(self.label_names)},
+            "label2id": {name: i for i, name in enumerate(self.label_names)},
+        }
+
+
+def _tags(value: Any) -> list[str] | None:
+    tags = value.split() if isinstance(value, str) else value
+    return tags if isinstance(tags, list) and all(isinstance(tag, str) for tag in tags) else None
+
+
+def _names(
+    train: Table | None, sentences: Sequence[Sequence[str]], config: TaggingConfig, scheme: Scheme
+) -> tuple[str, ...]:
+    """The tags of a model that learns from these rows."""
+    if config.text is not None:
+        rows = [] if train is None else [row[config.entities] for row in train.rows]
+        found = [e for value in rows if isinstance(value, list) for e in value if isinstance(e, Mapping)]
+        return tag_names(sorted({str(e["label"]) for e in found if "label" in e}), scheme)
+    if scheme == "bare":
+        return tuple(sorted({tag for tags in sentences for tag in tags}))
+    return tag_names(sorted({split_tag(tag)[1] for tags in sentences for tag in tags if has_mark(tag)}), scheme)
+
+
+def _owners(windows: Sequence[np.ndarray], length: int) -> np.ndarray:
+    """int [length]: for each token of a row the window in which it stands farthest from an end that cuts the row."""
+    owner, best = np.zeros(length, np.int64), np.full(length, -1)
+    for number, places in enumerate(windows):
+        inside = places[places >= 0]
+        if not len(inside):
+            continue
+        before = np.full(len(inside), length) if inside[0] == 0 else inside - inside[0]
+        after = np.full(len(inside), length) if inside[-1] == length - 1 else inside[-1] - inside
+        context = np.minimum(before, after)
+        better = context > best[inside]
+        owner[inside[better]], best[inside[better]] = number, context[better]
+    return owner
+
+
+def _bare_entities(tags: np.ndarray, names: Sequence[str]) -> list[Entity]:
+    """Each token as an entity of its own, so that scores by type are those of the tags."""
+    return [Entity(names[int(tag)], i, i + 1) for i, tag in enumerate(tags)]

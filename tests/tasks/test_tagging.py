@@ -1,0 +1,218 @@
+"""Tagging: schemes, alignment of words and tokens, windows, decoding, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.corpora import byte_tokenizer
+
+from jaxlm.data.config import DataConfig
+from jaxlm.data.sources.conll_rows import read_conll
+from jaxlm.data.sources.table import Table
+from jaxlm.data.sources.text_files import BadRow
+from jaxlm.errors import UserError
+from jaxlm.metrics.entities import entities_of
+from jaxlm.tasks.base import Context
+from jaxlm.tasks.tag_schemes import convert_tags, detect_scheme, tag_names, transition_scores, viterbi
+from jaxlm.tasks.tagging import Tagging, TaggingConfig
+from jaxlm.tokenizer.config import TokenizerTrainingConfig
+from jaxlm.tokenizer.tokenizer import Tokenizer
+from jaxlm.tokenizer.training import train_tokenizer
+
+TEXTS = ["Anna met Émile in New York", "the café 東京 opened", "שלום world 😀 e\u0301t"] * 2
+
+
+@pytest.fixture(scope="module")
+def wordpiece() -> Tokenizer:
+    return train_tokenizer(TEXTS, TokenizerTrainingConfig(vocab_size=70, min_frequency=1, lowercase=True))
+
+
+def task(tokenizer: Tokenizer, max_length: int = 64, data: dict[str, Any] | None = None, **settings: Any) -> Tagging:
+    settings = {"labels": ("O", "B-PER", "I-PER", "B-LOC", "I-LOC"), **settings}
+    context = Context(DataConfig(max_length=max_length, stride=4, **(data or {})), tokenizer)
+    return Tagging.create(TaggingConfig(**settings), context, None)
+
+
+def table(*rows: dict[str, Any]) -> Table:
+    columns = tuple(dict.fromkeys(key for row in rows for key in row))
+    return Table("t.conll", columns, rows, tuple(range(1, len(rows) + 1)))
+
+
+def answered(made: Tagging, rows: Table, tags: list[list[int]]) -> list[dict[str, Any]]:
+    """Predictions of a model that says `tags` of each row's words, right at the tokens that carry them."""
+    examples = made.examples(rows, labelled=False, key="x").examples
+    predictions = []
+    for i, row in enumerate(rows.rows):
+        parts = []
+        for example in (e for e in examples if e.row == i):
+            said = np.asarray([tags[i][word] if word >= 0 else 0 for word in example.host], np.int32)
+            parts.append((example, made.decode(example, {"tags": said})))
+        predictions.append(made.prediction(row, made.answer(row, parts)))
+    return predictions
+
+
+def test_schemes_are_told_and_converted_both_ways():
+    rng = random.Random(0)
+    for _ in range(200):
+        entities, place = [], 0
+        for _ in range(rng.randint(0, 4)):
+            start = place + rng.randint(0, 2)
+            place = start + rng.randint(1, 3)
+            entities.append((rng.choice("AB"), start, place))
+        plain = ["O"] * (place + 1)
+        for label, start, end in entities:
+            plain[start:end] = [f"B-{label}", *[f"I-{label}"] * (end - start - 1)]
+        for scheme in ("iob1", "iobes", "bmes", "bio"):
+            converted = convert_tags(plain, scheme)
+            assert entities_of(converted) == entities_of(plain)
+            assert convert_tags(converted, "bio") == plain
+    assert detect_scheme([["B-A", "I-A", "O"]]) == "bio"
+    assert detect_scheme([["I-A", "O", "B-A"], ["O"]]) == "iob1"
+    assert detect_scheme([["B-A", "E-A"]]) == detect_scheme([["U-A", "O"]]) == "iobes"
+    assert detect_scheme([["B-A", "M-A", "E-A"]]) == "bmes"
+    assert detect_scheme([["NN", "O", "B-x"]]) == "bare"
+    assert convert_tags(["I-A", "I-A", "B-A"], "bio") == ["B-A", "I-A", "B-A"]
+
+
+@pytest.mark.parametrize("scheme", ["bio", "iobes", "bmes"])
+def test_viterbi_finds_the_best_legal_sequence(scheme):
+    names = tag_names(("A", "B"), scheme)
+    transitions = transition_scores(names, scheme)
+    rng = np.random.default_rng(0)
+    for length in (1, 2, 3):
+        scores = rng.normal(size=(length, len(names))) * 2
+        legal = [
+            path
+            for path in itertools.product(range(len(names)), repeat=length)
+            if convert_tags([names[i] for i in path], scheme) == [names[i] for i in path]
+        ]
+        best = max(legal, key=lambda path: sum(scores[i, tag] for i, tag in enumerate(path)))
+        assert tuple(viterbi(scores, transitions)) == best
+    assert viterbi(np.zeros((0, len(names))), transitions).size == 0
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte"])
+def test_words_keep_their_tags_and_characters(kind, wordpiece):
+    """Pre-split words and plain text, in scripts of several kinds."""
+    tokenizer = wordpiece if kind == "wordpiece" else byte_tokenizer()
+    made = task(tokenizer, 128)
+    words = ["Anna", "met", "Émile", "in", "東京", ",", "שלום", "😀", "e\u0301t", "a\tb"]
+    tags = [1, 0, 1, 0, 3, 0, 3, 4, 0, 0]
+    rows = table({"tokens": words, "tags": [made.label_names[i] for i in tags]})
+    examples = made.examples(rows, labelled=True, key="x")
+    assert examples.labels[0].tolist() == tags
+    [example] = examples.examples
+    carried = example.arrays["weights"] > 0
+    assert example.arrays["labels"][carried].tolist() == [tags[i] for i in example.host[carried]]
+    [answer] = answered(made, rows, [tags])
+    joined = " ".join(words)
+    assert answer["tags"] == rows.rows[0]["tags"]
+    assert [(e["label"], e["token_start"], e["token_end"]) for e in answer["entities"]] == [
+        ("PER", 0, 1), ("PER", 2, 3), ("LOC", 4, 5), ("LOC", 6, 8)
+    ]  # fmt: skip
+    assert all(joined[e["start"] : e["end"]] == e["text"] for e in answer["entities"])
+
+    text = "Anna met\r\n\tÉmile, in 東京."
+    spans = [(0, 4, "PER"), (11, 16, "PER"), (21, 23, "LOC")]
+    plain = task(tokenizer, 128, text="text")
+    rows = table({"text": text, "entities": [{"start": a, "end": b, "label": label} for a, b, label in spans]})
+    [gold] = plain.examples(rows, labelled=True, key="x").labels
+    assert [plain.label_names[i] for i in gold] == "B-PER O B-PER O O B-LOC I-LOC O".split()
+    [answer] = answered(plain, rows, [gold.tolist()])
+    assert [(e["start"], e["end"], e["label"]) for e in answer["entities"]] == spans
+    assert [e["text"] for e in answer["entities"]] == [text[a:b] for a, b, _ in spans]
+
+
+def test_every_word_is_answered_where_it_has_most_context(wordpiece):
+    made = task(wordpiece, 12)
+    words = ["anna", "met", "the", "world"] * 6
+    tags = [i % 5 for i in range(len(words))]
+    rows = table({"tokens": words, "tags": [made.label_names[0]] * len(words)})
+    examples = made.examples(rows, labelled=True, key="x")
+    assert len(examples.examples) > 2 and examples.counts["truncated"] == 1
+    carried = np.concatenate([e.host[e.host >= 0] for e in examples.examples])
+    assert sorted(carried.tolist()) == list(range(len(words)))
+    assert sum(float(e.arrays["weights"].sum()) for e in examples.examples) == len(words)
+    for example in examples.examples[1:]:
+        assert (example.host[1:3] == -1).all()  # the first tokens of a window have no context before them
+    rows = table({"tokens": words})
+    [answer] = answered(made, rows, [tags])
+    assert answer["tags"] == [made.label_names[i] for i in tags]
+
+
+def test_conll_files():
+    lines = (
+        "-DOCSTART- -X- O\n\n# newdoc = 1\nAnna NNP B-PER\n# NN O\n\n# text = x y z\nin IN O\nParis  NNP\tB-LOC\n\n"
+        "a\tb c\n\nlast NN O"
+    )
+    rows = list(read_conll(iter(lines.splitlines(keepends=True)), ("tokens", "pos", "tags")))
+    assert rows[0] == (4, {"tokens": ["Anna", "#"], "pos": ["NNP", "NN"], "tags": ["B-PER", "O"]})
+    assert isinstance(rows[1][1], BadRow) and "line 9 has 2 fields, expected 3" in rows[1][1].problem
+    assert isinstance(rows[2][1], BadRow) and rows[2][0] == 11
+    assert rows[3] == (13, {"tokens": ["last"], "pos": ["NN"], "tags": ["O"]})
+    spaced = list(read_conll(iter(["New York\tB-LOC\n", "\ufeff\tO\r\n"]), ("tokens", "tags")))
+    assert spaced == [(1, {"tokens": ["New York", "\ufeff"], "tags": ["B-LOC", "O"]})]
+    assert list(read_conll(iter(["a;B\n"]), ("tokens", "tags"), ";")) == [(1, {"tokens": ["a"], "tags": ["B"]})]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "1 tags for 2 tokens"),
+        ({"tokens": ["a"], "tags": ["X-PER"]}, "tag 'X-PER' is not one of the 5 tags"),
+        ({"tokens": ["a"], "tags": ["B-ORG"]}, "tag 'B-ORG' is not one of"),
+        ({"tokens": [], "tags": []}, "expected at least one token"),
+        ({"tokens": [1], "tags": ["O"]}, "expected a list of tokens"),
+        ({"tokens": ["a"], "tags": None}, "expected a list of tags"),
+    ],
+)
+def test_bad_rows_of_tokens(wordpiece, row, problem):
+    with pytest.raises(UserError, match=r"t\.conll, row 1: .*" + problem.split("(")[0]):
+        task(wordpiece).examples(table(row), labelled=True, key="x")
+    skipped = task(wordpiece, data={"on_bad_row": "skip"}).examples(table(row), labelled=True, key="x")
+    assert not skipped.examples and problem in skipped.errors[0]
+
+
+@pytest.mark.parametrize(
+    ("spans", "problem"),
+    [
+        ([(0, 4, "PER"), (2, 6, "LOC")], "overlap at character 2"),
+        ([(0, 40, "PER")], "does not lie in the text of 13 characters"),
+        ([(3, 3, "PER")], "does not lie in the text"),
+        ([(4, 5, "PER")], "holds no word"),
+        ([(0, 2, "PER"), (2, 4, "LOC")], "share the word at character 0"),
+        ([(0, 4, "")], "expected whole numbers and a name"),
+        ([(0, 4, "ORG")], "tag 'B-ORG' is not one of"),
+    ],
+)
+def test_bad_spans(wordpiece, spans, problem):
+    entities = [{"start": a, "end": b, "label": label} for a, b, label in spans]
+    with pytest.raises(UserError, match=problem):
+        task(wordpiece, text="text").examples(
+            table({"text": "Anna met York", "entities": entities}), labelled=True, key="x"
+        )
+
+
+def test_spans_inside_words_are_widened_and_counted(wordpiece):
+    entities = [{"start": 1, "end": 5, "label": "PER"}, {"start": 9, "end": 13, "label": "LOC"}]
+    made = task(wordpiece, text="text").examples(
+        table({"text": "Anna met York", "entities": entities}), labelled=True, key="x"
+    )
+    assert made.counts["widened_entities"] == 1 and made.labels[0].tolist() == [1, 0, 3]
+
+
+def test_words_that_the_tokenizer_keeps_nothing_of_are_outside(wordpiece):
+    made = task(wordpiece)
+    rows = table({"tokens": ["anna", "\u200b", "met"], "tags": ["B-PER", "O", "O"]})
+    assert made.examples(rows, labelled=True, key="x").counts["words_without_tokens"] == 1
+    [answer] = answered(made, table({"tokens": ["anna", "\u200b", "met"]}), [[1, 1, 0]])
+    assert answer["tags"] == ["B-PER", "O", "O"]
+
+
+def test_settings_that_do_not_fit(wordpiece):
+    with pytest.raises(UserError, match=r"expected at least two different tags"):
+        task(wordpiece, labels=("O",))
