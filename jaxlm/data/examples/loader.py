@@ -16,6 +16,7 @@ from jaxlm.data.examples.order import Order, epoch_order, make_order
 from jaxlm.data.examples.packing import Rows, build_batch, fill_rows, plan_rows
 from jaxlm.data.examples.shapes import Shapes, choose_shapes, members_of, token_shapes
 from jaxlm.data.resumable import ResumableBatches, batches_by_step
+from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
 
 
