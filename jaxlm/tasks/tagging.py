@@ -56,6 +56,7 @@ class TaggingConfig(TaskConfig):
     """Fine-tuning to give each word a tag: named entities, parts of speech, chunks."""
 
     kind: Literal["tagging"] = "tagging"
+    """What is learned."""
     tokens: str = "tokens"
     """Column of the words: a list, or a string of words between white space."""
     tags: str = "tags"
