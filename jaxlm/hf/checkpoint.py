@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlm.data.label_names import check_distinct
 from jaxlm.errors import UserError
 from jaxlm.hf.redundant import check_redundant
 from jaxlm.hf.shards import WEIGHTS, write_tensors
@@ -48,7 +49,21 @@ class HFCheckpoint:
             raise UserError(f"{path}: architectures: expected a list of class names, found {named!r:.60}")
         if config.get("quantization_config"):
             raise UserError(f"{path}: quantization_config: quantized weights are not supported; save them unquantized")
-        return config
+        return config | self._generation_ids()
+
+    def _generation_ids(self) -> dict[str, Any]:
+        """The ids that end a text by generation_config.json, which goes before config.json, as in Transformers."""
+        path = self.directory / "generation_config.json"
+        if not path.is_file():
+            return {}
+        try:
+            value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        except (ValueError, RecursionError, AttributeError) as error:
+            raise UserError(f"{path}: expected a JSON object: {error}") from error
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None and (type(item) is not int or item < 0):
+                raise UserError(f"{path}: eos_token_id: expected a token id or a list of them, found {value!r:.60}")
+        return {} if value is None or value == [] else {"eos_token_id": value}
 
     @cached_property
     def family(self) -> Family:
@@ -210,7 +225,10 @@ def export_model(
       directory: made if absent; files of the same names are replaced.
       task_config: further config.json keys: id2label, label2id, problem_type.
       shard_bytes: a model of more is written as several files and an index, and never whole in memory.
+    Raises:
+      UserError: two labels of one name.
     """
+    check_distinct(tuple((task_config or {}).get("id2label", {}).values()), "the exported config.json: id2label")
     flat = flatten(params)
     rules = rules_for(model.weight_map, flat)
     tensors = (tensor for rule in rules for tensor in _tensors(rule, flat[rule.param]))

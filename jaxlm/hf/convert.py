@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 
 from jaxlm.data.label_names import hf_label_names
 from jaxlm.errors import UserError
+from jaxlm.files import explain_write_errors
 from jaxlm.hf.checkpoint import HFCheckpoint, plan_checkpoint
 from jaxlm.hf.hub import find_model_dir
 from jaxlm.models import Model
@@ -16,13 +17,27 @@ from jaxlm.models.base import flatten
 def export_run(run: str, target: Path) -> None:
     """Copies a finished run's exported model; Transformers loads the directory as it is.
 
+    The target appears whole or not at all.
+
     Raises:
       UserError: the run has no exported model, or the target is a directory with other things in it.
+      RunFailure: the copy cannot be written.
     """
     source = find_model_dir(run, key="convert export")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"convert export: {target} exists and is not empty; name a new directory")
-    copytree(source, target, dirs_exist_ok=True)
+    target = target.absolute()
+    partial = target.with_name(f".{target.name}.partial")
+    with explain_write_errors(target):
+        rmtree(partial, ignore_errors=True)  # of an export that was killed
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copytree(source, partial)
+            if target.exists():
+                target.rmdir()
+            partial.rename(target)
+        finally:
+            rmtree(partial, ignore_errors=True)
 
 
 def inspect(name: str) -> str:

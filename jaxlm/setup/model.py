@@ -19,6 +19,7 @@ from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import choose_mesh
 from jaxlm.parallel.sharding import Rules, param_shardings
 from jaxlm.tasks.base import Task
+from jaxlm.tokenizer.saving import ModelSide
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 
@@ -32,9 +33,9 @@ def build_model(
     """Returns the model on its mesh; UserError where config, tokenizer and checkpoint do not fit together."""
     family, sizes, where = sizes_of(config, checkpoint, tokenizer)
     sizes = override(sizes, task.model_overrides)
-    if task.num_outputs and sizes.pad_id is None:
-        # Transformers' classifiers by the last token find it by the padding behind it, and need an id for batches.
-        sizes = replace(sizes, pad_id=tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id)
+    if task.num_outputs and family.pool == "last" and (pad_id := tokenizer.padding_id(sizes.pad_id)) is not None:
+        # Transformers' classifiers by the last token find it by the tokenizer's padding behind it.
+        sizes = replace(sizes, pad_id=pad_id)
     if tokenizer.vocab_size > sizes.vocab_size:
         raise UserError(
             f"{where}: the tokenizer has {tokenizer.vocab_size} ids, the model's vocab_size is {sizes.vocab_size}; "
@@ -104,6 +105,18 @@ def decoder_start_id(config: Config, checkpoint: HFCheckpoint | None) -> int | N
     if checkpoint is not None:
         return getattr(checkpoint.model_config, "decoder_start_id", None)
     return config.model.config.get("decoder_start_id")
+
+
+def eos_ids(checkpoint: HFCheckpoint | None) -> tuple[int, ...]:
+    """The tokens that end a text, as generation_config.json or config.json says."""
+    ids = None if checkpoint is None else getattr(checkpoint.model_config, "eos_id", None)
+    return () if ids is None else ids if isinstance(ids, tuple) else (ids,)
+
+
+def model_side(model: Model, config: Config) -> ModelSide:
+    """What an export's tokenizer has to know of the model."""
+    side = "left" if model.head == "causal_lm" else "right"  # texts are continued at their end
+    return ModelSide(model.config.pad_id, model.config.max_positions, config.data.max_length, side)
 
 
 def make_compute(model: ModelConfig, rules: Rules) -> ComputeConfig:

@@ -21,7 +21,7 @@ from jaxlm.parallel import processes
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.early_checks import check_batches, check_mesh
 from jaxlm.setup.layout import make_layout
-from jaxlm.setup.model import build_model, decoder_start_id
+from jaxlm.setup.model import build_model, decoder_start_id, eos_ids
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
 from jaxlm.tasks import TASKS
 from jaxlm.tasks.base import Context, Request, Task
@@ -127,6 +127,7 @@ def make_context(config: Config, tokenizer: Tokenizer, checkpoint: HFCheckpoint 
         logits_chunk=config.model.chunk,
         seed=config.seed,
         decoder_start_id=decoder_start_id(config, checkpoint),
+        eos_ids=eos_ids(checkpoint),
     )
 
 

@@ -120,6 +120,7 @@ class Context:
       logits_chunk: tokens of a row whose logits exist at once; None: chosen by their number.
       seed: of the run.
       decoder_start_id: the token that a decoder reads first; None: padding's.
+      eos_ids: tokens that end a text that the model writes, beside the tokenizer's own.
     """
 
     data: DataConfig
@@ -130,6 +131,7 @@ class Context:
     logits_chunk: int | None = None
     seed: int = 0
     decoder_start_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
 
 
 class Task(ABC):

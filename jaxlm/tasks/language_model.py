@@ -134,7 +134,7 @@ class TextWriter(LanguageModel):
             top_k=samples.top_k,
             top_p=samples.top_p,
             seed=self.context.seed,
-            eos_ids=() if eos is None else (eos,),
+            eos_ids=tuple(sorted({*self.context.eos_ids, *(() if eos is None else (eos,))})),
         )
 
     @classmethod

@@ -243,6 +243,16 @@ class Tokenizer:
         """Returns the id of a vocabulary entry; None for one that the vocabulary lacks."""
         return self._backend.token_to_id(token)
 
+    def padding_id(self, model_id: int | None) -> int | None:
+        """Returns the special token that fills batches: its own, the model's, EOS or <unk>; None: it has none of these.
+
+        Args:
+          model_id: the one that the model's config names.
+        """
+        if self.pad_id is not None:
+            return self.pad_id
+        return next((i for i in (model_id, self.eos_id, self.unk_id) if i in self.special_ids), None)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over everything that decides ids: equal after `save` and `load_tokenizer`."""
@@ -267,8 +277,8 @@ class Tokenizer:
           model: the one that the tokenizer is exported with; gives it a padding token, too. None: saved by itself.
         """
         roles = {f"{role}_token": token for role, token in self._files.roles.items()}
-        if model is not None and (pad := self._padding(model.pad_id)) is not None:
-            roles["pad_token"] = pad
+        if model is not None and (pad_id := self.padding_id(model.pad_id)) is not None:
+            roles["pad_token"] = self.tokens([pad_id])[0]
         inputs = ["input_ids", "token_type_ids", "attention_mask"]
         if self.cls_id is None or not TokenLayout.from_backend(self._backend, 2, True).kinds.any():
             inputs.remove("token_type_ids")
@@ -279,13 +289,6 @@ class Tokenizer:
         (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=True), "utf-8")
         for name, value in (("tokenizer_config.json", config), ("special_tokens_map.json", roles)):
             (directory / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-    def _padding(self, model_id: int | None) -> str | None:
-        """The special token that fills batches: its own, the model's, EOS or <unk>; None: it has no such token."""
-        for i in (self.pad_id, model_id, self.eos_id, self.unk_id):
-            if i in self.special_ids:
-                return self._backend.id_to_token(i)
-        return None
 
     @property
     def _cuts_left(self) -> bool:

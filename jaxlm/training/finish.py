@@ -15,6 +15,7 @@ from jaxlm.parallel import processes
 from jaxlm.report.report import write_report
 from jaxlm.report.sections import write_analysis
 from jaxlm.run.run_dir import ANALYSIS, PREDICTIONS, SUMMARY
+from jaxlm.setup.model import model_side
 from jaxlm.setup.setup import Setup
 from jaxlm.tasks.base import Answer, Task
 from jaxlm.training.progress import Progress
@@ -90,7 +91,7 @@ def finish_run(
     }
     export_model(directory.model, setup.model, state.params, task.hf_config())
     if processes.is_first():
-        setup.tokenizer.save(directory.model)
+        setup.tokenizer.save(directory.model, model_side(setup.model, setup.config))
         directory.write_json(SUMMARY, {**summary, "status": "reporting"})
         answers = () if scored is None else evaluations[scored].answers
         write_analysis(directory.path / ANALYSIS, task.report(answers))
