@@ -71,12 +71,15 @@ def _read(directory: Path) -> TokenizerFiles:
         backend = _from_json(directory / "tokenizer.json", found, config)
         if family is None and not named:
             family = guess_family(backend)
+        # A generic class puts nothing around a text that its tokenizer.json does not.
+        around = found.family if found.name else family
     else:
         backend, family = from_vocabulary(directory, found, config, named)
+        around = family
 
     _add_tokens(backend, directory, later)
     roles = mark_special(backend, family, named, extra)
-    if (processor := post_processor(family, backend, roles, config)) is not None:
+    if (processor := post_processor(around, backend, roles, config)) is not None:
         backend.post_processor = processor
     copies = {name: (directory / name).read_bytes() for name in _KEPT if (directory / name).is_file()}
     return TokenizerFiles(backend, roles, config, copies)

@@ -314,3 +314,13 @@ def test_damaged_files_are_read_or_refused(tmp_path):
             load_tokenizer(folder).encode(["a the quick 今天"], max_length=20)
         except UserError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(("name", "around"), [("PreTrainedTokenizerFast", 0), ("TokenizersBackend", 0), (None, 1)])
+def test_a_generic_class_puts_nothing_around_a_text_that_its_file_does_not(name, around, tmp_path):
+    """The vocabulary looks like T5's; only where no class is named is it taken for one."""
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}, "<unk>"))
+    (tmp_path / "tokenizer.json").write_text(backend.to_str())
+    if name is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+    assert ids(load_tokenizer(tmp_path), "a") == [3, *[1] * around]
