@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jaxlm.local_paths import LocalPath
 from jaxlm.section import Section
 
 
@@ -69,7 +68,7 @@ class LoggingConfig(Section):
 
     every: int = Field(default=10, gt=0)
     """Steps between log lines."""
-    directory: LocalPath = "runs"
+    directory: str = "runs"
     """Run directories are made here, by `name`."""
     tensorboard: bool = True
     """Write TensorBoard event files beside `metrics.jsonl`."""

@@ -17,7 +17,6 @@ from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.hf.hub import find_model_dir
 from jaxlm.inference.evaluator import Evaluator
-from jaxlm.local_paths import check_local
 from jaxlm.parallel.config import MeshConfig
 from jaxlm.parallel.mesh import choose_mesh
 from jaxlm.run.run_dir import RunDir
@@ -58,7 +57,6 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> Config | None:
     Args:
       overrides: `key.path=value`. A mesh that they ask for replaces the run's sizes, which go together.
     """
-    check_local(name, "--run")
     path = RunDir(Path(name).expanduser()).config
     sizes = [key for key in MeshConfig.model_fields if key != "preset"]
     replaced = [f"mesh.{key}=null" for key in sizes] if asks_for_mesh(overrides) else []
@@ -117,12 +115,12 @@ def checkpoint_config(name: str, text: str | Sequence[str] | None) -> Config:
     """
     checkpoint = HFCheckpoint(find_model_dir(name, key="--run"))
     task = task_of(checkpoint)
-    columns = {} if text is None else {"text": text if isinstance(text, str) else tuple(text)}
+    columns = None if text is None else [text] if isinstance(text, str) else list(text)
     positions = checkpoint.model_config.max_positions
     return Config(
         name="predict",
         model=ModelConfig(init=name),
-        task=task.Config.model_validate(columns),
+        task=task.Config.model_validate({}) if columns is None else task.Config.of_texts(columns),
         data=DataConfig(max_length=min(512, positions)),
     )
 

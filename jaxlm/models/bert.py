@@ -20,7 +20,7 @@ from jaxlm.models.encoder import (
 )
 from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.heads import masked_lm, pooled_classifier, token_classifier
+from jaxlm.nn.heads import masked_lm, pooled_classifier, span_ends, token_classifier
 from jaxlm.nn.layers import ComputeConfig
 
 
@@ -100,6 +100,7 @@ FAMILY = Family(
         "token_classification": Head(
             token_classifier, "BertForTokenClassification", out_rules("classifier"), LABEL_PARAMS
         ),
+        "question_answering": Head(span_ends, "BertForQuestionAnswering", out_rules("qa_outputs")),
         "masked_lm": Head(
             masked_lm(),
             "BertForMaskedLM",
@@ -111,7 +112,7 @@ FAMILY = Family(
     trunk_map=WeightMap(
         rules=(*embedding_rules("bert.embeddings."), *stack_rules("bert.encoder.layer.{i}.")),
         prefix="bert.",
-        ignore=(r"^cls\.seq_relationship\.", r"^qa_outputs\."),
+        ignore=(r"^cls\.seq_relationship\.",),
         copies=decoder_copies("cls.predictions", "bert.embeddings.word_embeddings.weight"),
         buffers=POSITION_IDS,
         aliases=OLD_NORM_NAMES,

@@ -30,6 +30,8 @@ class DistilBertConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     classifier_dropout: float = 0.2
+    answer_dropout: float = 0.1
+    """In front of the head for question answering."""
     init_std: float = 0.02
     pad_id: int = 0
     tied: bool = True
@@ -59,6 +61,7 @@ _FIELDS = {
     "dropout": "dropout",
     "attention_dropout": "attention_dropout",
     "classifier_dropout": "seq_classif_dropout",
+    "answer_dropout": "qa_dropout",
     "init_std": "initializer_range",
     "pad_id": "pad_token_id",
     "tied": "tie_word_embeddings",
@@ -84,6 +87,10 @@ def _from_hf(config: Mapping[str, Any]) -> DistilBertConfig:
 def _token_classifier(config: DistilBertConfig, compute: ComputeConfig, num_outputs: int) -> nn.Module:
     """HF's drops at the rate of the rest, not at `classifier_dropout`."""
     return LinearClassifier(num_outputs, config.dropout, True, "length", config, compute)
+
+
+def _span_ends(config: DistilBertConfig, compute: ComputeConfig, num_outputs: int) -> nn.Module:
+    return LinearClassifier(num_outputs, config.answer_dropout, True, "length", config, compute)
 
 
 _BASE = DistilBertConfig()
@@ -112,6 +119,7 @@ FAMILY = Family(
         "token_classification": Head(
             _token_classifier, "DistilBertForTokenClassification", out_rules("classifier"), LABEL_PARAMS
         ),
+        "question_answering": Head(_span_ends, "DistilBertForQuestionAnswering", out_rules("qa_outputs")),
         "masked_lm": Head(
             masked_lm(norm_eps=_NORM_EPS),
             "DistilBertForMaskedLM",
@@ -127,7 +135,6 @@ FAMILY = Family(
             *stack_rules("distilbert.transformer.layer.{i}.", _NAMES),
         ),
         prefix="distilbert.",
-        ignore=(r"^qa_outputs\.",),
         copies=(("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"),),
         buffers=POSITION_IDS,
     ),

@@ -28,7 +28,7 @@ from jaxlm.models.encoder import (
 )
 from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.heads import FactoredLogits, masked_lm, pooled_classifier, token_classifier
+from jaxlm.nn.heads import FactoredLogits, masked_lm, pooled_classifier, span_ends, token_classifier
 from jaxlm.nn.layers import ComputeConfig, Key, activation, dense, split_key
 from jaxlm.parallel.sharding import constrain
 
@@ -230,6 +230,7 @@ FAMILY = Family(
         "token_classification": Head(
             token_classifier, "ElectraForTokenClassification", out_rules("classifier"), LABEL_PARAMS
         ),
+        "question_answering": Head(span_ends, "ElectraForQuestionAnswering", out_rules("qa_outputs")),
         "masked_lm": Head(
             _masked_lm,
             "ElectraForMaskedLM",
@@ -258,7 +259,6 @@ FAMILY = Family(
             *stack_rules("electra.encoder.layer.{i}."),
         ),
         prefix="electra.",
-        ignore=(r"^qa_outputs\.",),
         copies=(("generator_lm_head.weight", "electra.embeddings.word_embeddings.weight"),),
         buffers=POSITION_IDS,
         aliases=OLD_NORM_NAMES,

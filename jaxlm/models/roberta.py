@@ -22,7 +22,7 @@ from jaxlm.models.encoder import (
 )
 from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.heads import masked_lm, pooled_classifier, token_classifier
+from jaxlm.nn.heads import masked_lm, pooled_classifier, span_ends, token_classifier
 from jaxlm.nn.layers import ComputeConfig
 
 
@@ -99,6 +99,7 @@ def _heads(name: str) -> dict[str, Head]:
         "token_classification": Head(
             token_classifier, f"{name}ForTokenClassification", out_rules("classifier"), LABEL_PARAMS
         ),
+        "question_answering": Head(span_ends, f"{name}ForQuestionAnswering", out_rules("qa_outputs")),
         "masked_lm": Head(
             masked_lm(activation="gelu"),  # whatever the config's
             f"{name}ForMaskedLM",
@@ -121,7 +122,7 @@ FAMILY = Family(
     trunk_map=WeightMap(
         rules=(*embedding_rules("roberta.embeddings."), *stack_rules("roberta.encoder.layer.{i}.")),
         prefix="roberta.",
-        ignore=(r"^roberta\.pooler\.", r"^qa_outputs\."),
+        ignore=(r"^roberta\.pooler\.",),
         copies=decoder_copies("lm_head", "roberta.embeddings.word_embeddings.weight"),
         buffers=POSITION_IDS,
         aliases=OLD_NORM_NAMES,

@@ -93,7 +93,8 @@ def pooled_classifier(activation: str, *, dropout_before: bool) -> Build:
 class LinearClassifier(nn.Module):
     """Dropout and one dense map of each state.
 
-    In HF's terms: `score` of decoders, over one state per example; `classifier` of token classifiers, over all tokens.
+    In HF's terms: `score` of decoders, over one state per example; `classifier` of token classifiers and
+    `qa_outputs`, over all tokens.
 
     Attributes:
       axis: logical axis of the states: "slots" or "length".
@@ -123,6 +124,11 @@ def linear_classifier(config: Any, compute: ComputeConfig, num_outputs: int) -> 
 def token_classifier(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
     """A `Head.build`: classes of every token."""
     return LinearClassifier(num_outputs, _dropout(config), True, "length", config, compute)
+
+
+def span_ends(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
+    """A `Head.build`: whether an answer begins, and whether it ends, at every token; without dropout."""
+    return LinearClassifier(num_outputs, 0.0, True, "length", config, compute)
 
 
 def _dropout(config: Any) -> float:

@@ -8,6 +8,7 @@ from jaxlm.tasks.causal_lm import CausalLM
 from jaxlm.tasks.classification import Classification
 from jaxlm.tasks.masked_lm import MaskedLM
 from jaxlm.tasks.prefix_lm import PrefixLM
+from jaxlm.tasks.question_answering import QuestionAnswering
 from jaxlm.tasks.replaced_tokens import ReplacedTokens
 from jaxlm.tasks.span_corruption import SpanCorruption
 from jaxlm.tasks.tagging import Tagging
@@ -20,7 +21,16 @@ def kind_of(task: type[Task]) -> str:
 
 TASKS: dict[str, type[Task]] = {
     kind_of(task): task
-    for task in (Classification, Tagging, CausalLM, PrefixLM, MaskedLM, SpanCorruption, ReplacedTokens)
+    for task in (
+        Classification,
+        Tagging,
+        QuestionAnswering,
+        CausalLM,
+        PrefixLM,
+        MaskedLM,
+        SpanCorruption,
+        ReplacedTokens,
+    )
 }
 
 

@@ -32,6 +32,15 @@ class TaskConfig(Section):
 
     kind: str
 
+    @classmethod
+    def of_texts(cls, columns: Sequence[str]) -> TaskConfig:
+        """Returns the section of a model that reads these text columns.
+
+        Raises:
+          UserError: another number of columns than the task reads.
+        """
+        return cls.model_validate({"text": columns[0] if len(columns) == 1 else tuple(columns)})
+
 
 class Metric(NamedTuple):
     """A score that a task can give."""

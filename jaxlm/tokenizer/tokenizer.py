@@ -231,6 +231,11 @@ class Tokenizer:
         return tuple(sorted({i for i, token in added.items() if token.special} | {i for i in named if i is not None}))
 
     @cached_property
+    def pair_layout(self) -> TokenLayout:
+        """Where two texts and the special tokens around them stand in a model input."""
+        return TokenLayout.from_backend(self._backend, 2, True)
+
+    @cached_property
     def special_token_affixes(self) -> tuple[np.ndarray, np.ndarray]:
         """int32 ids of the special tokens that go before and after a single text."""
         parts = TokenLayout.from_backend(self._backend, 1, True).parts

@@ -19,9 +19,9 @@ from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources.conll_rows import read_conll
 from jaxlm.data.sources.delimited_rows import read_delimited
 from jaxlm.data.sources.json_rows import read_json
+from jaxlm.data.sources.squad_rows import HEAD, is_squad, read_squad
 from jaxlm.data.sources.text_files import BadRow, Record, open_binary, open_text, setting
 from jaxlm.errors import UserError, did_you_mean
-from jaxlm.local_paths import check_local
 
 _FORMATS = {
     ".jsonl": "jsonl",
@@ -70,7 +70,6 @@ def find_files(patterns: str | Sequence[str], key: str) -> tuple[Path, ...]:
     patterns = [patterns] if isinstance(patterns, str) else patterns
     found: dict[Path, None] = {}
     for pattern in patterns:
-        check_local(pattern, key)
         if not glob.has_magic(pattern) or Path(pattern).exists():  # a name may hold brackets, too
             check_file(Path(pattern), key)
             found[Path(pattern)] = None
@@ -90,7 +89,6 @@ def _first_magic(pattern: str) -> int:
 
 def check_file(path: Path, key: str) -> None:
     """Raises UserError, with the nearest name in the folder, where there is no such file."""
-    check_local(path, key)
     if path.is_file():
         return
     if path.is_dir():
@@ -109,7 +107,7 @@ def _working_directory(path: Path) -> str:
 
 
 def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = False) -> str:
-    """Returns the format: "jsonl", "csv", "tsv", "parquet" or, where plain `text` is allowed, "text".
+    """Returns the format: "jsonl", "csv", "tsv", "parquet", "conll", "squad" or, where plain `text` is allowed, "text".
 
     Raises:
       UserError: the name does not tell.
@@ -128,7 +126,18 @@ def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = Fals
             f"{setting(key, 'format')} to {formats}"
             + (f" (or {setting(key, 'columns')}, if it is tab-separated without a header)" if suffix == ".txt" else "")
         )
-    return _FORMATS[suffix]
+    return "squad" if suffix == ".json" and _holds_squad(path, source.encoding) else _FORMATS[suffix]
+
+
+def _holds_squad(path: Path, encoding: str) -> bool:
+    if not path.is_file():
+        return False
+    with open_binary(path) as (_, stream):
+        beginning = stream.read(HEAD)
+    try:
+        return is_squad(beginning.decode(encoding, "ignore").removeprefix("\ufeff"))
+    except LookupError:  # no such encoding, which is said when the file is opened
+        return False
 
 
 def plain_suffix(path: Path) -> str:
@@ -166,6 +175,8 @@ def open_rows(
     if kind == "conll":
         names = source.columns or ("tokens", "tags")
         return RowReader(str(path), read_conll(lines, names, source.separator), names, fraction=file.fraction)
+    if kind == "squad":
+        return RowReader(str(path), read_squad("".join(lines), str(path)))
     if kind == "jsonl":
         return RowReader(str(path), read_json(lines, str(path)), fraction=file.fraction)
     quoting = source.quoting if source.quoting != "auto" else kind == "csv"

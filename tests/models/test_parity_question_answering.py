@@ -1,0 +1,49 @@
+"""Heads for question answering against Transformers, both ways; and their predictions on its exports."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from helpers.hf_folders import assert_same_tensors
+from helpers.tiny_models import ENCODERS, apply, examples, pack
+from helpers.torch_reference import random_config, randomise, strict_load, torch_inputs
+
+from jaxlm.hf.checkpoint import HFCheckpoint, export_model, load_params
+from jaxlm.models import Model
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("family", ENCODERS)
+def test_logits_agree_and_export_is_bit_equal(family, tmp_path, transformers):
+    import torch
+
+    config = random_config(family, 0)
+    config.num_labels = 2
+    theirs = randomise(transformers.AutoModelForQuestionAnswering.from_config(config))
+    theirs.save_pretrained(tmp_path / "in")
+    checkpoint = HFCheckpoint(tmp_path / "in")
+    assert checkpoint.head == "question_answering"
+    model = Model(checkpoint.family, checkpoint.model_config, "question_answering", 2)
+    imported = load_params(checkpoint, model, jax.random.key(0))
+    assert imported.initialized == imported.ignored == ()
+    texts = examples(6, seed=0)
+    batch = pack([texts[:3], texts[3:]], length=27, slots=3, pad_id=model.config.pad_id or 0)
+    del batch["slot_positions"]
+    ours = apply(model, imported.params, batch)
+    with torch.no_grad():
+        outputs = theirs(**torch_inputs(theirs, texts))
+    expected = np.stack([outputs.start_logits.numpy(), outputs.end_logits.numpy()], axis=-1)
+    for i, text in enumerate(texts):
+        row = ours[i // 3][batch["segment_ids"][i // 3] == i % 3 + 1]
+        np.testing.assert_allclose(row, expected[i, : len(text.tokens)], atol=1e-4, rtol=0)
+    assert np.ptp(expected) > 1e-2
+
+    export_model(tmp_path / "out", model, imported.params, {})
+    back = strict_load(tmp_path / "out", "AutoModelForQuestionAnswering")
+    assert_same_tensors(tmp_path / "in", tmp_path / "out")
+    assert back.config.architectures == [type(theirs).__name__] and back.config.num_labels == 2
+    # Another kind of head begins anew, and leaves this one out.
+    classifier = Model(checkpoint.family, checkpoint.model_config, "classification", 3)
+    other = load_params(checkpoint, classifier, jax.random.key(0))
+    assert {"head/out"} <= set(other.initialized) and "qa_outputs.weight" in other.ignored
