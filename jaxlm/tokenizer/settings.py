@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,11 @@ _MOST_EXTRA_IDS = 100_000
 
 
 def check_settings(config: Mapping[str, Any], where: str) -> None:
-    """Raises UserError for a setting of another type than it has in Transformers."""
+    """Raises UserError for a setting of another type than it has in Transformers, or text that is no Unicode."""
+    try:
+        json.dumps(config, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: a text in it holds half of a surrogate pair ({error.reason})") from error
 
     def expect(good: bool, key: str, wanted: str) -> None:
         if not good:

@@ -240,6 +240,7 @@ def test_special_tokens_in_texts_are_read_as_such_or_split(tmp_path):
         ({"tokenizer_config_json": {"added_tokens_decoder": [1]}}, "added_tokens_decoder: expected an object"),
         ({"tokenizer_config_json": {"added_tokens_decoder": {"x": "a"}}}, "added tokens: expected an id, found 'x'"),
         ({"added_tokens_json": {"[ENT]": "one"}}, "added tokens: expected an id"),
+        ({"tokenizer_config_json": {"notes": ["\ud800"]}}, "half of a surrogate pair"),
         ({"added_tokens_json": {"[A]": ENT, "[B]": ENT}}, "two tokens have the id"),
         ({"special_tokens_map_json": []}, "special_tokens_map.json: expected a JSON object"),
         ({"config_json": "[" * 10_000}, "config.json: not valid JSON"),
