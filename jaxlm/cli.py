@@ -15,6 +15,7 @@ from typing import Any
 from jaxlm.console import setup_logging
 from jaxlm.errors import Interrupted, RunFailure, UserError
 from jaxlm.files import sha256
+from jaxlm.local_paths import check_local
 from jaxlm.parallel.cluster import Cluster, detect_cluster
 from jaxlm.parallel.cpu_env import restart_with_settings
 from jaxlm.parallel.launch import supervise
@@ -29,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     options.command_line = shlex.join(["jaxlm", *arguments])
+    try:
+        _check_paths(options)
+    except UserError as error:
+        return _fail("error", error, 2)
     if not hasattr(options, "coordinator"):
         setup_logging(options.verbose)
         return _run(options, options.run_command)
@@ -40,6 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         setup_logging(options.verbose)
         return _run(options, options.run_command)
     return _run_one_of_several(options, cluster)
+
+
+_PATHS = ("config", "data", "input", "model", "output", "paths", "plugin", "run", "train")
+"""Options that are paths."""
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Raises UserError where an option names a path of another machine."""
+    for name in _PATHS:
+        given = getattr(options, name, None) or ()
+        for path in [given] if isinstance(given, str) else given:
+            check_local(path, "convert" if name == "paths" else f"--{name}")
 
 
 def _run_one_of_several(options: argparse.Namespace, cluster: Cluster) -> int:

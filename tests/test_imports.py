@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / "jaxlm"
 # From the bottom up. A folder's files may import each other, and whatever lies on a lower layer.
 LAYERS = [
     "errors section fields",
-    "plugins",
+    "plugins local_paths",
     "files console parallel tokenizer metrics",
     "data nn run optim",
     "models objectives report",

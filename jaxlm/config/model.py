@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from jaxlm.local_paths import LocalPath
 from jaxlm.section import Section
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 
@@ -14,7 +15,7 @@ from jaxlm.tokenizer.config import TokenizerTrainingConfig
 class ModelConfig(Section):
     """What is trained, and how it is computed."""
 
-    init: str | None = None
+    init: LocalPath | None = None
     """An HF-format directory, a hub id, an earlier run's directory, or the config of a pretraining run, which is run
     first if it has no result yet; absent: random, from `family` + `preset`."""
     family: str | None = None
@@ -23,7 +24,7 @@ class ModelConfig(Section):
     """Size of that architecture, for instance `small`."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the family's own config fields, for instance `{num_layers: 4}`; only without `init`."""
-    tokenizer: str | None = None
+    tokenizer: LocalPath | None = None
     """A tokenizer directory or hub id; absent: the one in `init`."""
     train_tokenizer: TokenizerTrainingConfig | None = None
     """Train a tokenizer on the training texts instead; for models that start from random parameters."""

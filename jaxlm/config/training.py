@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from jaxlm.local_paths import LocalPath
 from jaxlm.section import Section
 
 
@@ -68,7 +69,7 @@ class LoggingConfig(Section):
 
     every: int = Field(default=10, gt=0)
     """Steps between log lines."""
-    directory: str = "runs"
+    directory: LocalPath = "runs"
     """Run directories are made here, by `name`."""
     tensorboard: bool = True
     """Write TensorBoard event files beside `metrics.jsonl`."""

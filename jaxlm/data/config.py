@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from jaxlm.local_paths import LocalPath
 from jaxlm.section import Section
 
 
 class SourceConfig(Section):
     """Where one split comes from: exactly one of `path`, `rows`, `tfds`, `builtin`, `mixture`."""
 
-    path: str | tuple[str, ...] | None = None
+    path: LocalPath | tuple[LocalPath, ...] | None = None
     """A file, relative to where the command runs; in pretraining also glob patterns, and lists of them."""
     rows: tuple[dict[str, Any], ...] | None = None
     """The rows themselves, each a mapping of column names to values."""
@@ -27,7 +28,7 @@ class SourceConfig(Section):
     """Share of the rows that come from this source of a mixture, relative to the others."""
     split: str | None = None
     """TFDS or built-in split; absent: the name of the key it stands under."""
-    data_dir: str | None = None
+    data_dir: LocalPath | None = None
     """TFDS directory; absent: TFDS's own default."""
     format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "conll", "squad", "text"] = "auto"
     """Format of the file at `path`; `auto`: by its suffix (`.txt` is plain text in pretraining), and of `.json` by its
@@ -91,7 +92,7 @@ class DataConfig(Section):
     concat_documents: bool = False
     """Pretraining: cut rows from the documents laid end to end, attention crossing from one into the next; false:
     documents stay whole where they fit a row, several to a row, kept apart by segment masks."""
-    token_cache: str | None = None
+    token_cache: LocalPath | None = None
     """Folder of the tokenized corpora; absent: `tokens` in `logging.directory`."""
     split_special_tokens: bool | None = None
     """Whether a special token that a text spells (`[MASK]`, `</s>`) is split like other characters; false: it is that

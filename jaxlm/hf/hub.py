@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxlm.errors import RunFailure, UserError
+from jaxlm.local_paths import check_local
 
 # What jaxlm reads; nothing that would have to be unpickled is ever fetched.
 FILES = (
@@ -26,6 +27,7 @@ def find_model_dir(name: str, *, key: str, revision: str | None = None) -> Path:
       UserError: no such directory, run, or hub repository.
       RunFailure: the hub cannot be reached and the repository is not in the cache.
     """
+    check_local(name, key)
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / "config.json").is_file() or not (path / "config.yaml").is_file():

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from jaxlm.errors import Interrupted, UserError
 from jaxlm.files import atomic_write, explain_write_errors
+from jaxlm.local_paths import check_local
 
 log = logging.getLogger("jaxlm")
 
@@ -103,6 +104,7 @@ def write_output(output: str, lines: Iterable[str]) -> None:
             sys.stdout.write(line)
         sys.stdout.flush()
         return
+    check_local(output, "--output")
     path = Path(output)
     if path.is_dir():
         raise UserError(f"--output: {path} is a folder; name a file in it")

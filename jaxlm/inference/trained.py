@@ -17,6 +17,7 @@ from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.hf.hub import find_model_dir
 from jaxlm.inference.evaluator import Evaluator
+from jaxlm.local_paths import check_local
 from jaxlm.parallel.config import MeshConfig
 from jaxlm.parallel.mesh import choose_mesh
 from jaxlm.run.run_dir import RunDir
@@ -57,6 +58,7 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> Config | None:
     Args:
       overrides: `key.path=value`. A mesh that they ask for replaces the run's sizes, which go together.
     """
+    check_local(name, "--run")
     path = RunDir(Path(name).expanduser()).config
     sizes = [key for key in MeshConfig.model_fields if key != "preset"]
     replaced = [f"mesh.{key}=null" for key in sizes] if asks_for_mesh(overrides) else []

@@ -17,6 +17,7 @@ from typing import Any
 
 from jaxlm.errors import UserError
 from jaxlm.files import atomic_write, explain_write_errors, lock_file
+from jaxlm.local_paths import check_local
 
 # The files of a run directory; every part of the program names them by these.
 CONFIG = "config.yaml"
@@ -76,6 +77,7 @@ class RunDir:
         Raises:
           UserError: it cannot be made or written; or, with `restart`, another process is writing it.
         """
+        check_local(root, "logging.directory")
         run = cls(Path(root).absolute() / name)
         try:
             if restart and run.path.is_dir():

@@ -11,6 +11,7 @@ from jaxlm.data.config import SourceConfig
 from jaxlm.data.corpus.documents import Documents
 from jaxlm.data.sources.files import find_files, plain_suffix
 from jaxlm.errors import RunFailure, UserError
+from jaxlm.local_paths import check_local
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.sentencepiece_training import MAX_SENTENCES
 from jaxlm.tokenizer.tokenizer import Tokenizer
@@ -42,6 +43,7 @@ def train_to_directory(
       UserError: as `train_tokenizer`; an unreadable file; an `output` that holds something.
       RunFailure: the directory cannot be written.
     """
+    check_local(output, "--output")
     output = output.resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         found = "a directory that is not empty" if output.is_dir() else "a file"

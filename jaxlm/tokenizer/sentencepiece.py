@@ -23,7 +23,9 @@ _UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType
 _FAIRSEQ_HEAD = ("<s>", "<pad>", "</s>", "<unk>")
 
 
-def read(path: Path, *, fairseq: bool = False, extra_ids: int | None = 0, legacy: bool = True) -> tokenizers.Tokenizer:
+def read(
+    path: Path, *, fairseq: bool = False, extra_ids: int | None = 0, legacy: bool = True, prefix: bool | None = None
+) -> tokenizers.Tokenizer:
     """Returns a backend without post-processor.
 
     Args:
@@ -33,6 +35,7 @@ def read(path: Path, *, fairseq: bool = False, extra_ids: int | None = 0, legacy
       extra_ids: number of T5's sentinels `<extra_id_i>` at the end, the highest number first; None: 100, unless the
         pieces have sentinels already, as mT5's.
       legacy: the text after a special token also gets the leading space mark; Llama's `legacy` flag.
+      prefix: a text gets a leading space mark at all; None: as the model file says.
     Raises:
       UserError: not a SentencePiece model, or one of type word or char.
     """
@@ -75,7 +78,7 @@ def read(path: Path, *, fairseq: bool = False, extra_ids: int | None = 0, legacy
         raise UserError(f"{path}: a SentencePiece model of type word or char; expected unigram or bpe")
 
     table = [normalizers.Precompiled(rules.precompiled_charsmap)] if rules.precompiled_charsmap else []
-    prefix = rules.add_dummy_prefix
+    prefix = rules.add_dummy_prefix if prefix is None else prefix
     if rules.remove_extra_whitespaces:
         backend.normalizer = normalizers.Sequence(table)
         scheme = "always" if prefix else "never"

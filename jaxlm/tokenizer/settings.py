@@ -65,19 +65,24 @@ def follow_config(rules: dict[str, Any], found: Declared, config: Mapping[str, A
         rules["normalizer"] = {**normalizer, **bert_normalizer(config)}
     space = config.get("add_prefix_space")
     if found.is_byte_level:
-        _set_prefix(rules, bool(space))
+        _set_prefix(rules, bool(space), "always")
     elif name in ("xlm-roberta", "llama") and space is not None:
-        _set_prefix(rules, space)
+        _set_prefix(rules, space, "first" if name == "llama" else "always")
 
 
-def _set_prefix(rules: dict[str, Any], space: bool) -> None:
+def _set_prefix(rules: dict[str, Any], space: bool, scheme: str) -> None:
+    """Turns the space before a text on or off.
+
+    Args:
+      scheme: Metaspace's, where there was none.
+    """
     for step in (*_steps(rules, "pre_tokenizer"), *_steps(rules, "decoder"), *_steps(rules, "post_processor")):
         if step.get("type") in ("ByteLevel", "RobertaProcessing") and "add_prefix_space" in step:
             step["add_prefix_space"] = space
         if step.get("type") == "Metaspace":
             step.pop("add_prefix_space", None)
             old = step.get("prepend_scheme", "always")
-            step["prepend_scheme"] = (old if old != "never" else "always") if space else "never"
+            step["prepend_scheme"] = (old if old != "never" else scheme) if space else "never"
     if not space:
         for key in ("normalizer", "decoder"):
             _drop(rules, key, {"type": "Prepend"} if key == "normalizer" else {"type": "Strip", "content": " "})

@@ -65,9 +65,10 @@ def from_vocabulary(
     assert model is not None
     family = family or SENTENCEPIECE[model]
     extra_ids = config.get("extra_ids") if family.name == "t5" else 0
-    legacy = config.get("legacy") is not False
-    fairseq = family.name == "xlm-roberta"
-    return sentencepiece.read(directory / model, fairseq=fairseq, extra_ids=extra_ids, legacy=legacy), family
+    options: dict[str, Any] = {"legacy": config.get("legacy") is not False, "fairseq": family.name == "xlm-roberta"}
+    if family.name in ("llama", "xlm-roberta"):
+        options["prefix"] = config.get("add_prefix_space")
+    return sentencepiece.read(directory / model, extra_ids=extra_ids, **options), family
 
 
 def bert_backend(vocab: Mapping[str, int], unk: str, *, lowercase: bool, **normalizer: Any) -> tokenizers.Tokenizer:

@@ -186,6 +186,10 @@ def test_a_leading_space_of_sentencepiece_can_be_left_out(tmp_path):
     bare = load_tokenizer(make(tmp_path / "z", tokenizer_json=rules, tokenizer_config_json=config))
     assert with_space.tokens(ids(with_space, "the"))[0].startswith("▁")
     assert not bare.tokens(ids(bare, "the"))[0].startswith("▁")
+    make(tmp_path / "x", tokenizer_config_json={**config, "tokenizer_class": "LlamaTokenizer"})
+    (tmp_path / "x" / "spiece.model").rename(tmp_path / "x" / "tokenizer.model")
+    model = load_tokenizer(tmp_path / "x")
+    assert not model.tokens(ids(model, "the", special_tokens=False))[0].startswith("▁")
 
 
 # Sentinels.
@@ -264,6 +268,8 @@ def test_wrong_types_are_refused(files, message, tmp_path):
         (("post_processor",), {"type": "BertProcessing", "sep": ["[SEP]", -1], "cls": ["[CLS]", 2]}),
         (("post_processor", "special_tokens"), {}),
         (("normalizer",), {"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        (("normalizer",), {"type": "Precompiled", "precompiled_charsmap": None}),  # Rust panics
+        (("model",), {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}),  # fails at the first other word
         (("added_tokens",), [{"id": 4}]),
         (("pre_tokenizer",), "none"),
     ],

@@ -22,6 +22,7 @@ from jaxlm.data.sources.json_rows import read_json
 from jaxlm.data.sources.squad_rows import HEAD, is_squad, read_squad
 from jaxlm.data.sources.text_files import BadRow, Record, open_binary, open_text, setting
 from jaxlm.errors import UserError, did_you_mean
+from jaxlm.local_paths import check_local
 
 _FORMATS = {
     ".jsonl": "jsonl",
@@ -70,6 +71,7 @@ def find_files(patterns: str | Sequence[str], key: str) -> tuple[Path, ...]:
     patterns = [patterns] if isinstance(patterns, str) else patterns
     found: dict[Path, None] = {}
     for pattern in patterns:
+        check_local(pattern, key)
         if not glob.has_magic(pattern) or Path(pattern).exists():  # a name may hold brackets, too
             check_file(Path(pattern), key)
             found[Path(pattern)] = None
@@ -89,6 +91,7 @@ def _first_magic(pattern: str) -> int:
 
 def check_file(path: Path, key: str) -> None:
     """Raises UserError, with the nearest name in the folder, where there is no such file."""
+    check_local(path, key)
     if path.is_file():
         return
     if path.is_dir():

@@ -321,6 +321,11 @@ def test_a_group_is_drawn_together_and_counts_as_one(loader, grouped):
     assert sorted(seen) == list(range(90))
 
 
+def test_groups_are_not_counted_in_tokens(loader, grouped):
+    with pytest.raises(UserError, match=r"train.batch_tokens: examples of this task .* expected train.batch_size"):
+        loader(grouped, batch_size=None, batch_tokens=512)
+
+
 def test_groups_of_one_change_nothing(loader):
     lengths = lengths_of("skewed")
     alone = loader(make_examples(lengths), batch_size=16)
