@@ -18,14 +18,21 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
 
 import helpers.environment  # noqa: E402, F401  before JAX: eight fake devices, quick compilation
+from helpers.choice_runs import write_choices  # noqa: E402
 from helpers.finetuning_runs import read_jsonl, run, write_config, write_jsonl  # noqa: E402
 from helpers.pretraining_runs import MODELS, write_pretraining  # noqa: E402
 from helpers.tagging_runs import write_tagging  # noqa: E402
 
 import jaxlm  # noqa: E402
 
-QUESTION = {"text": "the film was good"}
-ANSWERS = {"classification": (), "tagging": (), "causal_lm": ("--tokens", 5), "prefix_lm": ("--tokens", 5)}
+QUESTION = {"text": "the film was good", "question": "the film", "choices": ["good", "bad"]}
+ANSWERS = {
+    "classification": (),
+    "tagging": (),
+    "multiple_choice": (),
+    "causal_lm": ("--tokens", 5),
+    "prefix_lm": ("--tokens", 5),
+}
 """The kinds that answer it, and the options to ask with."""
 WITHOUT_EVALUATION = ("replaced_tokens",)
 """Their export leaves out what only training needs."""
@@ -37,7 +44,7 @@ def main() -> None:
             importlib.import_module(module.name)
     from jaxlm.tasks import TASKS
 
-    known = {"classification", "tagging", *MODELS}
+    known = {"classification", "tagging", "multiple_choice", *MODELS}
     assert known == set(TASKS), f"give scripts/smoke.py a run of {', '.join(set(TASKS) - known)}"
     for kind in TASKS:
         started = time.monotonic()
@@ -53,6 +60,8 @@ def smoke(kind: str, folder: Path) -> None:
         name, command, config = "tiny", "finetune", write_config(folder, train={"epochs": 1})
     elif kind == "tagging":
         name, command, config = "tiny", "finetune", write_tagging(folder, train={"epochs": 1})
+    elif kind == "multiple_choice":
+        name, command, config = "tiny", "finetune", write_choices(folder, train={"epochs": 1})
     else:
         train = {"batch_size": 8, "steps": 4, "eval_every": 4}
         task = {"kind": kind, **({"generator_size": 0.5} if kind == "replaced_tokens" else {})}  # of two heads, too

@@ -101,6 +101,16 @@ FAMILY = Family(
             token_classifier, "BertForTokenClassification", out_rules("classifier"), LABEL_PARAMS
         ),
         "question_answering": Head(span_ends, "BertForQuestionAnswering", out_rules("qa_outputs")),
+        "multiple_choice": Head(
+            pooled_classifier("tanh", dropout_before=False),
+            "BertForMultipleChoice",
+            (
+                Rule("head/dense", "bert.pooler.dense.weight", "e d -> d e"),
+                Rule("head/dense_bias", "bert.pooler.dense.bias"),
+                *out_rules("classifier"),
+            ),
+            LABEL_PARAMS,
+        ),
         "masked_lm": Head(
             masked_lm(),
             "BertForMaskedLM",

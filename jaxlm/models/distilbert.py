@@ -120,6 +120,16 @@ FAMILY = Family(
             _token_classifier, "DistilBertForTokenClassification", out_rules("classifier"), LABEL_PARAMS
         ),
         "question_answering": Head(_span_ends, "DistilBertForQuestionAnswering", out_rules("qa_outputs")),
+        "multiple_choice": Head(
+            pooled_classifier("relu", dropout_before=False),
+            "DistilBertForMultipleChoice",
+            (
+                Rule("head/dense", "pre_classifier.weight", "e d -> d e"),
+                Rule("head/dense_bias", "pre_classifier.bias"),
+                *out_rules("classifier"),
+            ),
+            LABEL_PARAMS,
+        ),
         "masked_lm": Head(
             masked_lm(norm_eps=_NORM_EPS),
             "DistilBertForMaskedLM",

@@ -231,6 +231,16 @@ FAMILY = Family(
             token_classifier, "ElectraForTokenClassification", out_rules("classifier"), LABEL_PARAMS
         ),
         "question_answering": Head(span_ends, "ElectraForQuestionAnswering", out_rules("qa_outputs")),
+        "multiple_choice": Head(
+            pooled_classifier("gelu", dropout_before=False),
+            "ElectraForMultipleChoice",
+            (
+                Rule("head/dense", "sequence_summary.summary.weight", "e d -> d e"),
+                Rule("head/dense_bias", "sequence_summary.summary.bias"),
+                *out_rules("classifier"),
+            ),
+            LABEL_PARAMS,
+        ),
         "masked_lm": Head(
             _masked_lm,
             "ElectraForMaskedLM",

@@ -100,6 +100,16 @@ def _heads(name: str) -> dict[str, Head]:
             token_classifier, f"{name}ForTokenClassification", out_rules("classifier"), LABEL_PARAMS
         ),
         "question_answering": Head(span_ends, f"{name}ForQuestionAnswering", out_rules("qa_outputs")),
+        "multiple_choice": Head(
+            pooled_classifier("tanh", dropout_before=False),
+            f"{name}ForMultipleChoice",
+            (
+                Rule("head/dense", "roberta.pooler.dense.weight", "e d -> d e"),
+                Rule("head/dense_bias", "roberta.pooler.dense.bias"),
+                *out_rules("classifier"),
+            ),
+            LABEL_PARAMS,
+        ),
         "masked_lm": Head(
             masked_lm(activation="gelu"),  # whatever the config's
             f"{name}ForMaskedLM",

@@ -7,6 +7,7 @@ from jaxlm.tasks.base import Task
 from jaxlm.tasks.causal_lm import CausalLM
 from jaxlm.tasks.classification import Classification
 from jaxlm.tasks.masked_lm import MaskedLM
+from jaxlm.tasks.multiple_choice import MultipleChoice
 from jaxlm.tasks.prefix_lm import PrefixLM
 from jaxlm.tasks.question_answering import QuestionAnswering
 from jaxlm.tasks.replaced_tokens import ReplacedTokens
@@ -25,6 +26,7 @@ TASKS: dict[str, type[Task]] = {
         Classification,
         Tagging,
         QuestionAnswering,
+        MultipleChoice,
         CausalLM,
         PrefixLM,
         MaskedLM,

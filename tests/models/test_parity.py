@@ -116,6 +116,31 @@ def test_token_classifiers_agree_and_export_is_bit_equal(family, seed, tmp_path,
     assert {"head/out"} <= set(classifier.initialized)
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize("family", ENCODERS)
+def test_multiple_choice_heads_agree_and_export_is_bit_equal(family, tmp_path, transformers):
+    """Each text as a candidate of a question of its own."""
+    import torch
+
+    theirs = randomise(transformers.AutoModelForMultipleChoice.from_config(random_config(family, 0)))
+    theirs.save_pretrained(tmp_path / "in")
+    checkpoint = HFCheckpoint(tmp_path / "in")
+    assert checkpoint.head == "multiple_choice"
+    model = Model(checkpoint.family, checkpoint.model_config, "multiple_choice", 1)
+    imported = load_params(checkpoint, model, jax.random.key(0))
+    assert imported.initialized == imported.ignored == ()
+    texts = examples(6, seed=0)
+    batch = pack([texts[:3], texts[3:]], length=27, slots=3, pad_id=model.config.pad_id or 0)
+    ours = apply(model, imported.params, batch).reshape(6)
+    with torch.no_grad():
+        inputs = {name: value[:, None] for name, value in torch_inputs(theirs, texts).items()}
+        expected = theirs(**inputs).logits.numpy().reshape(6)
+    np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=0)
+    export_model(tmp_path / "out", model, imported.params)
+    strict_load(tmp_path / "out", "AutoModelForMultipleChoice")
+    assert_same_tensors(tmp_path / "in", tmp_path / "out")
+
+
 def small_decoder(family: str) -> Any:
     from transformers import AutoConfig
 

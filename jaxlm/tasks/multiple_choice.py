@@ -1,0 +1,229 @@
+"""Multiple choice: which of several candidates answers a question, or goes on a text, best."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from scipy.special import softmax
+
+from jaxlm.data.dataset import Dataset
+from jaxlm.data.examples.example import Example, Examples
+from jaxlm.data.examples.tables import TableSources
+from jaxlm.data.examples.texts import TextCells, log_skipped
+from jaxlm.data.sources.table import Table
+from jaxlm.errors import UserError
+from jaxlm.fields import EXAMPLES, Batch, Field
+from jaxlm.objectives.multiple_choice import multiple_choice_loss
+from jaxlm.report.sections import ReportSection, excerpt
+from jaxlm.tasks.base import Answer, Context, Metric, Outputs, RowTask, TaskConfig
+
+log = logging.getLogger("jaxlm")
+
+_MISTAKES = 20
+
+
+class MultipleChoiceConfig(TaskConfig):
+    """Fine-tuning to choose among candidates, each of which is read beside the question."""
+
+    kind: Literal["multiple_choice"] = "multiple_choice"
+    """What is learned."""
+    text: str = "question"
+    """Column of the question, or of the text that the candidates go on."""
+    choices: tuple[str, ...] | str = "choices"
+    """Columns of the candidates; or one column of lists, all of one length."""
+    label: str = "label"
+    """Column of the right candidate: its number from 0, its column's name, or a letter from A."""
+    baselines: bool = False
+    """Also score, on the test (else validation) rows, the candidate number that is right most often in training."""
+
+
+@dataclass(frozen=True, eq=False)
+class MultipleChoice(RowTask):
+    """Scores the candidates of a question together: they are one group, packed into the same batch.
+
+    Attributes:
+      config: the section `task`.
+      context: settings and tokenizer.
+      num_choices: candidates of each question; 0: whatever rows hold (a trained model is applied).
+    """
+
+    config: MultipleChoiceConfig
+    context: Context
+    num_choices: int = 0
+
+    Config = MultipleChoiceConfig
+    head = "multiple_choice"
+
+    @classmethod
+    def text_columns(cls, config: MultipleChoiceConfig) -> tuple[str, ...]:
+        return (config.text, *([config.choices] if isinstance(config.choices, str) else config.choices))
+
+    @classmethod
+    def create(cls, config: MultipleChoiceConfig, context: Context, sources: TableSources | None) -> MultipleChoice:
+        """Raises UserError for fewer than two candidates, a missing column, and settings that do not apply."""
+        if context.label_smoothing:
+            raise UserError("train.label_smoothing: not for multiple choice; leave it out")
+        if not isinstance(config.choices, str):
+            if len(config.choices) < 2:
+                raise UserError(f"task.choices: expected at least two columns, found {len(config.choices)}")
+            return cls(config, context, len(config.choices))
+        train = None if sources is None else sources.tables.get("train")
+        number = 0
+        if train is not None:
+            train.require(*cls.text_columns(config), key="task")
+            sizes = Counter(len(c) for row in train.rows if isinstance(c := row[config.choices], list))
+            number = sizes.most_common(1)[0][0] if sizes else 0
+        return cls(config, context, number)
+
+    @property
+    def num_outputs(self) -> int:
+        return 1
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return Field("token_types", "token"), Field("slot_positions", "position"), Field("labels", "slot")
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return Metric("accuracy"), Metric("loss", higher_is_better=False)
+
+    def examples(self, table: Table, *, labelled: bool, key: str) -> Examples:
+        data, config = self.context.data, self.config
+        table.require(*self.text_columns(config), *((config.label,) if labelled else ()), key=key)
+        columns = (config.text,) if isinstance(config.choices, str) else self.text_columns(config)
+        cells = TextCells(table, columns, allow_empty=not labelled)
+        errors: dict[int, str] = {}
+        read: dict[int, tuple[str, list[str]]] = {}
+        labels: list[int | None] = [None] * len(table.rows)
+        for i, row in enumerate(table.rows):
+            try:
+                question, *choices = cells.read(i)
+                if isinstance(config.choices, str):
+                    choices = self._list(row[config.choices], f"{table.where(i)}: {config.choices}")
+                labels[i] = self._label(row[config.label], len(choices), table.where(i)) if labelled else None
+                read[i] = question, choices
+            except UserError as error:
+                if data.on_bad_row == "stop":
+                    raise
+                errors[i] = str(error)
+        log_skipped(table, errors, key)
+        firsts = [question for question, choices in read.values() for _ in choices]
+        seconds = [choice for _, choices in read.values() for choice in choices]
+        encoded = iter(self.context.tokenizer.encode(firsts, seconds, max_length=data.max_length))
+        made: list[Example] = []
+        truncated = 0
+        for i, (_, choices) in read.items():
+            for number in range(len(choices)):
+                [part] = next(encoded)
+                truncated += part.truncated
+                pooled = 0 if self.context.pool == "first" else len(part.ids) - 1
+                arrays = {
+                    "tokens": part.ids,
+                    "token_types": part.type_ids,
+                    "slot_positions": np.asarray(pooled, np.int32),
+                    "labels": np.asarray(labels[i] == number, np.int32),
+                }
+                made.append(Example(arrays, i, group=i))
+        if truncated:
+            log.info("%s: %d of %d candidates longer than data.max_length=%d: cut", table.name, truncated, len(made),
+                     data.max_length)  # fmt: skip
+        return Examples(table, made, labels, {"truncated": truncated, "skipped": len(errors)}, errors)
+
+    def _list(self, value: Any, where: str) -> list[str]:
+        """The candidates in a cell."""
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise UserError(f"{where}: expected a list of texts")
+        if len(value) < 2:
+            raise UserError(f"{where}: expected at least two candidates, found {len(value)}")
+        if self.num_choices and len(value) != self.num_choices:
+            raise UserError(f"{where}: expected {self.num_choices} candidates, as in other rows, found {len(value)}")
+        return value
+
+    def _label(self, value: Any, count: int, where: str) -> int:
+        """The number of the right candidate."""
+        config = self.config
+        names = [] if isinstance(config.choices, str) else list(config.choices)
+        text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+        if text in names:
+            return names.index(text)
+        letter = ord(text.upper()) - ord("A") if len(text) == 1 and text.isascii() and text.isalpha() else -1
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 5 else letter
+        if not 0 <= number < count:
+            expected = f"0 to {count - 1}, A to {chr(ord('A') + count - 1)}" + (
+                f", or {', '.join(names)}" * bool(names)
+            )
+            raise UserError(f"{where}: {config.label}={value!r:.60}: expected the right candidate, {expected}")
+        return number
+
+    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return multiple_choice_loss(outputs, batch)
+
+    def measure(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> Outputs:
+        return Outputs(super().measure(outputs, batch).sums, slots={"score": outputs})
+
+    def decode(self, example: Example, outputs: Mapping[str, np.ndarray]) -> float:
+        return float(outputs["score"][0])
+
+    def answer(self, row: Mapping[str, Any], parts: Sequence[tuple[Example, float]]) -> np.ndarray:
+        """float32 [candidates]."""
+        return np.asarray([score for _, score in parts], np.float32)
+
+    def prediction(self, row: Mapping[str, Any], kept: np.ndarray) -> dict[str, Any]:
+        """{"label", "scores"}: the number, or the column, of the likeliest candidate, and the probability of each."""
+        chances = softmax(kept.astype(np.float64)).tolist()
+        best = int(kept.argmax())
+        if isinstance(self.config.choices, str):
+            return {"label": best, "scores": chances}
+        return {"label": self.config.choices[best], "scores": dict(zip(self.config.choices, chances, strict=True))}
+
+    def scores(self, sums: Mapping[str, float], answers: Sequence[Answer], dataset: Dataset) -> dict[str, float]:
+        right = [int(answer.kept.argmax()) == answer.label for answer in answers if answer.label is not None]
+        return {"accuracy": float(np.mean(right)) if right else 0.0, **super().scores(sums, answers, dataset)}
+
+    def baselines(self, train: Dataset, test: Dataset) -> dict[str, dict[str, float]]:
+        split, other = train.examples(), test.examples()
+        if not self.config.baselines or split is None or other is None:
+            return {}
+        most = Counter(label for label in split.labels if label is not None).most_common(1)[0][0]
+        return {"most_frequent": {"accuracy": float(np.mean([y == most for y in other.labels if y is not None]))}}
+
+    def describe(self) -> dict[str, Any]:
+        task = {"kind": self.config.kind, "text": self.config.text, "label": self.config.label}
+        return {"problem": "multiple choice", "label_names": [], "task": {**task, "choices": self.num_choices}}
+
+    def show(self, batch: Batch) -> list[str]:
+        lines = ["first packed row:"]
+        for slot, example in enumerate(batch[EXAMPLES][0]):
+            if example >= 0:
+                inside = batch["segment_ids"][0] == slot + 1
+                text = self.context.tokenizer.decode(batch["tokens"][0][inside], skip_special_tokens=False)
+                right = " (right)" if batch["labels"][0, slot] else ""
+                lines.append(f"  {slot + 1:3d}  candidate {example + 1}{right}: {text}")
+        return [*lines, f"       {int((batch['segment_ids'][0] == 0).sum())} tokens of padding"]
+
+    def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
+        """The questions whose right candidate was found least likely."""
+        labelled = [(i, a, softmax(a.kept.astype(np.float64))) for i, a in enumerate(answers, 1) if a.label is not None]
+        wrong = [(i, a, p) for i, a, p in labelled if int(p.argmax()) != a.label]
+        rows = []
+        for i, answer, chances in sorted(wrong, key=lambda item: item[2][item[1].label])[:_MISTAKES]:
+            texts = self._texts(answer.row)
+            best = int(chances.argmax())
+            rows.append(
+                [i, excerpt(str(answer.row[self.config.text])), excerpt(texts[answer.label]), excerpt(texts[best]),
+                 float(chances[answer.label])]
+            )  # fmt: skip
+        if not rows:
+            return []
+        columns = ["line", "question", "right", "chosen", "probability of the right one"]
+        return [ReportSection("Worst mistakes", "texts", {"columns": columns, "rows": rows})]
+
+    def _texts(self, row: Mapping[str, Any]) -> list[str]:
+        choices = self.config.choices
+        return [str(text) for text in (row[choices] if isinstance(choices, str) else [row[name] for name in choices])]
