@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
@@ -25,11 +26,12 @@ from helpers.tagging_runs import write_tagging  # noqa: E402
 
 import jaxlm  # noqa: E402
 
-QUESTION = {"text": "the film was good", "question": "the film", "choices": ["good", "bad"]}
+QUESTION = {"text": "the film was good", "question": "the film", "choices": ["good", "bad"], "context": "the film was"}
 ANSWERS = {
     "classification": (),
     "tagging": (),
     "multiple_choice": (),
+    "question_answering": (),
     "causal_lm": ("--tokens", 5),
     "prefix_lm": ("--tokens", 5),
 }
@@ -38,13 +40,32 @@ WITHOUT_EVALUATION = ("replaced_tokens",)
 """Their export leaves out what only training needs."""
 
 
+def write_questions(folder: Path, **sections: Any) -> Path:
+    """Questions whose answer is a word of the context."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("train", "validation", "test"):
+        rows = [
+            {"id": str(i), "question": "which film", "context": f"a plot {i} of all",
+             "answers": {"text": [str(i)], "answer_start": [7]}}
+            for i in range(24)
+        ]  # fmt: skip
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    path = write_config(folder, **sections)
+    path.write_text(path.read_text().replace("  text: text\n  label: label\n", "  kind: question_answering\n"))
+    return path
+
+
+LABELLED = {"tagging": write_tagging, "multiple_choice": write_choices, "question_answering": write_questions}
+"""Makes the run of a kind."""
+
+
 def main() -> None:
     for module in pkgutil.walk_packages(jaxlm.__path__, "jaxlm."):
         if module.name != "jaxlm.__main__":
             importlib.import_module(module.name)
     from jaxlm.tasks import TASKS
 
-    known = {"classification", "tagging", "multiple_choice", *MODELS}
+    known = {"classification", *LABELLED, *MODELS}
     assert known == set(TASKS), f"give scripts/smoke.py a run of {', '.join(set(TASKS) - known)}"
     for kind in TASKS:
         started = time.monotonic()
@@ -58,10 +79,8 @@ def smoke(kind: str, folder: Path) -> None:
     mesh = ("mesh.preset=fsdp_tp", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2")
     if kind == "classification":
         name, command, config = "tiny", "finetune", write_config(folder, train={"epochs": 1})
-    elif kind == "tagging":
-        name, command, config = "tiny", "finetune", write_tagging(folder, train={"epochs": 1})
-    elif kind == "multiple_choice":
-        name, command, config = "tiny", "finetune", write_choices(folder, train={"epochs": 1})
+    elif kind in LABELLED:
+        name, command, config = "tiny", "finetune", LABELLED[kind](folder, train={"epochs": 1})
     else:
         train = {"batch_size": 8, "steps": 4, "eval_every": 4}
         task = {"kind": kind, **({"generator_size": 0.5} if kind == "replaced_tokens" else {})}  # of two heads, too
