@@ -243,8 +243,7 @@ class QuestionAnswering(RowTask):
     def describe(self) -> dict[str, Any]:
         columns = {name: getattr(self.config, name) for name in ("question", "context", "answers")}
         return {
-            "problem": "question answering",
-            "label_names": [],
+            **super().describe(),
             "task": {"kind": self.config.kind, **columns, **self.settings._asdict()},
         }
 
