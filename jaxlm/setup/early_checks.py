@@ -11,6 +11,7 @@ from jaxlm.data.examples.dataset import check_layout
 from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.models import Model
+from jaxlm.models.base import override
 from jaxlm.parallel.mesh import choose_mesh
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.layout import make_layout
@@ -34,6 +35,7 @@ def check_mesh(
     if config.model.train_tokenizer is not None and mesh.size > 1:  # texts are read before the model is built
         kind = TASKS[config.task.kind]
         family, sizes, _ = sizes_of(config, checkpoint, None)
+        sizes = override(sizes, kind.model_overrides(config.task))
         num_outputs = 0 if issubclass(kind, CorpusTask) else 2
         on_mesh(Model(family, sizes, kind.head, num_outputs, make_compute(config.model, Rules())), config, devices)
 

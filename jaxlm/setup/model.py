@@ -32,7 +32,7 @@ def build_model(
 ) -> Model:
     """Returns the model on its mesh; UserError where config, tokenizer and checkpoint do not fit together."""
     family, sizes, where = sizes_of(config, checkpoint, tokenizer)
-    sizes = override(sizes, task.model_overrides)
+    sizes = override(sizes, task.model_overrides(config.task))
     if task.num_outputs and family.pool == "last" and (pad_id := tokenizer.padding_id(sizes.pad_id)) is not None:
         # Transformers' classifiers by the last token find it by the tokenizer's padding behind it.
         sizes = replace(sizes, pad_id=pad_id)

@@ -300,9 +300,9 @@ class Task(ABC):
         """Returns the scores of simple systems on the same rows; {}: none."""
         return {}
 
-    @property
-    def model_overrides(self) -> dict[str, Any]:
-        """Fields of the model's config that the task decides."""
+    @classmethod
+    def model_overrides(cls, config: Any) -> dict[str, Any]:
+        """Fields of the model's config that the section `task` decides."""
         return {}
 
     def hf_config(self) -> dict[str, Any]:

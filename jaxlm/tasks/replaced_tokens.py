@@ -47,9 +47,9 @@ class ReplacedTokens(MaskedTokens):
     def fields(self) -> tuple[Field, ...]:
         return (*super().fields, Field("original_tokens", "token"))
 
-    @property
-    def model_overrides(self) -> dict[str, Any]:
-        return {"generator_size": self.config.generator_size}
+    @classmethod
+    def model_overrides(cls, config: ReplacedTokensConfig) -> dict[str, Any]:
+        return {"generator_size": config.generator_size}
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

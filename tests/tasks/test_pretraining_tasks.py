@@ -131,7 +131,7 @@ def test_replaced_tokens_masks_without_random_tokens(wordpiece):
         masked, kept = masked + (~same).sum(), kept + same.sum()
         assert row["original_tokens"][1:51].tolist() == ordinary
     assert abs(masked / (masked + kept) - 0.85) < 5 * math.sqrt(0.85 * 0.15 / (masked + kept))
-    assert task.model_overrides == {"generator_size": 0.25}
+    assert task.model_overrides(task.config) == {"generator_size": 0.25}
 
 
 def test_span_rows_fill_encoder_and_decoder(t5):
