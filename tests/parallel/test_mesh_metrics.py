@@ -24,6 +24,7 @@ from jaxlm.config.loading import load_config
 from jaxlm.errors import UserError
 from jaxlm.inference import evaluator
 from jaxlm.inference.trained import make_evaluator
+from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.placement import shard_batch
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.setup import Setup, make_setup
@@ -151,8 +152,11 @@ def test_metrics_are_those_of_one_device(case_of, task, mesh):
 
 
 def test_a_row_that_context_does_not_divide_is_refused(tmp_path):
+    """Before any text is read where the config says how long rows are, else when the batch is placed."""
     mesh = {"context": 8, "preset": "context"}
-    setup = make_setup(load_config(write_pretraining(tmp_path, "causal_lm", data={"max_length": 36}, mesh=mesh)))
-    params, _ = setup.init_params()
+    path = write_pretraining(tmp_path, "causal_lm", data={"max_length": 36}, mesh=mesh)
+    with pytest.raises(UserError, match=r"mesh.context=8: rows of data.max_length=36 columns cannot be split"):
+        make_setup(load_config(path))
+    rules = Rules(make_mesh("context", context=8))
     with pytest.raises(UserError, match=r"mesh.context=8: rows of 36 columns .* make data.row_length .* a multiple"):
-        make_evaluator(setup).evaluate(params, setup.frozen, setup.datasets["validation"])
+        shard_batch({"tokens": np.zeros((2, 36), np.int32)}, rules)

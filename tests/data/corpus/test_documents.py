@@ -253,7 +253,7 @@ def test_broken_archives_are_named(tmp_path):
         ({"path": "a.bin"}, r"does not tell the format; set data\.train\.format to text, jsonl, csv, tsv or parquet"),
         ({"path": "a.txt", "split": "train"}, r"data\.train\.split: only TFDS and built-in sources have splits"),
         ({"path": "a.txt", "data_dir": "x"}, r"data\.train\.data_dir: only for a TFDS source"),
-        ({"path": "a.jsonl", "columns": ("text",)}, r"data\.train\.columns: only for csv and tsv files"),
+        ({"path": "a.jsonl", "columns": ("text",)}, r"data\.train\.columns: only for csv, tsv and conll files"),
         ({"path": "a.jsonl", "documents": "line"}, r"documents: only for plain text; in jsonl every row is a document"),
         ({"mixture": [{"path": "a.txt"}]}, "read its sources one by one"),
         ({"builtin": "installed_docstrings", "split": "test"}, "no split 'test'; its splits are: train, validation"),
