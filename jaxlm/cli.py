@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlm.console import setup_logging
+from jaxlm.console import printable, setup_logging
 from jaxlm.errors import Interrupted, RunFailure, UserError
 from jaxlm.files import sha256
 from jaxlm.local_paths import check_local
@@ -87,8 +87,8 @@ def _run(options: argparse.Namespace, run_command: Callable[[argparse.Namespace]
         return _fail("interrupted", error, 3)
     except RunFailure as error:
         return _fail("failed", error, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", "nothing was saved", 3)
+    except KeyboardInterrupt as error:
+        return _fail("interrupted", str(error) or "nothing was saved", 3)
     except BrokenPipeError:  # the reader of our standard output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -103,7 +103,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def _fail(kind: str, message: Any, status: int) -> int:
-    print(f"{kind}: {message}", file=sys.stderr)
+    print(printable(f"{kind}: {message}"), file=sys.stderr)
     return status
 
 
@@ -133,7 +133,7 @@ def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
     if absent is not None:
         from jaxlm.cost.compile import dry_run_for
 
-        print(dry_run_for(config, absent))
+        print(printable(dry_run_for(config, absent)))
         return
     from jaxlm.report.format import score_lines
     from jaxlm.training.stages import run_chain, run_pretraining
@@ -151,7 +151,7 @@ def _say(text: str) -> None:
     from jaxlm.parallel.processes import is_first
 
     if is_first():
-        print(text)
+        print(printable(text))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -222,7 +222,7 @@ def _convert(options: argparse.Namespace) -> None:
     if options.action == "inspect":
         if len(options.paths) != 1:
             raise UserError("convert inspect: expected one HF-format directory, run directory or hub id")
-        print(convert.inspect(options.paths[0]))
+        print(printable(convert.inspect(options.paths[0])))
         return
     if len(options.paths) != 2:
         raise UserError("convert export: expected RUN_DIR HF_DIR")

@@ -1,14 +1,23 @@
-"""The console that progress and log messages share, and the set-up of logging."""
+"""The console that progress and log messages share, the set-up of logging, and text that is safe on a terminal."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from functools import lru_cache
 
 from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Returns text that is safe on a terminal: control characters, marks of writing direction and lone surrogates are
+    written as `\\u001b`, as JSON would; line feeds and tabs stay."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @lru_cache(maxsize=1)
@@ -51,6 +60,9 @@ class _Formatter(logging.Formatter):
     def __init__(self, process: int) -> None:
         super().__init__("%(asctime)s %(message)s", "%H:%M:%S")
         self._prefix = f"process {process}: " if process else ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""

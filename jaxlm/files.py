@@ -1,18 +1,22 @@
-"""Writing files safely: whole or not at all, one process at a time, and with errors that name path and free space."""
+"""Writing files and folders safely: whole or not at all, one process at a time, errors that name path and space."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxlm.errors import RunFailure
 
+_SEAL = "sha256"
 _log = logging.getLogger(__name__)
 
 
@@ -34,15 +38,71 @@ def atomic_write(path: Path, *, sync: bool = False, shared: bool = False) -> Ite
     try:
         yield temporary
         if sync:
-            descriptor = os.open(temporary, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync(temporary)
         temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a new folder beside `path`, which becomes `path` when the block ends, its files on the disk before that.
+
+    What stood there is replaced; a kill between its removal and the renaming leaves nothing there. Modes are those of
+    the umask. After an error the new folder is removed, and what stood there is intact.
+
+    Args:
+      path: its parent exists.
+
+    Raises:
+      OSError: as it came.
+    """
+    temporary = path.with_name(f".{path.name}.{_writer()}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync(file)
+        _sync(temporary)
+        remove_folder(path)
+        temporary.rename(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder, or a file in its place, if it is there; after a kill a part may stand under another name.
+
+    Raises:
+      OSError: as it came.
+    """
+    aside = path.with_name(f".{path.name}.{_writer()}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()
+
+
+def _writer() -> str:
+    """A word that no other process or thread of this machine has."""
+    return f"{os.getpid()}-{threading.get_ident():x}"
+
+
+def _sync(path: Path) -> None:
+    """Brings a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -96,3 +156,31 @@ def sha256(path: Path) -> str:
     """Returns the hex SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sealed(path: Path, value: dict[str, Any], *, shared: bool = False) -> None:
+    """Writes a JSON object together with the SHA-256 of it, whole or not at all; `shared` as in `atomic_write`.
+
+    Raises:
+      OSError: as it came.
+    """
+    with atomic_write(path, sync=True, shared=shared) as temporary:
+        sealed = {**value, _SEAL: _digest(value)}
+        temporary.write_text(json.dumps(sealed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Returns what `write_sealed` was given.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is not what was written.
+    """
+    value = json.loads(path.read_bytes())
+    if not isinstance(value, dict) or value.pop(_SEAL, None) != _digest(value):
+        raise ValueError(f"{path.name} is not what was written: its SHA-256 differs")
+    return value
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -140,6 +140,8 @@ def _parse(text: str, where: Callable[[int], str], mistakes: list[str]) -> _Node
         raise UserError(f"{where(line)}: not valid YAML: {e.problem or e.context}") from None
     except yaml.YAMLError as e:
         raise UserError(f"{where(1)}: not valid YAML: {e}") from None
+    except RecursionError:
+        raise UserError(f"{where(1)}: lists or mappings are nested too deeply") from None
     return None if document is None else _convert(document, document.start_mark.line + 1, where, mistakes, ())
 
 
@@ -174,6 +176,8 @@ def _scalar(node: yaml.ScalarNode, place: str) -> Any:
     pattern, _ = _CORE_SCHEMA.get(kind, (None, []))
     if pattern is None or not re.match(pattern, text):
         raise UserError(f"{place}: the tag {node.tag} is not supported for {text!r}")
+    if kind == "int" and len(text) > 1000:
+        raise UserError(f"{place}: an integer of {len(text)} digits; expected at most 64 bits")
     if kind == "int":
         return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
     if kind == "float":

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxlm.config.schema import Config
 from jaxlm.data.config import SourceConfig
+from jaxlm.data.sources.files import plain_suffix
 from jaxlm.errors import UserError
 from jaxlm.inference.trained import COMPUTE_KEYS, asks_for_mesh, open_trained, run_config
 from jaxlm.parallel import processes
+from jaxlm.setup.setup import SPLITS
 
 _KEPT = {"columns", "rename", "quoting", "encoding", "format", "documents", "separator"}
 """How the run's own files are read, so that a file of the same kind is read likewise."""
+_OF_THE_HEAD = ("task.kind", "task.problem", "task.labels")
+_OF_TRAINING = ("name", "optimizer", "train", "checkpoint")
+_UNREAD = ("task.samples", "task.z_loss", "task.baselines", "data.batch_order", "data.clean.leaks")
+"""Beginnings of other keys that only training reads."""
 
 
 def evaluate_run(
@@ -27,24 +32,24 @@ def evaluate_run(
     Raises:
       UserError: no such run, split or file; an override that would change the model.
     """
+    if split and data:
+        raise UserError("expected --split or --data, not both")
     for override in overrides:
-        if override.startswith("model") and not override.startswith(COMPUTE_KEYS):
-            raise UserError(
-                f"override '{override}': the model of a finished run is what it is; expected a key of another section, "
-                f"or one of {', '.join(COMPUTE_KEYS)}"
-            )
+        _refuse_unread(override)
     config = run_config(run, overrides)
     if config is None:
         raise UserError(f"--run {run}: no config.yaml; expected a run directory (for a bare checkpoint, use predict)")
-    if split and data:
-        raise UserError("expected --split or --data, not both")
     if data is not None:
-        split, source, key = "test", _file_like(config, data), "--data"
+        like = next((name for name in ("validation", "train") if getattr(config.data, name) is not None), None)
+        _refuse_other_splits(overrides, like, "--data")
+        source = _file_like(None if like is None else getattr(config.data, like), data)
+        split, key = "test", "--data"
     else:
         split = split or ("test" if config.data.test is not None else "validation")
         source, key = getattr(config.data, split), f"data.{split}"
         if source is None:
             raise UserError(f"--split {split}: the run's config has no {key}")
+        _refuse_other_splits(overrides, split, f"--split {split}")
     only = config.data.model_copy(update={"train": None, "validation": None, "test": None, split: source})
     changed = config.model_copy(update={"data": only})
     trained = open_trained(run, changed, (split,), keep_mesh=asks_for_mesh(overrides))
@@ -54,9 +59,41 @@ def evaluate_run(
         return trained.evaluator.evaluate(trained.params, trained.setup.frozen, dataset).scores
 
 
-def _file_like(config: Config, data: str) -> SourceConfig:
-    like = config.data.validation or config.data.train
+def _refuse_unread(override: str) -> None:
+    """Refuses an override that would change the model, or nothing.
+
+    Raises:
+      UserError: names the override.
+    """
+    key = override.partition("=")[0].strip()
+    section = key.partition(".")[0]
+    if section == "model" and key not in COMPUTE_KEYS:
+        raise UserError(
+            f"override '{override}': the model of a finished run is what it is; expected a key of another section, "
+            f"or one of {', '.join(COMPUTE_KEYS)}"
+        )
+    if key in _OF_THE_HEAD:
+        raise UserError(f"override '{override}': the head of a finished run decides that; leave it out")
+    if section in _OF_TRAINING or key.startswith(_UNREAD) or (section == "logging" and key != "logging.directory"):
+        raise UserError(f"override '{override}': it changes training, and nothing of a score; leave it out")
+
+
+def _refuse_other_splits(overrides: Sequence[str], split: str | None, option: str) -> None:
+    """Refuses overrides of splits that are not read."""
+    for override in overrides:
+        parts = override.partition("=")[0].strip().split(".")
+        if parts == ["data", "clean", "deduplicate"] and split != "train":
+            raise UserError(f"override '{override}': only training rows are de-duplicated; leave it out")
+        if parts[0] == "data" and len(parts) > 1 and parts[1] in SPLITS and parts[1] != split:
+            read = "no split" if split is None else f"data.{split}"
+            raise UserError(f"override '{override}': with {option}, the settings of {read} are read; leave it out")
+
+
+def _file_like(like: SourceConfig | None, data: str) -> SourceConfig:
     settings = {} if like is None else like.model_dump(include=_KEPT)
     if Path(data).suffix != Path(str(like and like.path)).suffix:
-        settings.pop("format", None)
+        for name in ("format", "separator", "quoting"):
+            settings.pop(name, None)
+        if plain_suffix(Path(data)) not in (".csv", ".tsv"):
+            settings.pop("columns", None)
     return SourceConfig(path=data, **settings)

@@ -17,6 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
+from jaxlm.console import printable
 from jaxlm.errors import Interrupted, UserError
 from jaxlm.files import atomic_write, explain_write_errors
 from jaxlm.local_paths import check_local
@@ -100,8 +101,9 @@ def write_output(output: str, lines: Iterable[str]) -> None:
       Interrupted: SIGTERM came.
     """
     if output == "-":
+        safe = printable if sys.stdout.isatty() else str
         for line in lines:
-            sys.stdout.write(line)
+            sys.stdout.write(safe(line))
         sys.stdout.flush()
         return
     check_local(output, "--output")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from jaxlm.setup.setup import Setup
 from jaxlm.tasks.base import Generation
 from jaxlm.tasks.language_model import TextWriter
 from jaxlm.tokenizer.tokenizer import Tokenizer
+
+log = logging.getLogger("jaxlm")
 
 FILE = "samples.jsonl"
 _PROMPT_TOKENS = 8
@@ -65,10 +68,20 @@ def save_samples(run: RunDir, samples: Sequence[dict[str, Any]]) -> None:
     if not processes.is_first():
         return
     path = run.path / FILE
-    lines = path.read_text("utf-8").split("\n") if path.is_file() else []
-    earlier = [line for line in lines if line and json.loads(line)["step"] < samples[0]["step"]]
+    lines = path.read_text("utf-8", errors="replace").split("\n") if path.is_file() else []
+    earlier = [line for line in lines if 0 <= _step(line) < samples[0]["step"]]
+    if lost := len([line for line in lines if line]) - len([line for line in lines if _step(line) >= 0]):
+        log.warning("%s: %d lines are damaged, and are left out", path, lost)
     new = [json.dumps(sample, ensure_ascii=False) for sample in samples]
     run.write_text(FILE, "".join(f"{line}\n" for line in [*earlier, *new]))
+
+
+def _step(line: str) -> int:
+    """The step of a line of samples.jsonl; -1 if it is not what was written."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return -1
 
 
 def _beginnings(setup: Setup, number: int) -> list[list[int]]:

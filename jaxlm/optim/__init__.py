@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import optax
 
+from jaxlm.errors import UserError
 from jaxlm.optim.adafactor import scale_by_adafactor
 from jaxlm.optim.config import OptimizerConfig
 from jaxlm.optim.moments import bfloat16_moments
@@ -16,10 +18,18 @@ from jaxlm.optim.muon import scale_by_muon_or
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """Returns step -> learning rate: linear warm-up from 0, then linear or cosine decay to `final`, or constant.
 
-    The decay spans the steps after warm-up and reaches its end at `total_steps`.
+    The decay spans the steps after warm-up and reaches its end at `total_steps`. A fraction of a step of warm-up counts
+    as a whole one, as in Transformers' Trainer.
+
+    Raises:
+      UserError: the warm-up is longer than the run.
     """
-    warmup = round(config.warmup * total_steps) if config.warmup < 1 else round(config.warmup)
-    warmup = min(warmup, total_steps)
+    warmup = math.ceil(config.warmup * total_steps) if config.warmup < 1 else math.ceil(config.warmup)
+    if warmup > total_steps:
+        raise UserError(
+            f"optimizer.warmup={config.warmup:g}: the run has {total_steps} steps; expected at most as many, or a "
+            "fraction below 1"
+        )
     peak, decay_steps = config.learning_rate, max(total_steps - warmup, 1)
     after = {
         "linear": lambda: optax.linear_schedule(peak, peak * config.end_factor, decay_steps),

@@ -7,6 +7,8 @@ neither NaN nor infinity. The file of a resumed run equals that of an undisturbe
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import time
@@ -17,9 +19,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxlm.console import stderr_console
+from jaxlm.console import printable, stderr_console
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.files import atomic_write
+from jaxlm.run.event_file import EventFile, Row
 from jaxlm.run.run_dir import METRICS, TENSORBOARD
 
 # How the values of a training step are shown, in this order; others go to the files only.
@@ -104,9 +107,10 @@ class Tracker:
         self._kept = {_key(row): line for line, row in earlier} if resume_step else {}
         try:
             self._rewrite(self._kept.values())
-            self._board = _summary_writer(run_dir / TENSORBOARD, resume_step) if tensorboard else None
         except OSError as error:
             raise RunFailure(f"cannot write in {run_dir}: {error.strerror or error}") from error
+        rows = (json.loads(line) for line in self._kept.values())
+        self._board = EventFile(run_dir / TENSORBOARD, map(_event, rows)) if tensorboard else None
         self._progress, self._bar = _progress_bar(self._console, resume_step, total_steps)
 
     def __enter__(self) -> Tracker:
@@ -119,7 +123,7 @@ class Tracker:
         """Logs what was measured since the last call: loss, learning_rate, grad_norm, tokens_per_s, padding_share."""
         if not self._enabled:
             return
-        self._write({"kind": "train", "step": step}, values, board="train")
+        self._write({"kind": "train", "step": step}, values)
         shown = " ".join(show(float(values[name])) for name, show in _SHOWN.items() if name in values)
         if self._progress:
             self._progress.update(self._bar, completed=step, values=shown)
@@ -131,9 +135,7 @@ class Tracker:
         if not self._enabled:
             return
         overall = {name: float(value) for name, value in values.items() if "/" not in name}
-        self._write({"kind": "evaluation", "step": step, "split": split}, values, board=split)
-        if self._board:
-            self._board.flush()
+        self._write({"kind": "evaluation", "step": step, "split": split}, values)
         shown = "  ".join(f"{name} {v:.4f}" for name, v in overall.items() if not name.startswith(_HIDDEN))
         self.log(f"step {step}/{self._total_steps}  {split}: {shown}")
 
@@ -145,7 +147,7 @@ class Tracker:
     def log(self, message: str) -> None:
         """Prints one line, above the progress bar if there is one."""
         if self._enabled:
-            line = f"{time.strftime('%H:%M:%S')} {message}"
+            line = printable(f"{time.strftime('%H:%M:%S')} {message}")
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
@@ -157,9 +159,10 @@ class Tracker:
             self._progress.stop()
         if self._board:
             self._board.close()
-        self._file.close()
+        with contextlib.suppress(OSError):  # all of it is written
+            self._file.close()
 
-    def _write(self, row: dict[str, Any], values: Mapping[str, float], *, board: str) -> None:
+    def _write(self, row: dict[str, Any], values: Mapping[str, float]) -> None:
         numbers = {name: float(value) for name, value in values.items()}
         try:
             if self._kept.pop(_key(row), None) is not None:
@@ -167,20 +170,19 @@ class Tracker:
                 self._rewrite(line for line, old in _read_lines(self._path) if _key(old) != _key(row))
             row |= {name: value if math.isfinite(value) else None for name, value in numbers.items()}
             row["time"] = round(time.time(), 3)
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
-            self._file.flush()  # so that a killed run loses nothing it logged
+            line = memoryview(json.dumps(row, allow_nan=False).encode() + b"\n")
+            while line:  # without a buffer: a killed run loses nothing it logged, and closing cannot fail
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise RunFailure(f"cannot write {self._path}: {error.strerror or error}") from error
         if self._board:
-            for name, value in numbers.items():
-                if "/" not in name:
-                    self._board.add_scalar(f"{board}/{name}", value, row["step"])
+            self._board.add(*_event(row))
 
     def _rewrite(self, lines: Iterable[str]) -> None:
         """Replaces the file by `lines` atomically, and opens it for more."""
         with atomic_write(self._path) as temporary:
             temporary.write_text("".join(line + "\n" for line in lines), "utf-8")
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = io.FileIO(self._path, "a")
 
     def _eta(self, step: int) -> str:
         done = step - self._start_step
@@ -192,10 +194,15 @@ class Tracker:
         return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _summary_writer(folder: Path, resume_step: int) -> Any:
-    from tensorboardX import SummaryWriter  # slow to import, and not needed by those who turn it off
-
-    return SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None, flush_secs=10)
+def _event(row: Mapping[str, Any]) -> Row:
+    """A row of metrics.jsonl for TensorBoard, under tags such as `train/loss`; without per-class values."""
+    board = "train" if row.get("kind") == "train" else row.get("split")
+    values = {
+        f"{board}/{name}": math.nan if value is None else float(value)
+        for name, value in row.items()
+        if name not in ("kind", "step", "split", "time") and "/" not in name
+    }
+    return row["step"], float(row.get("time") or 0.0), values
 
 
 def _progress_bar(console: Console, resume_step: int, total_steps: int) -> tuple[Progress | None, Any]:

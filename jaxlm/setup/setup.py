@@ -28,6 +28,8 @@ from jaxlm.tasks.base import Context, Request, Task
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
+TOKENS = ".tokens"
+"""Folder of tokenized corpora in `logging.directory`; no run has such a name."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,12 @@ def make_setup(
     """
     checkpoint = open_checkpoint(config)
     task_type = TASKS[config.task.kind]
-    token_cache = Path(config.data.token_cache or Path(config.logging.directory) / "tokens")
+    token_cache = Path(config.data.token_cache or Path(config.logging.directory) / TOKENS)
     sources = None
     check_mesh(config, checkpoint, splits, devices)
     if splits:
         sources = task_type.open(config.task, Request(config.data, splits, token_cache, config.seed, stop))
-    texts = sources.texts if sources is not None and sources.can_train_tokenizer else None
-    tokenizer = processes.first_then_others(lambda: make_tokenizer(config, checkpoint, tokenizer_cache, texts))
+    tokenizer = processes.first_then_others(lambda: make_tokenizer(config, checkpoint, tokenizer_cache, sources))
     if config.data.split_special_tokens is not None:
         tokenizer = tokenizer.splitting(config.data.split_special_tokens)
     task = task_type.create(config.task, make_context(config, tokenizer, checkpoint), sources)

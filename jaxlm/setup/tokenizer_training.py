@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from jaxlm.data.config import SourceConfig
 from jaxlm.data.corpus.documents import Documents
 from jaxlm.data.sources.files import find_files, plain_suffix
 from jaxlm.errors import RunFailure, UserError
+from jaxlm.files import atomic_folder
 from jaxlm.local_paths import check_local
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.sentencepiece_training import MAX_SENTENCES
@@ -52,9 +52,8 @@ def train_to_directory(
     tokenizer = train_tokenizer(texts, settings, max_sentences=max_sentences)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-            tokenizer.save(Path(folder) / "whole")
-            (Path(folder) / "whole").replace(output)
+        with atomic_folder(output) as folder:
+            tokenizer.save(folder)
     except OSError as error:
         raise RunFailure(f"--output: cannot write {output}: {error}") from error
     log.info("wrote %s: %s, %d tokens", output, settings.type, tokenizer.vocab_size)

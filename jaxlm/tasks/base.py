@@ -96,6 +96,10 @@ class Sources(Protocol):
         """The training texts, for a tokenizer to be trained on."""
         ...
 
+    def texts_digest(self) -> str:
+        """Hex SHA-256 of all that decides `texts`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Request:

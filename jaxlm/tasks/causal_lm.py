@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from jaxlm.data.corpus.dataset import CorpusDataset, CorpusSources
 from jaxlm.data.corpus.row_plan import Segment
+from jaxlm.data.dataset import Dataset
 from jaxlm.fields import Batch, Field
 from jaxlm.tasks.language_model import NEXT_TOKEN_FIELDS, TextWriter, WriterConfig, next_token_row, show_segments
+
+log = logging.getLogger("jaxlm")
 
 
 class CausalLMConfig(WriterConfig):
@@ -27,6 +32,17 @@ class CausalLM(TextWriter):
     config: CausalLMConfig
 
     Config = CausalLMConfig
+
+    def datasets(self, sources: CorpusSources) -> dict[str, Dataset]:
+        made = super().datasets(sources)
+        for split in ("validation", "test"):
+            dataset = made.get(split)
+            if isinstance(dataset, CorpusDataset) and (left_out := dataset.unpredicted(self.tokenizer)).bytes:
+                log.info(
+                    "data.%s: bits_per_byte leaves out %s of %s bytes, of the %s tokens that nothing stands before",
+                    split, f"{left_out.bytes:,}", f"{dataset.describe()['bytes']:,}", f"{left_out.tokens:,}",
+                )  # fmt: skip
+        return made
 
     @property
     def fields(self) -> tuple[Field, ...]:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from pydantic import Field as FieldInfo
 
+from jaxlm.data.corpus.dataset import CorpusDataset
 from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.example import Example, Examples
@@ -111,7 +112,13 @@ class LanguageModel(CorpusTask):
 
     def scores(self, sums: Mapping[str, float], answers: Sequence[Answer], dataset: Dataset) -> dict[str, float]:
         named = {metric.name for metric in self.metrics}
-        return token_metrics(sums, dataset.describe() if "bits_per_byte" in named else {})
+        if "bits_per_byte" not in named or not isinstance(dataset, CorpusDataset):
+            return token_metrics(sums)
+        count = dataset.unpredicted(self.tokenizer)
+        whole = dataset.describe()
+        # All of it, but for rows of training, of which every epoch passes some tokens over.
+        share = sums["tokens"] / max(whole["tokens"] - count.tokens, 1)
+        return token_metrics(sums, share * (whole["bytes"] - count.bytes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,21 +217,21 @@ def next_token_row(segments: Sequence[Segment], length: int, pad_id: int) -> dic
     return arrays | {"labels": labels, "weights": (arrays["segment_ids"] > 0).astype(np.float32)}
 
 
-def token_metrics(sums: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
-    """Loss, perplexity and accuracy of the predicted tokens; bits per byte where `counts` has the text's size.
+def token_metrics(sums: Mapping[str, float], num_bytes: float = 0.0) -> dict[str, float]:
+    """Loss, perplexity and accuracy of the predicted tokens, and bits per byte of the text that they make up.
 
-    loss is in nats per predicted token, perplexity = exp(loss), and bits_per_byte = loss / ln 2 x tokens / bytes of the
-    text, which does not depend on the tokenizer (Gao et al., 2020, "The Pile", section 3.1).
+    loss is in nats per predicted token, perplexity = exp(loss), and bits_per_byte = summed loss / ln 2 / bytes, which
+    does not depend on the tokenizer (Gao et al., 2020, "The Pile", section 3.1).
 
     Args:
       sums: `nll`, `tokens`, `correct`.
-      counts: `tokens` and `bytes` of the text; {}: no bits per byte.
+      num_bytes: UTF-8 bytes of the text that was predicted; 0: no bits per byte.
     """
     tokens = max(sums["tokens"], 1.0)
     loss = sums["nll"] / tokens
     scores = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": sums["correct"] / tokens}
-    if counts.get("bytes"):
-        scores["bits_per_byte"] = loss / math.log(2) * counts["tokens"] / counts["bytes"]
+    if num_bytes > 0:
+        scores["bits_per_byte"] = sums["nll"] / math.log(2) / num_bytes
     return scores
 
 

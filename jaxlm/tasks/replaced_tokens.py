@@ -80,7 +80,7 @@ class ReplacedTokens(MaskedTokens):
         return Outputs(measure_replaced_tokens(outputs, batch, chunk=self.context.logits_chunk))
 
     def scores(self, sums: Mapping[str, float], answers: Sequence[Answer], dataset: Dataset) -> dict[str, float]:
-        generator = token_metrics(sums, {})
+        generator = token_metrics(sums)
         real = max(sums["real"], 1.0)
         discriminator = sums["discriminator_nll"] / real
         return {

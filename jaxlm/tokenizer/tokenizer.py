@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -222,6 +223,19 @@ class Tokenizer:
     def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """Returns the vocabulary entry of each id; `<id 31999>` for one that the vocabulary does not use."""
         return [self._backend.id_to_token(int(i)) or f"<id {int(i)}>" for i in ids]
+
+    def num_bytes(self, token: int) -> int:
+        """Returns the UTF-8 bytes of the text that a token at the beginning of a text stands for; 0 of a special one.
+
+        A byte-level entry has a character for each byte; where an entry folds case or accents, its own bytes count.
+        """
+        if token in self.special_ids:
+            return 0
+        text = self.decode([token])
+        if "\ufffd" not in text:
+            return len(text.encode())
+        entry = self.tokens([token])[0]
+        return 1 if re.fullmatch("<0x[0-9A-F]{2}>", entry) else len(entry)
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:

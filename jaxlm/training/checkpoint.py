@@ -186,24 +186,25 @@ class Checkpointer:
         """Returns the committed step with the best metric, the earliest of equals; None if no step is ranked."""
         return next(iter(_best_first(self._ranks())), None)
 
-    def best_sound_step(self, recorded: int, newest: int) -> int | None:
-        """Returns the best step whose files are sound, None if none ranks; says what is damaged or gone.
+    def best_sound_step(self, in_memory: int) -> int | None:
+        """Returns the best of the ranked steps whose files are sound; damaged ones are named in the log, and removed at
+        the next save.
 
         Args:
-          recorded: the best step by the run's own record; 0: none.
-          newest: a step whose state is in memory, so that its files do not matter.
+          in_memory: a step whose state is at hand, so that its files do not matter.
         """
-        ranked = _best_first(self._ranks())
-        sound = (s for s in ranked if s == newest or step_folders.first_sound(self._directory, [s]) is not None)
-        step = next(sound, None)
-        if recorded and step != recorded:
-            instead = "the last step" if step is None else f"step {step}, the next best,"
-            _log.warning("%s: the best checkpoint, of step %d, is damaged or gone; %s takes its place",
-                         self._directory, recorded, instead)  # fmt: skip
-        return step
+        for step in self.all_steps():
+            if manifest.is_damaged(self._directory / str(step)):
+                step_folders.first_sound(self._directory, [step])  # which says what is wrong
+                self._damaged.append(step)
+        for step in _best_first(self._ranks()):
+            if step == in_memory or step_folders.first_sound(self._directory, [step]) is not None:
+                return step
+            self._damaged.append(step)
+        return None
 
     def all_steps(self) -> list[int]:
-        """Returns the committed steps, ascending, without those that a restore found damaged."""
+        """Returns the committed steps, ascending, without those that were found damaged."""
         return [step for step in step_folders.committed_steps(self._directory) if step not in self._damaged]
 
     def metrics(self, step: int) -> dict[str, float]:

@@ -29,8 +29,9 @@ from jaxlm.training.finish import finish_run
 from jaxlm.training.plan import Plan, make_plan
 from jaxlm.training.progress import Progress
 from jaxlm.training.run import Run, best_state, select_metric, start
-from jaxlm.training.settings import check_same_settings, flatten
+from jaxlm.training.settings import check_same_settings, describe_saved, flatten, how_to_resume
 from jaxlm.training.state import TrainState
+from jaxlm.training.step_folders import committed_steps
 
 log = logging.getLogger("jaxlm")
 
@@ -50,7 +51,7 @@ def run_training(
     """
     directory = RunDir(Path(config.logging.directory).absolute() / config.name)
     config = pin_commits(config, directory.config)
-    with ExitStack() as held, watch_signals() as interrupt:
+    with ExitStack() as held, watch_signals(lambda: describe_saved(directory.checkpoints, config)) as interrupt:
         processes.assert_same("the settings", lambda: flatten(config.model_dump(mode="json")))
         if (summary := processes.broadcast_from_first(lambda: _open(config, held))) is not None:
             log.info("%s is finished; start over with train.restart=true, or choose another name", directory.path)
@@ -76,7 +77,7 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
       state: donated.
 
     Raises:
-      RunFailure: the loss is not finite, or a checkpoint cannot be saved.
+      RunFailure: the loss or a parameter is not finite, or a checkpoint cannot be saved.
       Interrupted: a signal came; the state is saved.
     """
     plan, meter, cadence = run.plan, progress.meter, Cadence.from_plan(run.plan)
@@ -97,14 +98,16 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
             if any(due) or stop:
                 meter.sum_counts(plan.setup.rules)
             run.tracker.set_progress(step)
-            meter.check(step)
+            if (problem := meter.divergence()) is not None:
+                raise run.diverged(step, problem)
             if due.log:
                 run.tracker.log_train(step, meter.flush(float(np.asarray(plan.schedule(step - 1)))))
             scores, best = _evaluate(run, state, progress) if due.evaluate else ({}, False)
             if due.save or best or progress.best.stopped or stop:
                 run.save(state, progress, scores, wait=stop is not None)
             if stop and step < plan.total_steps:
-                raise Interrupted(f"{stop}: saved at step {step} of {plan.total_steps}; the same command resumes")
+                advice = how_to_resume(plan.setup.config)
+                raise Interrupted(f"{stop}: saved at step {step} of {plan.total_steps}; {advice}")
     return state
 
 
@@ -155,6 +158,14 @@ class Cadence(NamedTuple):
 
 def _open(config: Config, held: ExitStack) -> dict[str, Any] | None:
     """Makes and locks the run directory, for as long as `held` is open; returns the summary of a finished run."""
+    directory = RunDir(Path(config.logging.directory).absolute() / config.name)
+    steps = committed_steps(directory.checkpoints)
+    if config.train.restart and steps and not directory.finished:
+        log.warning(
+            "train.restart=true: the checkpoint of step %d is moved aside with its run; with train.restart=false, the "
+            "same command would have resumed it",
+            steps[-1],
+        )
     directory = RunDir.open(Path(config.logging.directory), config.name, restart=config.train.restart)
     held.enter_context(directory.lock())
     check_same_settings(directory, config)

@@ -49,6 +49,15 @@ def is_complete(folder: Path) -> bool:
         return True
 
 
+def is_damaged(folder: Path) -> bool:
+    """Returns whether the manifest itself is not what was written."""
+    try:
+        read(folder)
+    except (OSError, ValueError):
+        return True
+    return False
+
+
 def problem(folder: Path) -> str | None:
     """Returns the first file that is not what was written, and why; None if all are."""
     try:

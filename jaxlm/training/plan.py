@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -56,6 +57,12 @@ class Plan:
         """Key of the dropout masks; differs from that of the parameters."""
         return jax.random.key(self.setup.config.seed + 1)
 
+    @cached_property
+    def held_out(self) -> dict[str, str]:
+        """Fingerprints of the validation and test data, by split, as checkpoints keep them."""
+        splits = (split for split in ("validation", "test") if split in self.setup.datasets)
+        return {split: self.setup.datasets[split].fingerprint() for split in splits}
+
     def init_state(self) -> tuple[TrainState, tuple[str, ...]]:
         """The state before the first step, and the names of the parameters that no checkpoint held."""
         params, initialized = self.setup.init_params()
@@ -83,6 +90,8 @@ def make_plan(setup: Setup) -> Plan:
     loader = setup.datasets["train"].loader(setup.layout)
     epochs = DEFAULT_EPOCHS if train.epochs is None else train.epochs
     total = train.steps if train.steps is not None else max(1, round(epochs * (loader.steps_per_epoch or 0)))
+    if total >= 2**31:
+        raise UserError(f"train.steps, train.epochs: {total} steps; expected less than {2**31}")
     schedule = make_schedule(config.optimizer, total)
     model, offload = setup.model, config.optimizer.offload
     optimizer = make_optimizer(config.optimizer, total, model.axes)

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import jax
 
 from jaxlm.config.training import EarlyStoppingConfig
-from jaxlm.errors import RunFailure
 from jaxlm.fields import EXAMPLES, Batch
 from jaxlm.metrics.best import rank
 from jaxlm.parallel.placement import sum_over_processes
@@ -86,6 +85,7 @@ class StepMeter:
         self._counts: Counter[str] = Counter()  # of this process, since the last `sum_counts`
         self._compiled: set[tuple[int, ...]] = set()  # shapes of batches
         self._max_in_flight = 0
+        self._nonfinite = 0.0  # parameters, after the steps that were fetched
 
     @contextmanager
     def time_step(self, batch: Batch) -> Generator[None, None, None]:
@@ -106,7 +106,7 @@ class StepMeter:
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
         """Takes in the metrics of a step; waits for earlier steps if too many are in flight."""
-        self._in_flight.append({name: metrics[name] for name in ("loss", "grad_norm")})
+        self._in_flight.append({name: metrics[name] for name in ("loss", "grad_norm", "nonfinite")})
         self._fetch(self._max_in_flight)
 
     def wait(self) -> None:
@@ -118,6 +118,7 @@ class StepMeter:
             done = jax.device_get(self._in_flight.popleft())
             self.losses.append(float(done["loss"]))
             self.norms.append(float(done["grad_norm"]))
+            self._nonfinite += float(done["nonfinite"])
 
     def sum_counts(self, rules: Rules) -> None:
         """Adds the counts of all processes since the last call; all processes have to call it."""
@@ -142,14 +143,12 @@ class StepMeter:
         self.losses, self.norms = [], []
         return values
 
-    def check(self, step: int) -> None:
-        """Raises RunFailure if a loss or gradient norm is not finite; called before each save."""
+    def divergence(self) -> str | None:
+        """Returns what is not finite since the last flush, None if all is; asked before each save."""
         for name, values in (("loss", self.losses), ("gradient norm", self.norms)):
             if not all(map(math.isfinite, values)):
-                raise RunFailure(
-                    f"step {step}: the {name} is not finite; the last checkpoint is from before. Lower "
-                    "optimizer.learning_rate, raise optimizer.warmup, or set model.dtype=float32"
-                )
+                return f"the {name} is not finite"
+        return f"{self._nonfinite:,.0f} parameters are not finite" if self._nonfinite else None
 
     def throughput(self) -> dict[str, float]:
         """Returns figures of the whole run: its padding and, unless every step compiled, its speed."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
-from jaxlm.errors import UserError
+from jaxlm.errors import RunFailure, UserError
 from jaxlm.inference.evaluator import Evaluation, Evaluator
 from jaxlm.inference.samples import Sampler, save_samples
 from jaxlm.parallel import processes
@@ -20,6 +23,8 @@ from jaxlm.training.checkpoint import Checkpointer
 from jaxlm.training.plan import Plan
 from jaxlm.training.progress import BestCheckpoint, Progress
 from jaxlm.training.state import TrainState, saved_part
+
+log = logging.getLogger("jaxlm")
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,25 @@ class Run:
             "data": self.plan.loader.get_state(),
             "progress": progress.to_json(),
             "initialized": self.initialized,
+            "held_out": self.plan.held_out,
         }
         self.checkpoints.save(progress.step, saved_part(state), extra, scores, wait=wait)
+
+    def diverged(self, step: int, problem: str) -> RunFailure:
+        """Returns the error of a run whose step went wrong: what is not finite, and what can be done about it."""
+        with contextlib.suppress(RunFailure):  # of the save that is under way
+            self.checkpoints.wait()
+        saved = self.checkpoints.latest_step()
+        advice = "a lower optimizer.learning_rate, a higher optimizer.warmup, or model.dtype=float32"
+        if saved is None:
+            advice = f"nothing was saved yet, so that the same command may be given again with {advice}"
+        else:
+            advice = (
+                f"the checkpoint of step {saved} is from before, and would lead here again. Start over with "
+                f"train.restart=true, or under another name=NAME, and {advice}"
+            )
+        first = " Do the parameters that it starts from hold such numbers?" if step == 1 else ""
+        return RunFailure(f"step {step}: {problem}; {advice}.{first}")
 
 
 def select_metric(setup: Setup) -> Metric | None:
@@ -88,27 +110,67 @@ def start(plan: Plan, checkpoints: Checkpointer, metric: Metric | None) -> tuple
         return state, Progress(BestCheckpoint(metric is None or metric.higher_is_better)), initialized
     state, extra = _restore(plan, checkpoints, plan.init_frozen())
     plan.loader.set_state(extra["data"])
+    _check_held_out(plan, extra.get("held_out", {}))
     progress = Progress.from_json(extra["progress"], int(state.step))
     if metric is not None:
-        processes.broadcast_from_first(lambda: checkpoints.best_sound_step(progress.best.step, progress.step))
+        _check_best(checkpoints, progress, metric)
     return state, progress, tuple(extra["initialized"])
 
 
 def best_state(run: Run, state: TrainState, progress: Progress) -> tuple[TrainState, int]:
-    """Returns the state of the best sound checkpoint and its step; those of the last step, `state`, if none ranks.
+    """Returns the state of the best checkpoint that is sound, and its step; the last, `state`, where none ranks.
 
-    The arrays of `state` are deleted where another is returned. Checkpoints that are damaged or gone are named in the
-    log, and the next best is taken.
+    The arrays of `state` are deleted where another is returned. A best checkpoint that is damaged or gone is named in
+    the log, and the next best is taken.
     """
     run.checkpoints.wait()
     if run.metric is None:
         return state, progress.step
-    best = processes.broadcast_from_first(lambda: run.checkpoints.best_sound_step(progress.best.step, progress.step))
-    if best in (None, progress.step):
+    best = progress.best
+    if best.step != progress.step:
+        _check_best(run.checkpoints, progress, run.metric)
+    if best.value is None or best.step == progress.step:
         return state, progress.step
     for leaf in jax.tree.leaves((state.params, state.opt_state)):
         leaf.delete()  # a device may have no room for both
-    return _restore(run.plan, run.checkpoints, state.frozen, best)[0], best
+    return _restore(run.plan, run.checkpoints, state.frozen, best.step)[0], best.step
+
+
+def _check_best(checkpoints: Checkpointer, progress: Progress, metric: Metric) -> None:
+    """Where the best checkpoint is damaged or gone, says so, and lets the best that is left take its place."""
+
+    def best_left() -> list[Any]:
+        step = checkpoints.best_sound_step(progress.step)
+        return [step, None if step is None else checkpoints.metrics(step)[metric.name]]
+
+    best = progress.best
+    step, value = processes.broadcast_from_first(best_left)
+    if best.value is None or step == best.step:
+        return
+    lost = f"the best checkpoint, of step {best.step} ({metric.name} {best.value:.4f}), is damaged or gone"
+    if step is None:
+        log.warning("%s, and no other is ranked: the best is sought among those that follow, else the last", lost)
+    else:
+        log.warning("%s; the next best is that of step %d (%s %.4f)", lost, step, metric.name, value)
+    best.step, best.value = step or 0, value
+
+
+def _check_held_out(plan: Plan, saved: Mapping[str, str]) -> None:
+    """Refuses other validation or test data than the run had before.
+
+    Raises:
+      UserError: names the split.
+    """
+    for split in sorted(saved.keys() | plan.held_out.keys()):
+        if saved.get(split) == plan.held_out.get(split):
+            continue
+        source = getattr(plan.setup.config.data, split)
+        kinds = ("path", "rows", "tfds", "builtin", "mixture")
+        name = "" if source is None else next(f"{kind}: {v}" for kind in kinds if (v := getattr(source, kind)))
+        raise UserError(
+            f"data.{split} ({name[:200]}): its content is not what the run has been evaluated on so far. Bring that "
+            "back, or start over with train.restart=true"
+        )
 
 
 def _restore(

@@ -1,13 +1,15 @@
-"""Settings that decide a run's result, and may therefore not change when it is resumed."""
+"""What is said of resuming a run: which settings may not change, what is saved, and how to go on from it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from jaxlm.config.loading import load_config
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
 from jaxlm.run.run_dir import RunDir
+from jaxlm.training.step_folders import committed_steps, step_numbers
 
 FREE = ("train.restart", "train.hang_factor", "logging.", "checkpoint.", "mesh.", "optimizer.offload")
 """Beginnings of the keys that may change."""
@@ -16,10 +18,12 @@ FREE = ("train.restart", "train.hang_factor", "logging.", "checkpoint.", "mesh."
 def check_same_settings(directory: RunDir, config: Config) -> None:
     """Refuses to resume a run under settings that would change its result.
 
+    A run that neither is finished nor has a checkpoint has no result yet: any setting may change.
+
     Raises:
       UserError: names the keys that differ from the run's config.yaml.
     """
-    if not directory.config.is_file():
+    if not directory.config.is_file() or not (directory.finished or step_numbers(directory.checkpoints)):
         return
     old, new = (flatten(c.model_dump()) for c in (load_config(directory.config), config))
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not key.startswith(FREE)]
@@ -29,6 +33,19 @@ def check_same_settings(directory: RunDir, config: Config) -> None:
             f"{directory.path} was started with other settings ({listed}). Use the old ones to resume, another "
             "name=NAME, or train.restart=true to start over (the old run is moved aside)"
         )
+
+
+def describe_saved(checkpoints: Path, config: Config) -> str:
+    """Returns what a run that ends now has saved, for a message."""
+    steps = committed_steps(checkpoints)
+    if not steps:
+        return "nothing was saved yet"
+    return f"the checkpoint of step {steps[-1]} is saved; {how_to_resume(config)}"
+
+
+def how_to_resume(config: Config) -> str:
+    """Returns which command goes on from the last checkpoint, for a message."""
+    return f"the same command{' with train.restart=false' if config.train.restart else ''} resumes"
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

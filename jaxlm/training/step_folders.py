@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orbax.checkpoint as ocp
 
+from jaxlm.errors import RunFailure
 from jaxlm.training import manifest
 
 log = logging.getLogger(__name__)
@@ -50,20 +51,20 @@ def remove_temporary(directory: Path) -> None:
 
 
 def remove_incomplete(directory: Path) -> None:
-    """Removes half-deleted steps; if no step is complete, renames them to `incomplete-<step>`, which Orbax ignores.
+    """Removes half-deleted steps, beside a complete one.
 
     Raises:
-      OSError: a folder cannot be removed or renamed.
+      OSError: a folder cannot be removed.
+      RunFailure: no step is complete; nothing is removed.
     """
     steps = step_numbers(directory)
     incomplete = [step for step in steps if not manifest.is_complete(directory / str(step))]
+    if incomplete and len(incomplete) == len(steps):
+        listed = "; ".join(f"step {step}: {manifest.problem(directory / str(step))}" for step in steps)
+        raise RunFailure(
+            f"{directory}: no checkpoint is complete ({listed}). Bring the directory back from a copy, or start over "
+            "with train.restart=true"
+        )
     for step in incomplete:
-        path = directory / str(step)
-        if len(incomplete) < len(steps):
-            log.warning("%s: incomplete checkpoint removed", path)
-            shutil.rmtree(path)
-        else:
-            aside = path.with_name(f"incomplete-{step}")
-            log.warning("%s: incomplete checkpoint, moved to %s", path, aside.name)
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
+        log.warning("%s: incomplete checkpoint removed", directory / str(step))
+        shutil.rmtree(directory / str(step))

@@ -87,6 +87,18 @@ def test_evaluate_heeds_overrides_and_keeps_the_model(finished, capsys):
     assert cut["loss"] != pytest.approx(whole["loss"], rel=1e-3)
     assert run("evaluate", "--run", directory, "model.init=elsewhere") == 2
     assert "the model of a finished run is what it is" in capsys.readouterr().err
+    other = ("--data", finished / "test.jsonl")
+    for options, words in {
+        ("task.problem=multiclass",): "the head of a finished run decides that",
+        ("train.batch_size=3",): "it changes training",
+        ("optimizer.learning_rate=1",): "it changes training",
+        ("data.clean.leaks=drop",): "it changes training",
+        ("data.validation.limit=3",): "with --split test, the settings of data.test are read",
+        (*other, "data.test.limit=3"): "with --data, the settings of data.validation are read",
+    }.items():
+        assert run("evaluate", "--run", directory, *options) == 2
+        error = capsys.readouterr().err
+        assert words in error and f"override '{options[-1]}'" in error
 
 
 def test_predict_answers_a_file_and_a_pipe_alike(finished, capsys, monkeypatch, tmp_path):

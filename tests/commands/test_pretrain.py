@@ -176,7 +176,7 @@ def test_model_init_may_name_the_pretraining_config(tmp_path, capsys):
     config = finetuning(tmp_path, str(pretraining), scratch_baseline=True)
     assert run("finetune", "--config", config) == 0
     runs = tmp_path / "runs"
-    assert {path.name for path in runs.iterdir()} == {"tiny-lm", "fine", "fine-scratch", "tokens"}
+    assert {path.name for path in runs.iterdir()} == {"tiny-lm", "fine", "fine-scratch", ".tokens"}
     out = capsys.readouterr().out
     assert "baseline from scratch" in out
     summary = json.loads((runs / "fine/summary.json").read_text())
@@ -253,14 +253,14 @@ def test_a_signal_while_tokenizing_saves_what_is_done(tmp_path, monkeypatch, cap
     error = capsys.readouterr().err
     assert f"interrupted: {number.name}: " in error and "are saved; the same command goes on from there" in error
     runs = tmp_path / "runs"
-    (building,) = runs.glob("tokens/*.building")
+    (building,) = runs.glob(".tokens/*.building")
     assert 0 < (building / "tokens.bin").stat().st_size
-    assert len(list(runs.glob("tokens/*/index.json"))) == 1  # of the validation text, which was whole
+    assert len(list(runs.glob(".tokens/*/index.json"))) == 1  # of the validation text, which was whole
     # It goes on, up to a mistake that only what comes after it finds.
     assert run("pretrain", "--config", path, "train.metric=acuracy") == 2
-    assert len(list(runs.glob("tokens/*/index.json"))) == 2
+    assert len(list(runs.glob(".tokens/*/index.json"))) == 2
     error = capsys.readouterr().err
-    assert "going on after" in error and not list(runs.glob("tokens/*.building"))
+    assert "going on after" in error and not list(runs.glob(".tokens/*.building"))
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])

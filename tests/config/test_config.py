@@ -143,6 +143,25 @@ def test_every_mistake_is_reported_at_its_line(refused):
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "optimizer: {learning_rate: 1e39}",
+            "optimizer.learning_rate: expected 0 or a number between 1.2e-38 and 3.4e",
+        ),
+        ("optimizer: {eps: 1e-60}", "optimizer.eps: expected 0 or a number between"),
+        ("model: {family: bert, config: {dropout: 1e300}}", "model.config: expected 0 or a number between"),
+        ("data: {max_length: 99999999999999999999}", "data.max_length: expected an integer of at most 64 bits"),
+        (f"seed: {'9' * 5000}", "an integer of 5000 digits; expected at most 64 bits"),
+        (f"model: {'[' * 3000}", "lists or mappings are nested too deeply"),
+    ],
+)
+def test_numbers_that_nothing_can_hold_are_refused(refused, text, message):
+    [line] = refused(f"name: a\n{text}")
+    assert line.startswith("c.yaml:") and message in line
+
+
 def test_missing_name(refused):
     assert refused("seed: 1\n") == ["c.yaml:1: name is missing; expected text"]
 

@@ -13,9 +13,11 @@ from helpers.finetuning_runs import run, write_config
 from helpers.tiny_models import tiny
 from helpers.update_rules import AXES, CHOICES, DECAY, FACTORED_FROM, RATE, SHAPES, draw, optimizer_of
 
+from jaxlm.errors import UserError
 from jaxlm.models import FAMILIES
 from jaxlm.models.base import flatten
-from jaxlm.optim import decay_mask
+from jaxlm.optim import decay_mask, make_schedule
+from jaxlm.optim.config import OptimizerConfig
 from jaxlm.optim.matrices import MatrixDims, matrix_dims
 
 TABLES, PLAIN = {"tokens"}, {"q_bias", "norm_scale"}
@@ -173,3 +175,18 @@ def test_a_run_by_another_rule_learns(tmp_path, choice):
     )  # fmt: skip
     assert run("finetune", "--config", config) == 0
     assert json.loads((tmp_path / "runs/tiny/summary.json").read_text())["scores"]["validation"]["roc_auc"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("warmup", "total", "steps"),
+    [(0.1, 25, 3), (0.1, 30, 3), (0.07, 100, 8), (2.5, 10, 3), (10, 10, 10), (0.001, 5, 1)],
+)
+def test_a_fraction_of_a_step_of_warm_up_is_a_whole_one(warmup, total, steps):
+    """As `TrainingArguments.get_warmup_steps` rounds (0.07 x 100 is a little above 7 in floating point)."""
+    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, warmup=warmup, schedule="constant"), total)
+    assert float(schedule(steps)) == 1.0 and float(schedule(steps - 1)) == pytest.approx((steps - 1) / steps)
+
+
+def test_a_warm_up_beyond_the_last_step_is_refused():
+    with pytest.raises(UserError, match="optimizer.warmup=1000: the run has 100 steps; expected at most as many"):
+        make_schedule(OptimizerConfig(warmup=1000), 100)

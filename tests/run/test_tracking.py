@@ -6,11 +6,13 @@ import io
 import json
 import logging
 import math
+import time
 
 import pytest
 from rich.console import Console
 
-from jaxlm.console import setup_logging, stderr_console
+from jaxlm import cli
+from jaxlm.console import printable, setup_logging, stderr_console
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.run.tracking import Tracker, read_metrics
 
@@ -160,27 +162,66 @@ def test_a_terminal_gets_a_progress_bar(tmp_path):
     assert "\x1b[?25h" in text  # the cursor is shown again
 
 
-def test_tensorboard_holds_the_scalars_and_purges_on_resume(tmp_path):
+def read_events(run_dir):
+    """The scalars of all event files, read by another library's code: (tag, step) -> values in order."""
     from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import masked_crc32c
 
-    def events():
-        for path in sorted((tmp_path / "tensorboard").iterdir()):
-            data = path.read_bytes()
-            while data:  # uint64 length, uint32 crc, payload, uint32 crc
-                size = int.from_bytes(data[:8], "little")
-                yield event_pb2.Event.FromString(data[12 : 12 + size])  # pyright: ignore[reportAttributeAccessIssue]
-                data = data[16 + size :]
+    scalars = {}
+    for path in sorted((run_dir / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        assert data, path
+        while data:  # uint64 length, uint32 crc, payload, uint32 crc
+            size = int.from_bytes(data[:8], "little")
+            payload = data[12 : 12 + size]
+            sums = [int.from_bytes(part, "little") for part in (data[8:12], data[12 + size : 16 + size])]
+            assert sums == [masked_crc32c(data[:8]), masked_crc32c(payload)]
+            event = event_pb2.Event.FromString(payload)  # pyright: ignore[reportAttributeAccessIssue]
+            assert abs(event.wall_time - time.time()) < 1000
+            for value in event.summary.value:
+                scalars.setdefault((value.tag, event.step), []).append(value.simple_value)
+            data = data[16 + size :]
+    return scalars
 
-    def scalars():
-        return {(v.tag, e.step): v.simple_value for e in events() for v in e.summary.value}
 
+def test_tensorboard_holds_every_row_once_also_after_a_kill(tmp_path):
+    killed = tracker(tmp_path, tensorboard=True)
+    killed.log_train(10, {"loss": 0.5, "grad_norm": 1e300})
+    killed.log_evaluation(10, "validation", {"accuracy": 0.75, "f1/spam": 0.5})
+    expected = {("train/loss", 10): [0.5], ("train/grad_norm", 10): [math.inf], ("validation/accuracy", 10): [0.75]}
+    assert read_events(tmp_path) == expected  # although nothing was closed
+    killed.log_train(2**40, {"loss": 0.25})
+    with tracker(tmp_path, 10, tensorboard=True) as track:  # step 10 was saved
+        assert read_events(tmp_path) == expected
+        track.log_train(20, {"loss": math.nan})
+    killed.close()
+    [value] = read_events(tmp_path).pop(("train/loss", 20))
+    assert math.isnan(value) and len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_tensorboard_never_stops_a_run(tmp_path, monkeypatch, caplog):
+    (tmp_path / "tensorboard").write_text("a file in the folder's place")
     with tracker(tmp_path, tensorboard=True) as track:
         track.log_train(10, {"loss": 0.5})
-        track.log_evaluation(10, "validation", {"accuracy": 0.75, "f1/spam": 0.5})
-    assert scalars() == {("train/loss", 10): 0.5, ("validation/accuracy", 10): 0.75}
-    assert not any(e.HasField("session_log") for e in events())
-    tracker(tmp_path, 10, tensorboard=True).close()
-    assert [e.step for e in events() if e.HasField("session_log")] == [11]
+    assert "events cannot be written" in caplog.text and len(lines(tmp_path)) == 1
+    (tmp_path / "tensorboard").unlink()
+    caplog.clear()
+    with tracker(tmp_path, tensorboard=True) as track:
+        monkeypatch.setattr("jaxlm.run.event_file._write", full)
+        for step in (10, 20):
+            track.log_train(step, {"loss": 0.5})
+    assert caplog.text.count("No space left on device") == 1 and len(lines(tmp_path)) == 2
+
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_the_error_that_is_seen(tmp_path):
+    with pytest.raises(RunFailure, match="cannot write .*metrics.jsonl: No space left"), tracker(tmp_path) as track:
+        track._file.close()
+        track._file = io.FileIO("/dev/full", "w")
+        track.log_train(10, {"loss": 0.5})
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
@@ -220,3 +261,19 @@ def test_logging_goes_to_stderr_once_as_plain_lines(capsys, jaxlm_logger):
     setup_logging(verbose=True)
     logger.debug("seen")
     assert "seen" in capsys.readouterr().err
+
+
+def test_control_characters_of_data_never_reach_the_terminal(tmp_path, capsys, jaxlm_logger):
+    escape, shown = "\x1b[2J\x9b31m\r\x07\u202e", "\\u001b[2J\\u009b31m\\u000d\\u0007\\u202e"
+    assert printable(f"é 三\t{escape}\n\u2028") == f"é 三\t{shown}\n\u2028"
+    assert json.loads(printable(json.dumps({"x": "\x7f\x9b"}, ensure_ascii=False))) == {"x": "\x7f\x9b"}
+    output = io.StringIO()
+    with tracker(tmp_path, console=console_to(output)) as track:
+        track.log(f"sample: {escape}")
+    assert output.getvalue().endswith(f"sample: {shown}\n")
+    stderr_console.cache_clear()
+    setup_logging()
+    logging.getLogger("jaxlm").warning("row 3: %s", escape)
+    assert cli._fail("error", f"label {escape}", 2) == 2
+    said = capsys.readouterr().err
+    assert said.count(shown) == 2 and "\x1b" not in said

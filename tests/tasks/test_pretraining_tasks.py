@@ -13,6 +13,7 @@ import pytest
 from helpers.corpora import byte_tokenizer
 
 from jaxlm.data.config import DataConfig
+from jaxlm.data.corpus.dataset import CorpusDataset, CorpusSources
 from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.errors import UserError
 from jaxlm.nn.heads import FactoredLogits
@@ -251,5 +252,29 @@ def test_replaced_tokens_metrics_by_hand(wordpiece):
 def test_bits_per_byte_by_hand():
     sums = {"nll": 150 * math.log(2), "tokens": 150.0, "correct": 30.0}
     scores = {"loss": math.log(2), "perplexity": 2.0, "accuracy": 0.2}
-    assert token_metrics(sums, {"tokens": 200, "bytes": 800}) == pytest.approx({**scores, "bits_per_byte": 0.25})
-    assert token_metrics(sums, {}) == pytest.approx(scores)
+    assert token_metrics(sums, 600) == pytest.approx({**scores, "bits_per_byte": 0.25})
+    assert token_metrics(sums) == pytest.approx(scores)
+
+
+@pytest.mark.parametrize(
+    ("bos", "across", "expected"),
+    [
+        (True, False, (3, 0)),  # <s> is no text
+        (False, False, (3, 3)),  # a byte of each document
+        (False, True, (1, 1)),
+        (True, True, (1, 0)),
+    ],
+)
+def test_the_text_that_nothing_stands_before_is_not_counted(tmp_path, bos, across, expected):
+    """Bits per byte of a model that knows nothing, log2 of the alphabet's size a token, whatever is left out."""
+    source = {"rows": [{"text": text} for text in ("é, long enough", "b", "cc")]}
+    config = DataConfig.model_validate({"validation": source, "concat_documents": across, "max_length": 8})
+    tokenizer = byte_tokenizer(bos=bos, eos=False)
+    task = CausalLM(CausalLMConfig(), Context(config, tokenizer))
+    dataset = task.datasets(CorpusSources(config, ("validation",), "text", tmp_path, 0, lambda: None))["validation"]
+    assert isinstance(dataset, CorpusDataset) and dataset.unpredicted(tokenizer) == expected
+    text = len("é, long enough".encode()) + 3
+    predicted = text + 3 * bos - expected[0]
+    sums = {"nll": 8 * math.log(2) * predicted, "tokens": float(predicted), "correct": 0.0}
+    bits = task.scores(sums, (), dataset)["bits_per_byte"]
+    assert bits == pytest.approx(8 * predicted / (text - expected[1]))

@@ -114,15 +114,35 @@ def test_half_deleted_steps_are_removed_on_start(tmp_path, lost, caplog):
         assert_restores(saver, 2)
 
 
-def test_the_only_checkpoint_is_never_deleted_on_start(tmp_path):
-    save_steps(tmp_path, 1)
-    (tmp_path / "1" / manifest.FILE).unlink()
-    data = {path.name: path.read_bytes() for path in tmp_path.rglob("d/*")}
-    with checkpointer(tmp_path) as saver:
-        assert saver.latest_step() is None
-        assert {path.name: path.read_bytes() for path in (tmp_path / "incomplete-1").rglob("d/*")} == data
-        saver.save(1, make_state(1), {"step": 1})
-        assert_restores(saver, 1)
+@pytest.mark.parametrize("lost", [manifest.FILE, "d"])
+def test_where_no_checkpoint_is_complete_the_run_stops_and_nothing_is_deleted(tmp_path, lost):
+    save_steps(tmp_path, 1, 2)
+    for step in (1, 2):
+        next(path for path in (tmp_path / str(step)).glob(f"**/{lost}{'/*' if lost == 'd' else ''}")).unlink()
+    before = sorted(path for path in tmp_path.rglob("*"))
+    for _ in range(2):
+        with pytest.raises(RunFailure, match=r"no checkpoint is complete \(step 1: .*; step 2: .*train.restart=true"):
+            checkpointer(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("how", ["truncate", "manifest", "data gone", "gone"])
+def test_of_the_best_checkpoints_the_first_sound_one_is_found(tmp_path, caplog, how):
+    with checkpointer(tmp_path, keep=3, metric="f1") as saver:
+        for step, value in enumerate((0.5, 0.9, 0.7, 0.1), 1):
+            saver.save(step, make_state(step), {"step": step}, {"f1": value})
+        saver.wait()
+        if how == "truncate":
+            damage(tmp_path, 2, how)
+        elif how == "gone":
+            shutil.rmtree(tmp_path / "2")
+        else:
+            next((tmp_path / "2").glob(manifest.FILE if how == "manifest" else "*/**/d/*")).write_bytes(b"")
+        assert saver.best_sound_step(in_memory=4) == 3
+        assert ("2: damaged checkpoint: " in caplog.text) == (how != "gone")
+        assert saver.best_step() == 3 and 2 not in saver.all_steps()
+        saver.save(5, make_state(5), {"step": 5}, {"f1": 0.2}, wait=True)
+        assert names(tmp_path) == ["1", "3", "5"]
 
 
 def test_what_a_killed_save_left_is_removed_on_start(tmp_path):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from jaxlm.config.training import EarlyStoppingConfig
-from jaxlm.errors import RunFailure
 from jaxlm.parallel.sharding import Rules
 from jaxlm.training.progress import IN_FLIGHT, BestCheckpoint, Progress, StepMeter
 
@@ -51,7 +50,7 @@ def packed(rows: int) -> dict[str, np.ndarray]:
 
 def take(meter: StepMeter, rows: int, loss: float) -> None:
     with meter.time_step(packed(rows)):
-        meter.add({"loss": jnp.float32(loss), "grad_norm": jnp.float32(1), "learning_rate": jnp.float32(0)})
+        meter.add({"loss": jnp.float32(loss), "grad_norm": jnp.float32(1), "nonfinite": jnp.float32(0)})
 
 
 def test_meter_counts_and_times_and_goes_on_after_a_restart():
@@ -88,8 +87,18 @@ def test_rows_of_a_corpus_are_examples_and_both_streams_count():
     assert (meter.tokens, meter.examples, meter.cells) == (5 + 4, 2, 12 + 6)
 
 
-@pytest.mark.parametrize(("loss", "norm", "name"), [(NAN, 1.0, "loss"), (1.0, INF, "gradient norm")])
-def test_a_diverged_step_is_refused(loss, norm, name):
-    meter = StepMeter(losses=[1.0, loss], norms=[1.0, norm])
-    with pytest.raises(RunFailure, match=f"step 7: the {name} is not finite"):
-        meter.check(7)
+@pytest.mark.parametrize(
+    ("loss", "norm", "lost", "words"),
+    [
+        (NAN, 1.0, 0, "the loss is not finite"),
+        (1.0, INF, 0, "the gradient norm is not finite"),
+        (1.0, 1.0, 2, "2 parameters are not finite"),
+        (1.0, 1.0, 0, None),
+    ],
+)
+def test_a_diverged_step_is_named(loss, norm, lost, words):
+    meter = StepMeter(losses=[1.0], norms=[1.0])
+    with meter.time_step(packed(1)):
+        meter.add({"loss": jnp.float32(loss), "grad_norm": jnp.float32(norm), "nonfinite": jnp.float32(lost)})
+    meter.wait()
+    assert meter.divergence() == words

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from jaxlm.console import stderr_console
+from jaxlm.console import printable, stderr_console
 from jaxlm.data.config import CleanConfig
 from jaxlm.data.corpus.documents import Documents
+from jaxlm.data.corpus.file_digests import Contents
+from jaxlm.data.corpus.stored import check
 from jaxlm.data.corpus.text_batches import TextBatch, read_ahead, text_batches
 from jaxlm.data.corpus.text_digests import DigestSet
 from jaxlm.data.corpus.writer import TokenWriter, remove_journal
 from jaxlm.errors import Interrupted, Stop
+from jaxlm.files import remove_folder
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger("jaxlm")
@@ -51,8 +54,12 @@ def build_tokens(
       Interrupted: `stop` named a signal; what is done is saved.
     """
     if (folder / "index.json").is_file():  # killed just before it was put in place
-        remove_journal(folder)
-        return
+        facts, problem = check(folder / "index.json", Contents())
+        if facts is not None:
+            remove_journal(folder)
+            return
+        log.warning("%s: damaged: %s; it is made anew", folder, problem)
+        remove_folder(folder)
     before, after = special_token_affixes(tokenizer, wrap)
     dtype = token_type(tokenizer.vocab_size)
     with TokenWriter(folder, dtype, before, after) as writer:
@@ -146,10 +153,10 @@ def _progress(name: str, tokens: int) -> Iterator[Callable[[float, TokenWriter],
 
         yield show_line
         return
-    columns = [TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn(),
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TaskProgressColumn(),
                TextColumn("{task.fields[words]}"), TextColumn("eta"), TimeRemainingColumn(compact=True)]  # fmt: skip
     with Progress(*columns, console=console, refresh_per_second=4, redirect_stdout=False) as bar:
-        task = bar.add_task(f"tokenizing {name}", total=1.0, words="")
+        task = bar.add_task(printable(f"tokenizing {name}"), total=1.0, words="")
 
         def show_bar(fraction: float, writer: TokenWriter) -> None:
             bar.update(task, completed=fraction, words=words(writer))

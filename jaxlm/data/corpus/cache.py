@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +17,11 @@ from jaxlm.data.corpus.build import build_tokens
 from jaxlm.data.corpus.corpus import Corpus, map_array
 from jaxlm.data.corpus.documents import Documents
 from jaxlm.data.corpus.file_digests import Contents
+from jaxlm.data.corpus.stored import MEMORY, open_or_make
 from jaxlm.data.corpus.text_digests import DigestSet
 from jaxlm.data.corpus.writer import DIGEST_TYPE, OFFSET_TYPE
-from jaxlm.errors import RunFailure, Stop, UserError
-from jaxlm.files import explain_write_errors, lock_file
+from jaxlm.errors import Stop, UserError
+from jaxlm.files import explain_write_errors
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger("jaxlm")
@@ -30,7 +29,6 @@ log = logging.getLogger("jaxlm")
 Wrap = Literal["documents", "none"]
 
 _FORMAT = 1
-_POLL = 0.5  # seconds
 _UNKNOWN_SHARE = 0.01
 _CHUNK = 1 << 20
 
@@ -101,7 +99,7 @@ def open_corpus(
     What is in the cache is recognized by the content of the source's files, the settings that decide documents and
     cleaning, the tokenizer, and `wrap`; not by names or times. A build that was killed goes on where it stood, and
     ends with the files that one build in one go would have written. Of several processes on one machine one builds, and
-    the others wait for it.
+    the others wait for it. A corpus that is damaged in the cache is named and built anew.
 
     Args:
       source: anything but a mixture.
@@ -119,7 +117,7 @@ def open_corpus(
     Raises:
       Interrupted: it did; what is done is saved.
       UserError: the source cannot be read, or nothing of it is left.
-      RunFailure: the cache cannot be written, or a file in it is damaged.
+      RunFailure: the cache cannot be written.
     """
     documents = Documents(source, key=key, split=split, text_column=text_column, on_bad_row=data.on_bad_row)
     cache = cache.absolute()
@@ -128,7 +126,7 @@ def open_corpus(
     training = split == "train"
     earlier = earlier if training and data.clean.deduplicate else ()
     held_out = held_out if training and held_out and data.clean.leaks != "ignore" else {}
-    contents = Contents(cache / "inputs.json")
+    contents = Contents(cache / MEMORY)
     clean = data.clean.model_dump(include={"unicode", "control_characters", "whitespace"})
     if training:
         clean["deduplicate"] = [corpus.fingerprint for corpus in earlier] if data.clean.deduplicate else None
@@ -144,61 +142,35 @@ def open_corpus(
     contents.save()
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     folder = cache / fingerprint[:32]
-    if not (folder / "index.json").is_file():
+
+    def build() -> None:
         known = leaks = None
         if training and data.clean.deduplicate:
             known = DigestSet().add_all(corpus.digests for corpus in earlier)
         if training and data.clean.leaks == "drop":
             leaks = _digests(held_out)
-        with _lock(folder, documents.name):
-            if not (folder / "index.json").is_file():
-                building = folder.with_name(f"{folder.name}.building")
-                with explain_write_errors(building):
-                    build_tokens(building, documents, tokenizer, wrap, data.clean, known, leaks, identity, stop)
-                    building.rename(folder)
-    corpus = _load(folder, documents.name, fingerprint)
-    _report(corpus, json.loads((folder / "index.json").read_text("utf-8")), key)
+        building = folder.with_name(f"{folder.name}.building")
+        with explain_write_errors(building):
+            build_tokens(building, documents, tokenizer, wrap, data.clean, known, leaks, identity, stop)
+            building.rename(folder)
+
+    def unknown_ids(facts: dict[str, Any]) -> str | None:
+        vocab_size = tokenizer.vocab_size
+        return None if facts["max_id"] < vocab_size else f"token {facts['max_id']} in a vocabulary of {vocab_size}"
+
+    index = folder / "index.json"
+    facts = open_or_make(index, contents, build, name=documents.name, what="tokenizing", check_facts=unknown_ids)
+    corpus = _load(folder, documents.name, fingerprint, facts)
+    _report(corpus, facts, key)
     if data.clean.leaks == "warn":
         corpus = dataclasses.replace(corpus, counts={**corpus.counts, **_count_leaks(corpus, held_out)})
     return corpus
 
 
-@contextlib.contextmanager
-def _lock(folder: Path, name: str) -> Iterator[None]:
-    """Lets one process of this machine build a corpus; the others wait."""
-    waiting = False
-
-    def wait(_process: str) -> None:
-        nonlocal waiting
-        if not waiting:
-            log.info("%s: another process is tokenizing it; waiting for that to end", name)
-        waiting = True
-        time.sleep(_POLL)
-
-    path, advice = folder.with_name(f"{folder.name}.lock"), f"start no second run that tokenizes {name}"
-    with explain_write_errors(folder), lock_file(path, on_busy=wait, without_locks=advice):
-        yield
-
-
-def _load(folder: Path, name: str, fingerprint: str) -> Corpus:
-    try:
-        index = json.loads((folder / "index.json").read_text("utf-8"))
-        arrays = {
-            "tokens": map_array(folder / "tokens.bin", np.dtype(index["dtype"])),
-            "offsets": map_array(folder / "offsets.bin", OFFSET_TYPE),
-            "digests": map_array(folder / "digests.bin", DIGEST_TYPE),
-        }
-        sizes = {"tokens": index["tokens"], "offsets": index["documents"] + 1, "digests": index["documents"]}
-        damaged = next((part for part, size in sizes.items() if len(arrays[part]) != size), None)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunFailure(f"{folder}: not a whole tokenized corpus ({error}); delete the folder") from error
-    if damaged:
-        raise RunFailure(
-            f"{folder}/{damaged}.bin: expected {sizes[damaged]} entries, found {len(arrays[damaged])}; delete "
-            "the folder"
-        )
-    tokens, offsets, digests = arrays.values()
-    return Corpus(name, tokens, offsets, digests, index["bytes"], fingerprint, index["counts"], folder)
+def _load(folder: Path, name: str, fingerprint: str, facts: dict[str, Any]) -> Corpus:
+    tokens = map_array(folder / "tokens.bin", np.dtype(facts["dtype"]))
+    offsets, digests = map_array(folder / "offsets.bin", OFFSET_TYPE), map_array(folder / "digests.bin", DIGEST_TYPE)
+    return Corpus(name, tokens, offsets, digests, facts["bytes"], fingerprint, facts["counts"], folder)
 
 
 def _report(corpus: Corpus, index: dict[str, Any], key: str) -> None:

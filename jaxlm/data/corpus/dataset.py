@@ -6,15 +6,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus.cache import Wrap, open_corpora
 from jaxlm.data.corpus.documents import Documents
+from jaxlm.data.corpus.file_digests import Contents
 from jaxlm.data.corpus.loader import CorpusLoader, corpus_eval_batches
 from jaxlm.data.corpus.row_plan import Cost, RowPlan, Segment, plan_corpus
+from jaxlm.data.corpus.stored import MEMORY
+from jaxlm.data.corpus.text_digests import digest_texts
 from jaxlm.data.dataset import BatchLayout
 from jaxlm.data.examples.shapes import Shapes, round_up
 from jaxlm.data.sources.cleaning import clean_text
@@ -56,6 +59,14 @@ class RowMaker(Protocol):
         ...
 
 
+class Unpredicted(NamedTuple):
+    """What no row asks for."""
+
+    tokens: int
+    bytes: int
+    """UTF-8 bytes of text; special tokens have none."""
+
+
 @dataclass(frozen=True)
 class CorpusDataset:
     """Rows of one corpus, or of a mixture of several; a `Dataset`."""
@@ -76,6 +87,16 @@ class CorpusDataset:
             for name, count in corpus.counts.items():
                 counts[name] = counts.get(name, 0) + count
         return counts
+
+    def unpredicted(self, tokenizer: Tokenizer) -> Unpredicted:
+        """Counts the first tokens of the documents (laid end to end: of the corpus), which nothing stands before."""
+        tokens = num_bytes = 0
+        for plan in self.plans:
+            ids = plan.first_tokens()
+            tokens += len(ids)
+            kinds, counts = (array.tolist() for array in np.unique(ids, return_counts=True))
+            num_bytes += sum(tokenizer.num_bytes(i) * n for i, n in zip(kinds, counts, strict=True))
+        return Unpredicted(tokens, num_bytes)
 
     def examples(self) -> None:
         return None
@@ -197,16 +218,29 @@ class CorpusSources:
 
     def texts(self) -> Iterator[str]:
         """The training texts, for a tokenizer to be trained on; Interrupted where `stop` names a signal."""
-        source = self.data.train
-        assert source is not None
-        for part in source.mixture or (source,):
-            documents = Documents(
-                part, key="data.train", split="train", text_column=self.text_column, on_bad_row=self.data.on_bad_row
-            )
+        for documents in self._training_documents():
             for piece in documents.read():
                 if (signal := self.stop()) is not None:
                     raise Interrupted(f"{signal}: the vocabulary is not learned yet; the same command starts it again")
                 yield clean_text(piece.text, self.data.clean)
+
+    def texts_digest(self) -> str:
+        """Hex SHA-256 of all that decides the training texts: the content of the files, how they are read and cleaned.
+
+        Digests of files are remembered in the cache, as those of `open_corpora`.
+        """
+        contents = Contents(self.cache / MEMORY)
+        clean = self.data.clean.model_dump(include={"unicode", "control_characters", "whitespace"})
+        digest = digest_texts([json.dumps([clean, [d.identity(contents) for d in self._training_documents()]])])
+        contents.save()
+        return digest
+
+    def _training_documents(self) -> Iterator[Documents]:
+        source = self.data.train
+        assert source is not None
+        for i, part in enumerate(source.mixture or (source,)):
+            key = "data.train" if source.mixture is None else f"data.train.mixture[{i}]"
+            yield Documents(part, key=key, split="train", text_column=self.text_column, on_bad_row=self.data.on_bad_row)
 
     def datasets(self, maker: RowMaker, tokenizer: Tokenizer) -> dict[str, CorpusDataset]:
         """Tokenizes the corpora, or finds them in the cache, and plans their rows.

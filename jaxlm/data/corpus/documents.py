@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.corpus.file_digests import Contents
+from jaxlm.data.corpus.text_digests import digest_texts
 from jaxlm.data.sources import stdlib_docstrings, tfds
 from jaxlm.data.sources.files import RowReader, file_format, find_files
 from jaxlm.data.sources.installed_docstrings import InstalledDocstrings
@@ -128,9 +128,9 @@ class Documents:
         if source.builtin == "installed_docstrings":
             content = InstalledDocstrings(self._split, source.limit).content(contents)
         elif source.builtin is not None:
-            content = _digest(row["text"] for row in stdlib_docstrings.load_docstrings(self._split).rows)
+            content = digest_texts(row["text"] for row in stdlib_docstrings.load_docstrings(self._split).rows)
         elif source.rows is not None:
-            content = _digest(json.dumps(row, sort_keys=True, default=str) for row in source.rows)
+            content = digest_texts(json.dumps(row, sort_keys=True, default=str) for row in source.rows)
         elif source.tfds is not None:
             folder = tfds.data_folder(source.tfds, source.data_dir, self._key)
             files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -244,12 +244,3 @@ def _paragraphs(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
                 lines, size, open_ = [last], len(last), True
     if lines or open_:
         yield "".join(lines).removesuffix("\n").removesuffix("\r"), True
-
-
-def _digest(texts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        encoded = text.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "big"))
-        digest.update(encoded)
-    return digest.hexdigest()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from pathlib import Path
 
 from jaxlm.errors import UserError
-from jaxlm.files import atomic_write, sha256
+from jaxlm.files import read_sealed, sha256, write_sealed
 
 _RECENT = 2.0  # seconds in which a file may change again without a change of its times
+_RECENT_HERE = 0.1  # the same, where files are our own and lie on a disk whose clock is this machine's
 
 
 class Contents:
@@ -29,8 +29,7 @@ class Contents:
         self._known: dict[str, list[int | str]] = {}
         if memory is not None:
             with contextlib.suppress(OSError, ValueError):  # it only saves time
-                known = json.loads(memory.read_text("utf-8"))
-                self._known = known if isinstance(known, dict) else {}
+                self._known = read_sealed(memory)
 
     def digest(self, path: Path) -> str:
         """Returns the hex SHA-256 of a file's content.
@@ -39,19 +38,37 @@ class Contents:
           UserError: it cannot be read.
         """
         try:
-            return self._digest(path)
+            return self._digest(path, _RECENT)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
-    def _digest(self, path: Path) -> str:
+    def problem(self, path: Path, size: int, digest: str) -> str | None:
+        """Returns why a file that this program wrote is not what it wrote; None if it is.
+
+        Args:
+          size, digest: its bytes and hex SHA-256 then.
+        """
+        try:
+            found = path.stat().st_size
+            if found != size:
+                return f"{path.name} has {found:,} bytes instead of {size:,}"
+            if self._digest(path, _RECENT_HERE) != digest:
+                return f"{path.name} is not what was written: its SHA-256 differs"
+        except FileNotFoundError:
+            return f"{path.name} is missing"
+        except OSError as error:
+            return f"{path.name} cannot be read: {error.strerror or error}"
+        return None
+
+    def _digest(self, path: Path, recent: float) -> str:
         name, facts = os.path.abspath(path), path.stat()
         stamp = [facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns]
         known = self._known.get(name)
-        if isinstance(known, list) and known[:4] == stamp:
+        if known is not None and known[:4] == stamp:
             return str(known[4])
         started = time.time()
         digest = sha256(path)
-        if started - max(facts.st_mtime, facts.st_ctime) > _RECENT:
+        if started - max(facts.st_mtime, facts.st_ctime) > recent:
             self._known[name] = [*stamp, digest]
         return digest
 
@@ -59,5 +76,5 @@ class Contents:
         """Stores the digests for the next run; if that fails, the next run computes them again."""
         if self._memory is None:
             return
-        with contextlib.suppress(OSError), atomic_write(self._memory, shared=True) as temporary:
-            temporary.write_text(json.dumps(self._known), "utf-8")
+        with contextlib.suppress(OSError):
+            write_sealed(self._memory, self._known, shared=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from jaxlm.data.corpus.corpus import Corpus, map_array, release
+from jaxlm.data.corpus.file_digests import Contents
+from jaxlm.data.corpus.stored import MEMORY, open_or_make, seal
 from jaxlm.data.examples.packing import plan_rows
 from jaxlm.errors import UserError
-from jaxlm.files import explain_write_errors
+from jaxlm.files import atomic_folder
 
 Cost = Callable[[np.ndarray], np.ndarray]
 """Input tokens of segments -> columns they take up; grows with its argument."""
@@ -68,6 +69,16 @@ class RowPlan:
             raise IndexError(f"row {row} of {self.num_rows}")
         stretches = self.layout(row, epoch)
         return [Segment(self.corpus.read(start, start + n + self.lookahead)) for start, n in stretches]
+
+    def first_tokens(self) -> np.ndarray:
+        """int32 [D]: the tokens that no segment has behind its inputs; [0] where segments have no lookahead."""
+        corpus = self.corpus
+        if not self.lookahead:
+            return np.zeros(0, np.int32)
+        if self.settings["data.concat_documents"]:
+            return corpus.read(0, 1)
+        starts = np.array(corpus.offsets[:-1])
+        return np.concatenate([corpus.tokens[starts[i : i + _DOCUMENTS]] for i in range(0, len(starts), _DOCUMENTS)])
 
 
 def row_settings(row_length: int, lookahead: int, concat_documents: bool, costs: np.ndarray) -> dict[str, Any]:
@@ -188,10 +199,14 @@ def _pack(
     else:
         identity = hashlib.sha256(json.dumps([_WINDOW, settings], sort_keys=True).encode()).hexdigest()
         folder = corpus.directory / f"rows-{identity[:16]}"
-        if not (folder / "rows.json").is_file():
-            _make_folder(folder, lambda to: _write_rows(to, corpus, row_length, lookahead, costs))
-        facts = json.loads((folder / "rows.json").read_text("utf-8"))
-        facts.pop("num_inputs", None)  # of plans that version 0.1 wrote
+
+        def make() -> None:
+            with atomic_folder(folder) as temporary:
+                _write_rows(temporary, corpus, row_length, lookahead, costs)
+
+        contents = Contents(corpus.directory.parent / MEMORY)
+        stored = open_or_make(folder / "rows.json", contents, make, name=corpus.name, what="planning the rows of")
+        facts = {name: stored[name] for name in ("num_rows", "max_segments", "num_columns")}
         starts, lengths, ends = _read_rows(folder)
     if not facts["num_rows"]:
         raise _nothing(corpus)
@@ -208,20 +223,6 @@ def _pack(
         return stretches
 
     return RowPlan(corpus, row_length, lookahead, settings=settings, layout=layout, **facts)
-
-
-def _make_folder(folder: Path, write: Callable[[Path], Any]) -> None:
-    """Makes a folder that is complete or not there, whichever of several processes is first."""
-    with explain_write_errors(folder):
-        temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-        try:
-            write(temporary)
-            temporary.rename(folder)
-        except OSError:
-            if not (folder / "rows.json").is_file():  # else another process was first, with the same content
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_rows(folder: Path, corpus: Corpus, row_length: int, lookahead: int, costs: np.ndarray) -> dict[str, int]:
@@ -246,7 +247,7 @@ def _write_rows(folder: Path, corpus: Corpus, row_length: int, lookahead: int, c
             num_columns += int(costs[lengths].sum())
             release(corpus.offsets)
     facts = {"num_rows": num_rows, "max_segments": max_segments, "num_columns": num_columns}
-    (folder / "rows.json").write_text(json.dumps(facts) + "\n", "utf-8")
+    seal(folder / "rows.json", facts)
     return facts
 
 

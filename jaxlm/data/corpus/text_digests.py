@@ -69,3 +69,13 @@ class DigestSet:
             for start in range(0, len(array), _CHUNK):
                 self.add(np.array(array[start : start + _CHUNK]))
         return self
+
+
+def digest_texts(texts: Iterable[str]) -> str:
+    """Returns the hex SHA-256 of a list of texts."""
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big"))
+        digest.update(encoded)
+    return digest.hexdigest()

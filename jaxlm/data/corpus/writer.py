@@ -16,12 +16,13 @@ import numpy as np
 
 from jaxlm.data.corpus.corpus import map_array
 from jaxlm.data.corpus.documents import Place
+from jaxlm.data.corpus.stored import seal
 from jaxlm.data.corpus.text_batches import TextBatch
-from jaxlm.files import atomic_write
 
 DIGEST_TYPE, OFFSET_TYPE = np.dtype("<u8"), np.dtype("<i8")
 _JOURNAL = "journal.jsonl"
 _JOURNAL_BYTES, _JOURNAL_SECONDS = 4 << 20, 10.0  # of tokens, and of work, that a kill may cost
+_CHUNK = 1 << 22  # tokens
 
 
 class TokenWriter:
@@ -132,10 +133,11 @@ class TokenWriter:
         self._journaled, self._journal_time = self._end, time.monotonic()
 
     def finish(self, index: dict[str, Any]) -> None:
-        """Writes index.json, which marks the corpus as complete, and removes the journal."""
+        """Writes index.json, with the digests of the files, which marks the corpus as complete; removes the journal."""
         self.checkpoint()
-        with atomic_write(self._folder / "index.json", sync=True) as temporary:
-            temporary.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        tokens = map_array(self._folder / "tokens.bin", self._dtype)
+        largest = [int(tokens[i : i + _CHUNK].max()) for i in range(0, len(tokens), _CHUNK)]
+        seal(self._folder / "index.json", {**index, "max_id": max(largest, default=0)})
         remove_journal(self._folder)
 
     def _forget_open(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxlm.data.config import DataConfig
+from jaxlm.data.corpus.text_digests import digest_texts
 from jaxlm.data.sources.cleaning import clean_tables, replace_labels
 from jaxlm.data.sources.sources import load
 from jaxlm.data.sources.table import Table
@@ -35,6 +36,10 @@ class TableSources:
         cells = (row.get(column) for row in self.tables["train"].rows for column in self.text_columns)
         words = (" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells)
         return (str(text) for text in words if isinstance(text, str | int | float) and not _is_no_text(text))
+
+    def texts_digest(self) -> str:
+        """Hex SHA-256 of the training texts."""
+        return digest_texts(self.texts())
 
 
 def _is_no_text(cell: str | float) -> bool:

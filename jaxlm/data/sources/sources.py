@@ -102,6 +102,12 @@ def check_keys(source: SourceConfig, key: str, formats: Iterable[str]) -> None:
         raise UserError(f"{key}.data_dir: only for a TFDS source ({key}.tfds)")
     if source.columns and not formats & {"csv", "tsv", "conll"}:
         raise UserError(f"{key}.columns: only for csv, tsv and conll files; use {key}.rename to rename columns")
+    if source.quoting != "auto" and not formats & {"csv", "tsv"}:
+        raise UserError(f"{key}.quoting: only csv and tsv files have quotes around fields; leave it out")
+    if source.encoding.lower() not in ("utf-8", "utf8") and not formats - {"parquet"}:
+        raise UserError(f"{key}.encoding: only for files of text; leave it out")
+    if source.weight != 1.0 and ".mixture[" not in key:
+        raise UserError(f"{key}.weight: only for a source of a mixture; leave it out")
     if source.documents != "file" and "text" not in formats:
         kind = ", ".join(sorted(formats)) or "this source"
         raise UserError(f"{key}.documents: only for plain text; in {kind} every row is a document")

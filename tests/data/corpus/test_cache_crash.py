@@ -16,8 +16,9 @@ import pytest
 from helpers.paths import REPOSITORY, TESTS
 from helpers.token_caches import open_all, text_files, texts_of, train_opener
 
-from jaxlm.data.corpus import cache, text_batches, writer
+from jaxlm.data.corpus import cache, stored, text_batches, writer
 from jaxlm.errors import Interrupted, RunFailure
+from jaxlm.files import read_sealed, write_sealed
 
 write, open_train = pytest.fixture(text_files), pytest.fixture(train_opener)
 
@@ -185,18 +186,70 @@ def test_a_journal_is_believed_only_as_far_as_the_files_bear_it_out(write, open_
         assert corpus.offsets.tolist() == expected.offsets.tolist()
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "flipped": flip,
+    "cut": lambda path: os.truncate(path, path.stat().st_size - 8),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"12345678"),
+    "empty": lambda path: path.write_bytes(b""),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "gone": lambda path: path.unlink(),
+}
+
+
 @pytest.mark.parametrize("name", ["tokens.bin", "offsets.bin", "digests.bin", "index.json"])
-def test_a_damaged_cache_is_not_read(write, open_train, name):
+def test_a_damaged_cache_is_named_and_built_anew(write, open_train, caplog, name):
+    path = write("a.jsonl", [f"one {i}" for i in range(20)])
+    sound = open_train({"path": path})
+    folder, expected = sound.directory, sound.tokens.tolist()
+    for damage in DAMAGES.values():
+        caplog.clear()
+        damage(folder / name)
+        corpus = open_train({"path": path})
+        assert corpus.tokens.tolist() == expected and corpus.num_documents == 20
+        [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert f"{folder}: damaged: {name} " in warning
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask()
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_what_was_verified_is_not_read_again(write, open_train, monkeypatch):
     path = write("a.jsonl", ["one", "two"])
     folder = open_train({"path": path}).directory
-    os.truncate(folder / name, (folder / name).stat().st_size - 8)
-    with pytest.raises(RunFailure, match=rf"{folder}.*delete the folder"):
+    monkeypatch.setattr("jaxlm.data.corpus.file_digests._RECENT_HERE", -1.0)
+    monkeypatch.setattr("jaxlm.data.corpus.file_digests._RECENT", -1.0)
+    open_train({"path": path})
+    with monkeypatch.context() as patch:
+        patch.setattr("hashlib.file_digest", lambda *args: pytest.fail("read again"))
         open_train({"path": path})
+    stamp = (folder / "tokens.bin").stat()
+    flip(folder / "tokens.bin")
+    os.utime(folder / "tokens.bin", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # the time of its change stays
+    assert open_train({"path": path}).read(1, 4).tolist() == list(b"one")
+
+
+def test_ids_beyond_the_vocabulary_are_not_read(write, open_train, monkeypatch, caplog):
+    path = write("a.jsonl", ["one", "two"])
+    folder = open_train({"path": path}).directory
+    facts = read_sealed(folder / "index.json")
+    write_sealed(folder / "index.json", {**facts, "max_id": 5000})
+    open_train({"path": path})
+    assert "token 5000 in a vocabulary of" in caplog.text
 
 
 def test_two_runs_build_one_corpus(write, open_train, monkeypatch, caplog):
     path = write("a.jsonl", ["one", "two"])
-    monkeypatch.setattr(cache, "_POLL", 0.02)
+    monkeypatch.setattr(stored, "_POLL", 0.02)
     build, builds = cache.build_tokens, []
 
     def slowly(*args):

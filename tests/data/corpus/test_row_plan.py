@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
 from collections import Counter
 
@@ -12,7 +14,7 @@ import pytest
 from helpers.corpora import LENGTHS, document_of, make_corpus
 from helpers.paths import TESTS
 
-from jaxlm.data.corpus import row_plan
+from jaxlm.data.corpus import row_plan, stored
 from jaxlm.data.corpus.row_plan import plan_corpus
 from jaxlm.errors import RunFailure, UserError
 
@@ -170,19 +172,45 @@ def test_a_plan_is_made_once_and_kept_beside_the_tokens(tmp_path, monkeypatch):
     assert again.settings == first.settings  # the seed has no part in it
 
 
-def test_two_processes_may_plan_at_once(tmp_path, monkeypatch):
+def test_of_two_processes_one_plans(tmp_path, monkeypatch):
     corpus = make_corpus(LENGTHS["mixed"], directory=tmp_path / "corpus")
-    write = row_plan._write_rows
+    monkeypatch.setattr(stored, "_POLL", 0.02)
+    write, plans, planned = row_plan._write_rows, [], []
 
-    def overtaken(folder, *args):
-        monkeypatch.setattr(row_plan, "_write_rows", write)
-        plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=1, concat_documents=False)
-        return write(folder, *args)
+    def slowly(*args):
+        planned.append(args)
+        time.sleep(0.2)
+        return write(*args)
 
-    monkeypatch.setattr(row_plan, "_write_rows", overtaken)
-    plan = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=1, concat_documents=False)
-    check_rows(plan)
-    assert len(list((tmp_path / "corpus").glob("rows-*"))) == 1
+    def plan():
+        plans.append(plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=1, concat_documents=False))
+
+    monkeypatch.setattr(row_plan, "_write_rows", slowly)
+    threads = [threading.Thread(target=plan) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(planned) == 1
+    for each in plans:
+        check_rows(each)
+
+
+@pytest.mark.parametrize("name", ["starts.bin", "lengths.bin", "ends.bin", "rows.json"])
+def test_a_damaged_plan_is_named_and_made_anew(tmp_path, caplog, name):
+    corpus = make_corpus(LENGTHS["mixed"], directory=tmp_path / "corpus")
+    expected = [
+        segment.tokens.tolist()
+        for segment in all_segments(plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=1, concat_documents=False))
+    ]
+    [folder] = (tmp_path / "corpus").glob("rows-*")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 3] ^= 1
+    (folder / name).write_bytes(content)
+    again = plan_corpus(corpus, row_length=ROW_LENGTH, lookahead=1, concat_documents=False)
+    assert [s.tokens.tolist() for s in all_segments(again)] == expected
+    assert f"{folder}: damaged: {name} is not what was written" in caplog.text
+    assert folder.stat().st_mode == (tmp_path / "corpus").stat().st_mode  # of the umask
 
 
 def test_a_full_disk_is_a_failure_that_says_so(tmp_path, monkeypatch):
