@@ -193,15 +193,19 @@ class Checkpointer:
         Args:
           in_memory: a step whose state is at hand, so that its files do not matter.
         """
-        for step in self.all_steps():
-            if manifest.is_damaged(self._directory / str(step)):
-                step_folders.first_sound(self._directory, [step])  # which says what is wrong
-                self._damaged.append(step)
-        for step in _best_first(self._ranks()):
-            if step == in_memory or step_folders.first_sound(self._directory, [step]) is not None:
-                return step
-            self._damaged.append(step)
-        return None
+
+        def find() -> list[Any]:
+            damaged = [step for step in self.all_steps() if manifest.is_damaged(self._directory / str(step))]
+            step_folders.first_sound(self._directory, damaged)  # which says what is wrong
+            for step in _best_first({s: r for s, r in self._ranks().items() if s not in damaged}):
+                if step == in_memory or step_folders.first_sound(self._directory, [step]) is not None:
+                    return [step, damaged]
+                damaged.append(step)
+            return [None, damaged]
+
+        found, damaged = processes.broadcast_from_first(find)
+        self._damaged += damaged
+        return found
 
     def all_steps(self) -> list[int]:
         """Returns the committed steps, ascending, without those that were found damaged."""

@@ -138,13 +138,9 @@ def best_state(run: Run, state: TrainState, progress: Progress) -> tuple[TrainSt
 
 def _check_best(checkpoints: Checkpointer, progress: Progress, metric: Metric) -> None:
     """Where the best checkpoint is damaged or gone, says so, and lets the best that is left take its place."""
-
-    def best_left() -> list[Any]:
-        step = checkpoints.best_sound_step(progress.step)
-        return [step, None if step is None else checkpoints.metrics(step)[metric.name]]
-
     best = progress.best
-    step, value = processes.broadcast_from_first(best_left)
+    step = checkpoints.best_sound_step(progress.step)
+    value = None if step is None else checkpoints.metrics(step)[metric.name]
     if best.value is None or step == best.step:
         return
     lost = f"the best checkpoint, of step {best.step} ({metric.name} {best.value:.4f}), is damaged or gone"
