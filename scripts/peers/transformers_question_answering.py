@@ -213,7 +213,7 @@ def run(args: argparse.Namespace) -> dict:
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        starts, ends = trainer.predict(validation).predictions[:2]
+        starts, ends = trainer.predict(validation).predictions[:2]  # pyright: ignore[reportAssignmentType]
     texts, differences = best_answers(questions, validation, starts, ends, args.max_answer_tokens)
     if args.predictions:
         named = {q.id: {"answer": t, "difference": d} for q, t, d in zip(questions, texts, differences, strict=True)}
