@@ -17,6 +17,7 @@ method alike, on a shared file system.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -34,7 +35,7 @@ from jaxlm.errors import Interrupted, RunFailure, UserError
 from jaxlm.files import free_space
 from jaxlm.metrics.best import rank
 from jaxlm.parallel import processes
-from jaxlm.training import digests, manifest, step_folders
+from jaxlm.training import digests, manifest, orbax_noise, step_folders
 
 _NONE = -1
 _log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Checkpointer:
                 step_folders.remove_incomplete(self._directory)
             except OSError as error:
                 raise RunFailure(f"{self._directory}: cannot open the checkpoints: {error}") from error
-        logging.getLogger("absl").addFilter(_demote_orbax)
+        orbax_noise.hold_back()
         # The constructor is a barrier: no process lists the steps before the first has cleaned up.
         self._manager = _Manager(
             self._directory,
@@ -225,11 +226,15 @@ class Checkpointer:
 
     def close(self) -> None:
         """Waits for the running save and frees the threads; raises RunFailure if the save failed."""
+        failed = True
         try:
             self.wait()
+            failed = False
         finally:
-            self._manager.close()
-            logging.getLogger("absl").removeFilter(_demote_orbax)
+            # After a failure it waits again, and raises that in a form of its own.
+            with contextlib.suppress(Exception) if failed else contextlib.nullcontext():
+                self._manager.close()
+            orbax_noise.release()
 
     def _write_manifest(self) -> None:
         """Orbax calls this on the first process when all data are written, just before the rename."""
@@ -296,14 +301,6 @@ class _Retention(ocp.checkpoint_managers.PreservationPolicy):
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         retained = self._owner.retained_steps([checkpoint.step for checkpoint in checkpoints])
         return [checkpoint.step in retained for checkpoint in checkpoints]
-
-
-def _demote_orbax(record: logging.LogRecord) -> bool:
-    """Logging filter: moves Orbax's messages, including tracebacks of failed saves, to this module's debug log."""
-    if "orbax" not in record.pathname:
-        return True
-    _log.debug("orbax: %s", record.getMessage())
-    return False
 
 
 def _best_first(ranks: dict[int, float]) -> list[int]:

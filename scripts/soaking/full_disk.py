@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def _scores(disk: Path) -> Any:
 
 
 def _run_full(disk: Path, module: str, function: str, *arguments: str) -> None:
-    """The command, with a disk that is full while a function runs, from then on unless that is TensorBoard's."""
+    """The command, with a disk that is full from the call of a function on; of TensorBoard's, during its first call."""
     owner: Any = importlib.import_module(module)
     *path, name = function.split(".")
     for part in path:
@@ -75,18 +74,20 @@ def _run_full(disk: Path, module: str, function: str, *arguments: str) -> None:
     original: Callable[..., Any] = getattr(owner, name)
 
     def full(*args: Any, **kwargs: Any) -> Any:
-        with _filled(disk, keep=name != "add" or "TokenWriter" in function):
+        _fill(disk)
+        if function != "EventFile.add":
             return original(*args, **kwargs)
+        setattr(owner, name, original)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            (disk / "filler").unlink()
 
     setattr(owner, name, full)
     jaxlm(*arguments)
 
 
-@contextlib.contextmanager
-def _filled(disk: Path, *, keep: bool) -> Iterator[None]:
+def _fill(disk: Path) -> None:
     with (disk / "filler").open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(1 << 12))
-    yield
-    if not keep:
-        os.unlink(disk / "filler")

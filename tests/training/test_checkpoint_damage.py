@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 import signal
@@ -207,6 +208,26 @@ def test_the_users_error_is_not_hidden_by_a_failed_save(tmp_path, monkeypatch, c
         saver.save(1, make_state(1), {})
         raise KeyError("first")
     assert "saving step 1 failed" in caplog.text
+
+
+def test_closing_after_a_failed_save_tells_of_it_once(tmp_path, monkeypatch, capsys):
+    """On a full disk Orbax's manager fails again when it is closed, and TensorStore's threads print tracebacks."""
+    saver = checkpointer(tmp_path)
+    monkeypatch.setattr(manifest, "write", no_space)
+    saver.save(1, make_state(1), {})
+    close = saver._manager.close
+    monkeypatch.setattr(saver._manager, "close", lambda: (close(), no_space()))
+    with pytest.raises(RunFailure, match="saving step 1 failed"):
+        saver.close()
+    loop = asyncio.new_event_loop()
+    loop.close()
+    for callback in (lambda: loop.call_soon_threadsafe(print), no_space):
+        try:
+            callback()
+        except (RuntimeError, OSError):
+            sys.excepthook(*sys.exc_info())  # pyright: ignore[reportArgumentType]
+    shown = capsys.readouterr().err
+    assert "Event loop is closed" not in shown and "No space left" in shown
 
 
 FILLER = """
