@@ -14,7 +14,8 @@ import optax
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.fields import Field
 from jaxlm.tasks import register
-from jaxlm.tasks.base import Context, Metric, Outputs, RowTask, TaskConfig
+from jaxlm.tasks.base import RowTask
+from jaxlm.tasks.records import Context, Metric, Outputs, TaskConfig
 
 
 class ToyTaggingConfig(TaskConfig):

@@ -13,8 +13,8 @@ from jaxlm.optim.config import OptimizerConfig
 from jaxlm.parallel.config import MeshConfig
 from jaxlm.section import Section
 from jaxlm.tasks import TASKS
-from jaxlm.tasks.base import TaskConfig
 from jaxlm.tasks.classification import ClassificationConfig
+from jaxlm.tasks.records import TaskConfig
 
 
 class Config(Section):

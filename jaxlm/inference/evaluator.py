@@ -20,7 +20,8 @@ from jaxlm.models import Model
 from jaxlm.objectives import Apply
 from jaxlm.parallel import processes
 from jaxlm.parallel.placement import device_arrays, gather_rows, shard_batch
-from jaxlm.tasks.base import Answer, Generation, Outputs, Task
+from jaxlm.tasks.base import Task
+from jaxlm.tasks.records import Answer, Generation, Outputs
 
 IN_FLIGHT = 2
 """Batches that the device may be ahead of the host: enough to hide the loader, few enough to hold."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxlm.errors import UserError
 from jaxlm.models import Model
-from jaxlm.tasks.base import Generation
+from jaxlm.tasks.records import Generation
 
 BATCH_SIZE = 32
 """Most prompts that are continued at once."""

@@ -14,8 +14,8 @@ from jaxlm.models import Model
 from jaxlm.parallel import processes
 from jaxlm.run.run_dir import RunDir
 from jaxlm.setup.setup import Setup
-from jaxlm.tasks.base import Generation
 from jaxlm.tasks.language_model import TextWriter
+from jaxlm.tasks.records import Generation
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger("jaxlm")

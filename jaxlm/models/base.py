@@ -53,6 +53,15 @@ def out_rules(module: str) -> tuple[Rule, ...]:
     return Rule("head/out", f"{module}.weight", "c d -> d c"), Rule("head/out_bias", f"{module}.bias")
 
 
+def pooled_rules(dense: str, out: str) -> tuple[Rule, ...]:
+    """Returns the HF rules of `heads.PooledClassifier`, from the names of its two HF modules."""
+    return (
+        Rule("head/dense", f"{dense}.weight", "e d -> d e"),
+        Rule("head/dense_bias", f"{dense}.bias"),
+        *out_rules(out),
+    )
+
+
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity, so that a `Model` can be a static argument of jit
 class Family:
     """One architecture: everything that the rest of jaxlm knows about it.

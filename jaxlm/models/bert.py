@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules, pooled_rules
 from jaxlm.models.encoder import (
     BERT_FIELDS,
     OLD_NORM_NAMES,
@@ -19,7 +19,7 @@ from jaxlm.models.encoder import (
     stack_rules,
 )
 from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
-from jaxlm.models.weight_map import Rule, WeightMap
+from jaxlm.models.weight_map import WeightMap
 from jaxlm.nn.heads import masked_lm, pooled_classifier, span_ends, token_classifier
 from jaxlm.nn.layers import ComputeConfig
 
@@ -90,11 +90,7 @@ FAMILY = Family(
         "classification": Head(
             pooled_classifier("tanh", dropout_before=False),
             "BertForSequenceClassification",
-            (
-                Rule("head/dense", "bert.pooler.dense.weight", "e d -> d e"),
-                Rule("head/dense_bias", "bert.pooler.dense.bias"),
-                *out_rules("classifier"),
-            ),
+            pooled_rules("bert.pooler.dense", "classifier"),
             LABEL_PARAMS,
         ),
         "token_classification": Head(
@@ -104,11 +100,7 @@ FAMILY = Family(
         "multiple_choice": Head(
             pooled_classifier("tanh", dropout_before=False),
             "BertForMultipleChoice",
-            (
-                Rule("head/dense", "bert.pooler.dense.weight", "e d -> d e"),
-                Rule("head/dense_bias", "bert.pooler.dense.bias"),
-                *out_rules("classifier"),
-            ),
+            pooled_rules("bert.pooler.dense", "classifier"),
             LABEL_PARAMS,
         ),
         "masked_lm": Head(

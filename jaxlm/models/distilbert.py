@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules, pooled_rules
 from jaxlm.models.encoder import POSITION_IDS, EncoderConfig, EncoderTrunk, masked_lm_rules, stack_rules
 from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
@@ -109,11 +109,7 @@ FAMILY = Family(
         "classification": Head(
             pooled_classifier("relu", dropout_before=False),
             "DistilBertForSequenceClassification",
-            (
-                Rule("head/dense", "pre_classifier.weight", "e d -> d e"),
-                Rule("head/dense_bias", "pre_classifier.bias"),
-                *out_rules("classifier"),
-            ),
+            pooled_rules("pre_classifier", "classifier"),
             LABEL_PARAMS,
         ),
         "token_classification": Head(
@@ -123,11 +119,7 @@ FAMILY = Family(
         "multiple_choice": Head(
             pooled_classifier("relu", dropout_before=False),
             "DistilBertForMultipleChoice",
-            (
-                Rule("head/dense", "pre_classifier.weight", "e d -> d e"),
-                Rule("head/dense_bias", "pre_classifier.bias"),
-                *out_rules("classifier"),
-            ),
+            pooled_rules("pre_classifier", "classifier"),
             LABEL_PARAMS,
         ),
         "masked_lm": Head(

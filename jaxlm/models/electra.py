@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules, pooled_rules
 from jaxlm.models.encoder import (
     BERT_FIELDS,
     OLD_NORM_NAMES,
@@ -220,11 +220,7 @@ FAMILY = Family(
         "classification": Head(
             pooled_classifier("gelu", dropout_before=True),
             "ElectraForSequenceClassification",
-            (
-                Rule("head/dense", "classifier.dense.weight", "e d -> d e"),
-                Rule("head/dense_bias", "classifier.dense.bias"),
-                *out_rules("classifier.out_proj"),
-            ),
+            pooled_rules("classifier.dense", "classifier.out_proj"),
             LABEL_PARAMS,
         ),
         "token_classification": Head(
@@ -234,11 +230,7 @@ FAMILY = Family(
         "multiple_choice": Head(
             pooled_classifier("gelu", dropout_before=False),
             "ElectraForMultipleChoice",
-            (
-                Rule("head/dense", "sequence_summary.summary.weight", "e d -> d e"),
-                Rule("head/dense_bias", "sequence_summary.summary.bias"),
-                *out_rules("classifier"),
-            ),
+            pooled_rules("sequence_summary.summary", "classifier"),
             LABEL_PARAMS,
         ),
         "masked_lm": Head(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules, pooled_rules
 from jaxlm.models.encoder import (
     BERT_FIELDS,
     OLD_NORM_NAMES,
@@ -21,7 +21,7 @@ from jaxlm.models.encoder import (
     stack_rules,
 )
 from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
-from jaxlm.models.weight_map import Rule, WeightMap
+from jaxlm.models.weight_map import WeightMap
 from jaxlm.nn.heads import masked_lm, pooled_classifier, span_ends, token_classifier
 from jaxlm.nn.layers import ComputeConfig
 
@@ -89,11 +89,7 @@ def _heads(name: str) -> dict[str, Head]:
         "classification": Head(
             pooled_classifier("tanh", dropout_before=True),
             f"{name}ForSequenceClassification",
-            (
-                Rule("head/dense", "classifier.dense.weight", "e d -> d e"),
-                Rule("head/dense_bias", "classifier.dense.bias"),
-                *out_rules("classifier.out_proj"),
-            ),
+            pooled_rules("classifier.dense", "classifier.out_proj"),
             LABEL_PARAMS,
         ),
         "token_classification": Head(
@@ -103,11 +99,7 @@ def _heads(name: str) -> dict[str, Head]:
         "multiple_choice": Head(
             pooled_classifier("tanh", dropout_before=False),
             f"{name}ForMultipleChoice",
-            (
-                Rule("head/dense", "roberta.pooler.dense.weight", "e d -> d e"),
-                Rule("head/dense_bias", "roberta.pooler.dense.bias"),
-                *out_rules("classifier"),
-            ),
+            pooled_rules("roberta.pooler.dense", "classifier"),
             LABEL_PARAMS,
         ),
         "masked_lm": Head(

@@ -122,7 +122,9 @@ class Reception(threading.Thread):
             self._guests.remove(guest)
 
     def _trouble(self) -> str | None:
-        """What processes that are there contradict each other in."""
+        """What processes that are there contradict each other in; judged once the first is there to hear it, too."""
+        if 0 in self._missing():
+            return None
         by_number: dict[int, dict[str, Any]] = {}
         for who in (guest.who for guest in self._guests if guest.who):
             if who["of"] != self._place.num_processes:

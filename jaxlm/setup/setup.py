@@ -24,7 +24,8 @@ from jaxlm.setup.layout import make_layout
 from jaxlm.setup.model import build_model, decoder_start_id, eos_ids
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
 from jaxlm.tasks import TASKS
-from jaxlm.tasks.base import Context, Request, Task
+from jaxlm.tasks.base import Task
+from jaxlm.tasks.records import Context, Request
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")

@@ -12,7 +12,7 @@ from jaxlm.files import atomic_folder, explain_write_errors, read_sealed, sha256
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.hf.hub import find_model_dir
 from jaxlm.parallel import processes
-from jaxlm.tasks.base import Sources
+from jaxlm.tasks.records import Sources
 from jaxlm.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from jaxlm.tokenizer.training import train_tokenizer
 
@@ -66,7 +66,8 @@ def make_tokenizer(
             return load_tokenizer(cache)
         if not processes.is_first():
             raise UserError(
-                f"{cache}: process {processes.process_index()} finds that {problem}; give all the same data"
+                f"data.train: what process {processes.process_index()} reads is not what the first process learned the "
+                f"vocabulary from ({cache}: {problem}); give all processes the same files"
             )
         log.warning("%s: %s; the vocabulary is learned again", cache, problem)
     tokenizer = train_tokenizer(sources.texts(), model.train_tokenizer)

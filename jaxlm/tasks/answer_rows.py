@@ -16,7 +16,7 @@ from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.tasks.answer_cells import IMPOSSIBLE, is_true, place_answer, read_answers, unplaced
 from jaxlm.tasks.answer_windows import Window, answer_tokens, make_windows
-from jaxlm.tasks.base import Context
+from jaxlm.tasks.records import Context
 
 log = logging.getLogger("jaxlm")
 

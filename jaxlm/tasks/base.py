@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -20,131 +18,11 @@ from jaxlm.data.examples.dataset import RowDataset
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.tables import TableSources, open_tables
 from jaxlm.data.sources.table import Table
-from jaxlm.errors import Stop, UserError
+from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
 from jaxlm.report.sections import ReportSection
-from jaxlm.section import Section
+from jaxlm.tasks.records import Answer, Context, Generation, Metric, Outputs, Request, Sources, TaskConfig
 from jaxlm.tokenizer.tokenizer import Tokenizer
-
-
-class TaskConfig(Section):
-    """Base of the sections `task`; each has a `kind`, its key in `TASKS`."""
-
-    kind: str
-
-    @classmethod
-    def of_texts(cls, columns: Sequence[str]) -> TaskConfig:
-        """Returns the section of a model that reads these text columns.
-
-        Raises:
-          UserError: another number of columns than the task reads.
-        """
-        return cls.model_validate({"text": columns[0] if len(columns) == 1 else tuple(columns)})
-
-
-class Metric(NamedTuple):
-    """A score that a task can give."""
-
-    name: str
-    higher_is_better: bool = True
-    headline: bool = True
-    """On the console and at the head of the report; others go to the files only."""
-
-
-class Outputs(NamedTuple):
-    """What one evaluation step leaves for the host; a pytree, made inside jit."""
-
-    sums: Mapping[str, Any] = {}
-    """float32 [] each; added up over batches, devices and processes."""
-    slots: Mapping[str, Any] = {}
-    """[B, S, ...] each: an entry for each example."""
-    tokens: Mapping[str, Any] = {}
-    """[B, T, ...] each: an entry for each token of the first stream."""
-
-
-class Answer(NamedTuple):
-    """A row of a split, its gold label (None: unlabelled), and what the task keeps of the model's outputs for it."""
-
-    row: Mapping[str, Any]
-    label: Any
-    kept: Any
-
-
-class Generation(NamedTuple):
-    """How a text is written token by token; names as in Transformers."""
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-    eos_ids: tuple[int, ...] = ()
-    prefix: bool = False
-    """Prompts are read in both directions."""
-
-
-@runtime_checkable
-class Sources(Protocol):
-    """The data that a config names, opened but not yet tokenized."""
-
-    @property
-    def can_train_tokenizer(self) -> bool:
-        """Whether there are training texts."""
-        ...
-
-    def texts(self) -> Iterator[str]:
-        """The training texts, for a tokenizer to be trained on."""
-        ...
-
-    def texts_digest(self) -> str:
-        """Hex SHA-256 of all that decides `texts`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Request:
-    """Which data to open, and how.
-
-    Attributes:
-      data: the section `data`.
-      splits: those to open of train, validation, test.
-      token_cache: folder of tokenized corpora.
-      seed: of the run.
-      stop: names the signal that asks for an end, if any.
-    """
-
-    data: DataConfig
-    splits: Sequence[str]
-    token_cache: Path
-    seed: int = 0
-    stop: Stop = lambda: None
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a task is made from: settings, and facts of the tokenizer, the checkpoint and the model family.
-
-    Attributes:
-      data: the section `data`.
-      tokenizer: of the run.
-      hf_config: config.json of the checkpoint whose head is taken over; None: a new head.
-      pool: the token that the family reads for a whole example, "first" or "last".
-      label_smoothing: `train.label_smoothing`.
-      logits_chunk: tokens of a row whose logits exist at once; None: chosen by their number.
-      seed: of the run.
-      decoder_start_id: the token that a decoder reads first; None: padding's.
-      eos_ids: tokens that end a text that the model writes, beside the tokenizer's own.
-    """
-
-    data: DataConfig
-    tokenizer: Tokenizer
-    hf_config: Mapping[str, Any] | None = None
-    pool: Literal["first", "last"] = "first"
-    label_smoothing: float = 0.0
-    logits_chunk: int | None = None
-    seed: int = 0
-    decoder_start_id: int | None = None
-    eos_ids: tuple[int, ...] = ()
 
 
 class Task(ABC):

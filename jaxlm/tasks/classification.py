@@ -24,10 +24,11 @@ from jaxlm.fields import EXAMPLES, Batch, Field
 from jaxlm.metrics.classification import PRIMARY, classification_metrics, metric_names, predicted_labels
 from jaxlm.objectives.classification import LOSSES
 from jaxlm.report.sections import ReportSection
-from jaxlm.tasks.base import Answer, Context, Metric, Outputs, RowTask, TaskConfig
+from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
 from jaxlm.tasks.classification_report import PredictedRow, classification_sections
 from jaxlm.tasks.labels import LabelEncoder, LabelSet, labels_of_checkpoint, labels_of_rows
+from jaxlm.tasks.records import Answer, Context, Metric, Outputs, TaskConfig
 
 log = logging.getLogger("jaxlm")
 

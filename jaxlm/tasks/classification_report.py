@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxlm.metrics.classification import confusion_matrix, one_vs_rest_counts, precision_recall_f1
 from jaxlm.report.sections import ReportSection, excerpt
+from jaxlm.tasks.calibration import calibration_section
 
 _MATRIX_LABELS = 25
 """Most labels of a confusion matrix."""
@@ -156,36 +157,13 @@ def _scores_by_label(p: _Scored) -> ReportSection:
     return ReportSection("Scores by label", "table", {"columns": columns, "rows": rows, "bars": "F1"}, note)
 
 
-def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, float]:
-    """Compares the probability of the predicted label with how often it is right.
-
-    Args:
-      confidence: float [N], from 0 to 1.
-      right: bool [N].
-    Returns:
-      Mean confidence and accuracy, float64 [bins that are not empty], and the expected calibration error, the sum over
-      bins of n_b / N |accuracy_b - confidence_b|: Guo et al., "On Calibration of Modern Neural Networks" (2017).
-    """
-    bin_N = np.minimum((confidence * bins).astype(int), bins - 1)
-    counts = np.bincount(bin_N, minlength=bins)
-    full = counts > 0
-    mean_confidence = np.bincount(bin_N, confidence, minlength=bins)[full] / counts[full]
-    accuracy = np.bincount(bin_N, right, minlength=bins)[full] / counts[full]
-    error = float(np.sum(counts[full] / len(bin_N) * np.abs(accuracy - mean_confidence)))
-    return mean_confidence, accuracy, error
-
-
 def _calibration(p: _Scored) -> ReportSection:
-    x, y, error = calibration(p.scores[np.arange(len(p.gold)), p.predicted], p.gold == p.predicted)
-    axes = {"x": "probability of the predicted label", "y": "share that is right", "diagonal": True}
-    content = {
-        "series": [{"x": x, "y": y, "style": "line"}],
-        "axes": axes | {"x_range": [0, 1], "y_range": [0, 1]},
-        "alt": "Share that is right by probability, "
-        + ", ".join(f"{a:.2f}: {b:.2f}" for a, b in zip(x, y, strict=True)),
-    }
-    note = f"On the dashed line, probability and share are equal. Expected calibration error: {error:.3f}."
-    return ReportSection("Calibration", "chart", content, note)
+    return calibration_section(
+        p.scores[np.arange(len(p.gold)), p.predicted],
+        p.gold == p.predicted,
+        predicted="probability of the predicted label",
+        share="share that is right",
+    )
 
 
 def _scatter(p: _Scored) -> ReportSection:

@@ -22,7 +22,8 @@ from jaxlm.fields import Field
 from jaxlm.objectives.cross_entropy import LossTerms
 from jaxlm.objectives.language_model import language_model_loss, measure_language_model
 from jaxlm.section import Section
-from jaxlm.tasks.base import Answer, Context, CorpusTask, Generation, Metric, Outputs, Sources, TaskConfig
+from jaxlm.tasks.base import CorpusTask
+from jaxlm.tasks.records import Answer, Context, Generation, Metric, Outputs, Sources, TaskConfig
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 PREDICTED_TOKENS = (Metric("loss", False), Metric("perplexity", False), Metric("accuracy"))

@@ -12,7 +12,6 @@ from pydantic import Field as FieldInfo
 from jaxlm.data.corpus.masking import apply_masks, sample_mask_positions
 from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.fields import Batch, Field
-from jaxlm.tasks.base import Context, Metric, Sources
 from jaxlm.tasks.language_model import (
     PREDICTED_TOKENS,
     LanguageModel,
@@ -20,6 +19,7 @@ from jaxlm.tasks.language_model import (
     concat_segments,
     show_segments,
 )
+from jaxlm.tasks.records import Context, Metric, Sources
 from jaxlm.tokenizer.vocabulary import MaskingVocabulary, masking_vocabulary
 
 

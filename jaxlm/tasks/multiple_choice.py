@@ -21,7 +21,8 @@ from jaxlm.errors import UserError
 from jaxlm.fields import EXAMPLES, Batch, Field
 from jaxlm.objectives.multiple_choice import multiple_choice_loss
 from jaxlm.report.sections import ReportSection, excerpt
-from jaxlm.tasks.base import Answer, Context, Metric, Outputs, RowTask, TaskConfig
+from jaxlm.tasks.base import RowTask
+from jaxlm.tasks.records import Answer, Context, Metric, Outputs, TaskConfig
 
 log = logging.getLogger("jaxlm")
 

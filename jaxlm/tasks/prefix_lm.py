@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.fields import Batch, Field
-from jaxlm.tasks.base import Generation, Metric
 from jaxlm.tasks.language_model import (
     NEXT_TOKEN_FIELDS,
     PREDICTED_TOKENS,
@@ -19,6 +18,7 @@ from jaxlm.tasks.language_model import (
     next_token_row,
     show_segments,
 )
+from jaxlm.tasks.records import Generation, Metric
 
 
 class PrefixLMConfig(WriterConfig):

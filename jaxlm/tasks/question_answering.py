@@ -24,9 +24,10 @@ from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.answer_rows import QuestionColumns, QuestionRows
 from jaxlm.tasks.answer_settings import AnswerSettings, settle
 from jaxlm.tasks.answer_windows import Span, best_spans, merge_spans
-from jaxlm.tasks.base import Answer, Context, Metric, Outputs, Request, RowTask, TaskConfig
+from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.question_answering_baselines import sentence_like_question
 from jaxlm.tasks.question_answering_report import AnsweredQuestion, answer_sections
+from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request, TaskConfig
 
 log = logging.getLogger("jaxlm")
 

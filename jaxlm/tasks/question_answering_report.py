@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxlm.metrics.squad import AnswerScore
 from jaxlm.report.sections import ReportSection, excerpt
-from jaxlm.tasks.classification_report import calibration
+from jaxlm.tasks.calibration import calibration_section
 
 _QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how many", "how much", "how")
 _LENGTHS = (1, 2, 5, 10, 20)
@@ -133,17 +133,12 @@ def _thresholds(questions: Sequence[AnsweredQuestion], threshold: float) -> Repo
 
 
 def _calibration(questions: Sequence[AnsweredQuestion]) -> ReportSection:
-    confidence = np.asarray([question.prediction["score"] for question in questions], np.float64)
-    x, y, error = calibration(confidence, np.asarray([question.score.exact_match == 1 for question in questions]))
-    axes = {"x": "probability of the predicted answer", "y": "share that is exact", "diagonal": True}
-    content = {
-        "series": [{"x": x, "y": y, "style": "line"}],
-        "axes": axes | {"x_range": [0, 1], "y_range": [0, 1]},
-        "alt": "Share that is exact by probability, "
-        + ", ".join(f"{a:.2f}: {b:.2f}" for a, b in zip(x, y, strict=True)),
-    }
-    note = f"On the dashed line, probability and share are equal. Expected calibration error: {error:.3f}."
-    return ReportSection("Calibration", "chart", content, note)
+    return calibration_section(
+        np.asarray([question.prediction["score"] for question in questions], np.float64),
+        np.asarray([question.score.exact_match == 1 for question in questions]),
+        predicted="probability of the predicted answer",
+        share="share that is exact",
+    )
 
 
 def _worst_errors(questions: Sequence[AnsweredQuestion]) -> list[ReportSection]:

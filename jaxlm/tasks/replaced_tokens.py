@@ -14,9 +14,9 @@ from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.data.dataset import Dataset
 from jaxlm.fields import Field
 from jaxlm.objectives.language_model import measure_replaced_tokens, replaced_tokens_loss
-from jaxlm.tasks.base import Answer, Metric, Outputs
 from jaxlm.tasks.language_model import token_metrics
 from jaxlm.tasks.masked_lm import MaskedTokens, MaskingConfig
+from jaxlm.tasks.records import Answer, Metric, Outputs
 
 
 class ReplacedTokensConfig(MaskingConfig):

@@ -15,7 +15,6 @@ from jaxlm.data.corpus.row_plan import Cost, Segment
 from jaxlm.data.examples.shapes import round_up
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
-from jaxlm.tasks.base import Context, Metric, Sources
 from jaxlm.tasks.language_model import (
     PREDICTED_TOKENS,
     LanguageModel,
@@ -23,6 +22,7 @@ from jaxlm.tasks.language_model import (
     concat_segments,
     show_segments,
 )
+from jaxlm.tasks.records import Context, Metric, Sources
 from jaxlm.tokenizer.vocabulary import sentinels
 
 

@@ -23,8 +23,9 @@ from jaxlm.errors import UserError
 from jaxlm.fields import EXAMPLES, Batch, Field
 from jaxlm.metrics.entities import OUTSIDE, Entity, entities_of, entity_scores, split_tag
 from jaxlm.report.sections import ReportSection
-from jaxlm.tasks.base import Answer, Context, Metric, Outputs, Request, RowTask, TaskConfig
+from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.labels import hf_label_names
+from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request, TaskConfig
 from jaxlm.tasks.tag_schemes import (
     Scheme,
     check_tag,

@@ -17,7 +17,8 @@ from jaxlm.report.sections import write_analysis
 from jaxlm.run.run_dir import ANALYSIS, PREDICTIONS, SUMMARY
 from jaxlm.setup.model import model_side
 from jaxlm.setup.setup import Setup
-from jaxlm.tasks.base import Answer, Task
+from jaxlm.tasks.base import Task
+from jaxlm.tasks.records import Answer
 from jaxlm.training.progress import Progress
 from jaxlm.training.run import Run
 from jaxlm.training.state import TrainState

@@ -23,7 +23,7 @@ from jaxlm.run.step_watch import StepWatch
 from jaxlm.run.tracking import Tracker
 from jaxlm.setup.commits import pin_commits
 from jaxlm.setup.setup import make_setup
-from jaxlm.tasks.base import Metric
+from jaxlm.tasks.records import Metric
 from jaxlm.training.checkpoint import Checkpointer
 from jaxlm.training.finish import finish_run
 from jaxlm.training.plan import Plan, make_plan
@@ -166,7 +166,7 @@ def _open(config: Config, held: ExitStack) -> dict[str, Any] | None:
             "same command would have resumed it",
             steps[-1],
         )
-    directory = RunDir.open(Path(config.logging.directory), config.name, restart=config.train.restart)
+    directory = RunDir.open(directory.path.parent, config.name, restart=config.train.restart)
     held.enter_context(directory.lock())
     check_same_settings(directory, config)
     return directory.read_json(SUMMARY) if directory.finished else None

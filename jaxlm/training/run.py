@@ -18,7 +18,7 @@ from jaxlm.run.interrupt import Interrupt
 from jaxlm.run.run_dir import RunDir
 from jaxlm.run.tracking import Tracker
 from jaxlm.setup.setup import Setup
-from jaxlm.tasks.base import Metric
+from jaxlm.tasks.records import Metric
 from jaxlm.training.checkpoint import Checkpointer
 from jaxlm.training.plan import Plan
 from jaxlm.training.progress import BestCheckpoint, Progress

@@ -36,7 +36,7 @@ def make_train_step(
             "loss": loss,
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "nonfinite": optax.tree.sum(jax.tree.map(_count_nonfinite, params)),
+            "nonfinite": jnp.asarray(optax.tree.sum(jax.tree.map(_count_nonfinite, params))),
         }
         return state._replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 

@@ -15,7 +15,6 @@ import math
 import re
 import string
 import tempfile
-import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -23,13 +22,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
+from step_clock import StepClock
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
     DataCollatorWithPadding,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
@@ -104,19 +103,6 @@ class Windows(torch.utils.data.Dataset):
         return self.rows[index]
 
 
-class Clock(TrainerCallback):
-    """The time at the end of each step; a GPU is waited for at the two ends of the measured span only."""
-
-    def __init__(self, warmup: int):
-        self.warmup = warmup
-        self.ends: list[float] = []
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if torch.cuda.is_available() and state.global_step in (self.warmup, state.max_steps):
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
-
-
 def best_answers(
     questions: list[Question], windows: Windows, starts: np.ndarray, ends: np.ndarray, max_tokens: int
 ) -> tuple[list[str], list[float]]:
@@ -188,7 +174,7 @@ def run(args: argparse.Namespace) -> dict:
     train_questions, questions = read(args.train)[: args.limit], read(args.validation)
     train = Windows(train_questions, tokenizer, args.max_length, args.stride)
     validation = Windows(questions, tokenizer, args.max_length, args.stride)
-    clock = Clock(args.warmup)
+    clock = StepClock(args.warmup)
     with tempfile.TemporaryDirectory() as directory:
         trainer = Trainer(
             model=model,

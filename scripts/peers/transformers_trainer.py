@@ -14,12 +14,12 @@ import argparse
 import json
 import platform
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from step_clock import StepClock
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -27,7 +27,6 @@ from transformers import (
     DataCollatorWithPadding,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
@@ -64,19 +63,6 @@ class CountingCollator:
         return batch
 
 
-class Clock(TrainerCallback):
-    """The time at the end of each step; a GPU is waited for at the two ends of the measured span only."""
-
-    def __init__(self, warmup: int):
-        self.warmup = warmup
-        self.ends: list[float] = []
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if torch.cuda.is_available() and state.global_step in (self.warmup, state.max_steps):
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
-
-
 def label_ids(path: Path) -> dict[str, int]:
     """The label names of a file, numbered in sorted order."""
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -98,7 +84,7 @@ def run(args: argparse.Namespace) -> dict:
         model = AutoModelForSequenceClassification.from_pretrained(args.model, dtype=torch.float32, **options)
     train = Examples(args.train, tokenizer, args.max_length, labels)
     validation = Examples(args.validation, tokenizer, args.max_length, labels) if args.validation else None
-    collator, clock = CountingCollator(tokenizer, args.pad_to_multiple_of), Clock(args.warmup)
+    collator, clock = CountingCollator(tokenizer, args.pad_to_multiple_of), StepClock(args.warmup)
     with tempfile.TemporaryDirectory() as directory:
         trainer = Trainer(
             model=model,

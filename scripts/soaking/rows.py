@@ -14,8 +14,8 @@ import pyarrow.parquet
 
 from jaxlm.data.config import DataConfig
 from jaxlm.data.examples.tables import open_tables
-from jaxlm.tasks.base import Context
 from jaxlm.tasks.classification import Classification, ClassificationConfig
+from jaxlm.tasks.records import Context
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.training import train_tokenizer
 from soaking.damage import mutate

@@ -59,12 +59,13 @@ def assert_same_results(run: Path, other: Path, *, same_devices: bool = True) ->
     """Parameters, metrics and predictions of two runs, up to the order of sums.
 
     On another number of devices a batch has other empty rows, and so another share of padding. A softmax cancels the
-    bias of keys: its gradient is rounding alone, which Adam scales up to steps of the learning rate.
+    bias of keys: its gradient is rounding alone, which Adam scales up to steps of the learning rate. So it is, step by
+    step, with the smallest entries of other parameters.
     """
     skipped = ("kind", "split") if same_devices else ("kind", "split", "padding_share")
     for name, value in load_file(run / "model/model.safetensors").items():
         expected = load_file(other / "model/model.safetensors")[name]
-        atol = 1e-3 if name.endswith("key.bias") else 2e-5
+        atol = 1e-3 if name.endswith("key.bias") else 1e-4
         np.testing.assert_allclose(value, expected, atol=atol, rtol=2e-4, err_msg=name)
     found, expected = record(run), record(other)
     assert [(r["kind"], r["step"], r.get("split")) for r in found] == [
@@ -273,15 +274,16 @@ def start_apart(folders: list[Path], config: Path) -> list[subprocess.Popen]:
 @pytest.mark.parametrize(
     "number, row, message",
     [
-        (1, {"text": None, "label": "pos"}, "train.jsonl"),
-        (0, {"text": "other", "label": "pos"}, "the training data.* differ between processes: those of process 1"),
+        (1, {"label": None}, "train.jsonl"),
+        (0, {"label": "pos"}, "the training data.* differ between processes: those of process 1"),
+        (0, {"text": "other"}, "data.train: what process 1 reads is not what .* learned from other texts"),
     ],
 )
 def test_what_one_process_alone_finds_wrong_stops_both(tmp_path, number, row, message):
     folders = [tmp_path / "host0", tmp_path / "host1"]
     for folder in folders:
         write_config(folder)
-    write_jsonl(folders[number] / "train.jsonl", [*rows(63), row])
+    write_jsonl(folders[number] / "train.jsonl", [*rows(63), {**rows(64)[-1], **row}])
     splits = {name: {"path": f"{name}.jsonl"} for name in ("train", "validation", "test")}
     config = write_config(tmp_path, data=splits)
     processes = start_apart(folders, config)

@@ -46,6 +46,14 @@ def load_checkpoint(directory: Path, head: str, num_outputs: int = 0) -> tuple[M
     return model, load_params(checkpoint, model, jax.random.key(0))
 
 
+def load_own_head(directory: Path, head: str, num_outputs: int) -> tuple[Model, LoadedParams]:
+    """Loads a checkpoint as what it is: its config.json names this head, and every tensor is read."""
+    assert HFCheckpoint(directory).head == head
+    model, imported = load_checkpoint(directory, head, num_outputs)
+    assert imported.initialized == imported.ignored == ()
+    return model, imported
+
+
 def assert_same_tensors(before: Path, after: Path, without: Sequence[str] = ()) -> None:
     """The directories' files hold the same keys, but for `without`, with bit-equal values."""
     old, new = (load_file(directory / "model.safetensors") for directory in (before, after))

@@ -41,7 +41,7 @@ SPLIT = {"all-gather", "reduce-scatter", "all-reduce"}
 """Parameters gathered, gradients added up where they are kept; sums over rows, and gradients of what is not split."""
 KINDS = {
     "ddp": {"all-reduce"}, "tp": {"all-reduce"},
-    "fsdp": SPLIT, "fsdp_tp": SPLIT, "hybrid": SPLIT, "context": SPLIT,
+    "fsdp": SPLIT, "fsdp_tp": SPLIT, "hybrid": SPLIT | {"all-reduce across slices"}, "context": SPLIT,
 }  # fmt: skip
 KERNELS = {"train": ("_dkv_", "_dq_", "_fwd_"), "eval": ("_fwd_",), "decode": ()}
 GIB = {"v5e": 16, "v5p": 95, "v6e": 32}

@@ -35,7 +35,7 @@ from jaxlm.objectives.language_model import (
 )
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
-from jaxlm.tasks.base import Generation, Outputs
+from jaxlm.tasks.records import Generation, Outputs
 from jaxlm.training.gradients import accumulated_gradients
 from jaxlm.training.state import abstract_state, bytes_on_device, state_shardings
 from jaxlm.training.step import make_train_step

@@ -17,7 +17,7 @@ from jaxlm.models import FAMILIES, Model
 from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
-from jaxlm.tasks.base import Generation
+from jaxlm.tasks.records import Generation
 
 WRITERS = ("gpt2", "mistral")
 PROMPTS = [[5], [7, 9, 30, 11, 8], [20, 21, 22], [3, 60, 40, 41, 50, 51, 52, 10]]

@@ -19,7 +19,7 @@ from jaxlm.inference.generate import generate
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import override
 from jaxlm.models.llama import LlamaConfig, rope_frequencies
-from jaxlm.tasks.base import Generation
+from jaxlm.tasks.records import Generation
 
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 decoders = pytest.mark.parametrize("family", DECODERS)

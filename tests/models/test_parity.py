@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers.hf_folders import assert_same_tensors
+from helpers.hf_folders import assert_same_tensors, load_own_head
 from helpers.paths import GOLDEN
 from helpers.tiny_models import ENCODERS, Example, apply, examples, formula_tensor, pack, tiny
 from helpers.torch_reference import random_config, randomise, strict_load, torch_inputs, torch_logits
@@ -91,11 +91,7 @@ def test_token_classifiers_agree_and_export_is_bit_equal(family, seed, tmp_path,
     config.num_labels = 3
     theirs = randomise(transformers.AutoModelForTokenClassification.from_config(config))
     theirs.save_pretrained(tmp_path / "in")
-    checkpoint = HFCheckpoint(tmp_path / "in")
-    assert checkpoint.head == "token_classification"
-    model = Model(checkpoint.family, checkpoint.model_config, "token_classification", 3)
-    imported = load_params(checkpoint, model, jax.random.key(0))
-    assert imported.initialized == imported.ignored == ()
+    model, imported = load_own_head(tmp_path / "in", "token_classification", 3)
     texts = examples(6, seed=seed)
     batch = pack([texts[:3], texts[3:]], length=27, slots=3, pad_id=model.config.pad_id or 0)
     del batch["slot_positions"]
@@ -124,11 +120,7 @@ def test_multiple_choice_heads_agree_and_export_is_bit_equal(family, tmp_path, t
 
     theirs = randomise(transformers.AutoModelForMultipleChoice.from_config(random_config(family, 0)))
     theirs.save_pretrained(tmp_path / "in")
-    checkpoint = HFCheckpoint(tmp_path / "in")
-    assert checkpoint.head == "multiple_choice"
-    model = Model(checkpoint.family, checkpoint.model_config, "multiple_choice", 1)
-    imported = load_params(checkpoint, model, jax.random.key(0))
-    assert imported.initialized == imported.ignored == ()
+    model, imported = load_own_head(tmp_path / "in", "multiple_choice", 1)
     texts = examples(6, seed=0)
     batch = pack([texts[:3], texts[3:]], length=27, slots=3, pad_id=model.config.pad_id or 0)
     ours = apply(model, imported.params, batch).reshape(6)

@@ -16,7 +16,7 @@ from jaxlm.inference.generate import generate
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.llama import LlamaConfig, rope_frequencies
 from jaxlm.nn.layers import ACTIVATIONS, apply_rope
-from jaxlm.tasks.base import Generation
+from jaxlm.tasks.records import Generation
 
 pytestmark = pytest.mark.parity
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import pytest
-from helpers.hf_folders import assert_same_tensors
+from helpers.hf_folders import assert_same_tensors, load_checkpoint, load_own_head
 from helpers.tiny_models import ENCODERS, apply, examples, pack
 from helpers.torch_reference import random_config, randomise, strict_load, torch_inputs
 
-from jaxlm.hf.checkpoint import HFCheckpoint, export_model, load_params
-from jaxlm.models import Model
+from jaxlm.hf.checkpoint import export_model
 
 
 @pytest.mark.parity
@@ -22,11 +20,7 @@ def test_logits_agree_and_export_is_bit_equal(family, tmp_path, transformers):
     config.num_labels = 2
     theirs = randomise(transformers.AutoModelForQuestionAnswering.from_config(config))
     theirs.save_pretrained(tmp_path / "in")
-    checkpoint = HFCheckpoint(tmp_path / "in")
-    assert checkpoint.head == "question_answering"
-    model = Model(checkpoint.family, checkpoint.model_config, "question_answering", 2)
-    imported = load_params(checkpoint, model, jax.random.key(0))
-    assert imported.initialized == imported.ignored == ()
+    model, imported = load_own_head(tmp_path / "in", "question_answering", 2)
     texts = examples(6, seed=0)
     batch = pack([texts[:3], texts[3:]], length=27, slots=3, pad_id=model.config.pad_id or 0)
     del batch["slot_positions"]
@@ -44,6 +38,5 @@ def test_logits_agree_and_export_is_bit_equal(family, tmp_path, transformers):
     assert_same_tensors(tmp_path / "in", tmp_path / "out")
     assert back.config.architectures == [type(theirs).__name__] and back.config.num_labels == 2
     # Another kind of head begins anew, and leaves this one out.
-    classifier = Model(checkpoint.family, checkpoint.model_config, "classification", 3)
-    other = load_params(checkpoint, classifier, jax.random.key(0))
+    _, other = load_checkpoint(tmp_path / "in", "classification", 3)
     assert {"head/out"} <= set(other.initialized) and "qa_outputs.weight" in other.ignored

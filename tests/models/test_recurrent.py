@@ -38,7 +38,7 @@ from jaxlm.nn import heads
 from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
-from jaxlm.tasks.base import Generation
+from jaxlm.tasks.records import Generation
 
 KEYS = [jax.random.key(seed, impl="rbg") for seed in (0, 1)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 
 import pytest
 
@@ -34,7 +35,7 @@ def meet_all(places: list[Place], timeout: float = 20.0) -> list[object]:
         except (UserError, RunFailure) as error:
             results[index] = error
 
-    threads = [threading.Thread(target=one, args=(index,)) for index in range(len(places))]
+    threads = [threading.Thread(target=one, args=(index,), name=str(index)) for index in range(len(places))]
     for thread in reversed(threads):  # the first process last: the others wait for it
         thread.start()
     for thread in threads:
@@ -70,7 +71,14 @@ def test_two_processes_of_one_number():
     assert all(isinstance(result, UserError) and "two processes are number 1: " in str(result) for result in results)
 
 
-def test_different_numbers_of_processes():
+def test_different_numbers_of_processes(monkeypatch):
+    real = rendezvous._host_identity
+
+    def slow() -> str:  # a busy machine: the first process is the last to introduce itself
+        time.sleep(0.5 if threading.current_thread().name == "0" else 0)
+        return real()
+
+    monkeypatch.setattr(rendezvous, "_host_identity", slow)
     found = places([0, 1], 2)
     results = meet_all([found[0], found[1]._replace(num_processes=3)])
     for result in results:

@@ -9,7 +9,8 @@ import pytest
 from helpers.html_pages import page_of
 
 from jaxlm.report.sections import read_analysis, write_analysis
-from jaxlm.tasks.classification_report import PredictedRow, calibration, classification_sections
+from jaxlm.tasks.calibration import calibration
+from jaxlm.tasks.classification_report import PredictedRow, classification_sections
 
 
 def answer(text: str, gold: int | None, **scores: float) -> PredictedRow:

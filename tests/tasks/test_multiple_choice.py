@@ -20,8 +20,8 @@ from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.inference.trained import open_trained
 from jaxlm.objectives.multiple_choice import multiple_choice_loss
-from jaxlm.tasks.base import Context
 from jaxlm.tasks.multiple_choice import MultipleChoice, MultipleChoiceConfig
+from jaxlm.tasks.records import Context
 
 
 def test_loss_is_a_softmax_over_each_questions_candidates():

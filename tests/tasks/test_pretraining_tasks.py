@@ -18,11 +18,12 @@ from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.errors import UserError
 from jaxlm.nn.heads import FactoredLogits
 from jaxlm.objectives.language_model import measure_replaced_tokens, replaced_tokens_loss
-from jaxlm.tasks.base import Context, Task
+from jaxlm.tasks.base import Task
 from jaxlm.tasks.causal_lm import CausalLM, CausalLMConfig
 from jaxlm.tasks.language_model import token_metrics
 from jaxlm.tasks.masked_lm import MaskedLM, MaskedLMConfig
 from jaxlm.tasks.prefix_lm import PrefixLM, PrefixLMConfig
+from jaxlm.tasks.records import Context
 from jaxlm.tasks.replaced_tokens import ReplacedTokens, ReplacedTokensConfig
 from jaxlm.tasks.span_corruption import SpanCorruption, SpanCorruptionConfig
 from jaxlm.tokenizer.config import TokenizerTrainingConfig

@@ -21,8 +21,8 @@ from jaxlm.objectives.spans import span_loss
 from jaxlm.report.sections import write_analysis
 from jaxlm.tasks.answer_cells import place_answer, read_answers
 from jaxlm.tasks.answer_windows import Span, WindowTokens, best_spans
-from jaxlm.tasks.base import Answer, Context, Request
 from jaxlm.tasks.question_answering import Candidates, QuestionAnswering, QuestionAnsweringConfig
+from jaxlm.tasks.records import Answer, Context, Request
 from jaxlm.tokenizer.tokenizer import load_tokenizer
 
 CONTEXT = "The cafe\u0301 in Zürich\topened in 1911;\r\nits owner, Ada Lovelace 🙂, sold it. 今天很好 שלום."

@@ -16,7 +16,7 @@ from jaxlm.data.sources.table import Table
 from jaxlm.data.sources.text_files import BadRow
 from jaxlm.errors import UserError
 from jaxlm.metrics.entities import entities_of
-from jaxlm.tasks.base import Context
+from jaxlm.tasks.records import Context
 from jaxlm.tasks.tag_schemes import convert_tags, detect_scheme, tag_names, transition_scores, viterbi
 from jaxlm.tasks.tagging import Tagging, TaggingConfig
 from jaxlm.tokenizer.config import TokenizerTrainingConfig

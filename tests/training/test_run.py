@@ -15,7 +15,7 @@ from helpers.saved_states import checkpointer
 
 from jaxlm.data.config import DataConfig, SourceConfig
 from jaxlm.errors import UserError
-from jaxlm.tasks.base import Metric
+from jaxlm.tasks.records import Metric
 from jaxlm.training import run as runs
 from jaxlm.training.plan import Plan
 from jaxlm.training.progress import BestCheckpoint, Progress

@@ -135,9 +135,11 @@ class TokenWriter:
     def finish(self, index: dict[str, Any]) -> None:
         """Writes index.json, with the digests of the files, which marks the corpus as complete; removes the journal."""
         self.checkpoint()
-        tokens = map_array(self._folder / "tokens.bin", self._dtype)
-        largest = [int(tokens[i : i + _CHUNK].max()) for i in range(0, len(tokens), _CHUNK)]
-        seal(self._folder / "index.json", {**index, "max_id": max(largest, default=0)})
+        max_id = 0
+        with (self._folder / "tokens.bin").open("rb") as file:
+            while len(tokens := np.fromfile(file, self._dtype, _CHUNK)):
+                max_id = max(max_id, int(tokens.max()))
+        seal(self._folder / "index.json", {**index, "max_id": max_id})
         remove_journal(self._folder)
 
     def _forget_open(self) -> None:
