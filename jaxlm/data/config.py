@@ -98,7 +98,7 @@ class DataConfig(Section):
     """Whether a special token that a text spells (`[MASK]`, `</s>`) is split like other characters; false: it is that
     token, as in Transformers; absent: as tokenizer_config.json says, else false."""
     long_text: Literal["truncate", "window"] = "truncate"
-    """What becomes of a longer text: cut at the end, or read in overlapping windows whose outputs are averaged.
+    """What becomes of a longer text: cut at the end, or read in overlapping windows (`task.pool_windows`).
     Question answering always reads windows."""
     stride: int = Field(default=32, ge=0)
     """Tokens shared by neighbouring windows."""

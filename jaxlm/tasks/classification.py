@@ -29,6 +29,7 @@ from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
 from jaxlm.tasks.classification_report import PredictedRow, classification_sections
 from jaxlm.tasks.labels import LabelEncoder, LabelSet, labels_of_checkpoint, labels_of_rows
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, TaskConfig
+from jaxlm.tasks.window_pooling import WindowPooling, pool_windows
 
 log = logging.getLogger("jaxlm")
 
@@ -58,6 +59,9 @@ class ClassificationConfig(TaskConfig):
     """For multi-label columns of one string: what stands between the labels. jsonl and parquet may hold lists."""
     threshold: float = FieldInfo(default=0.5, gt=0, lt=1)
     """Multi-label: a label is predicted at or above this probability."""
+    pool_windows: WindowPooling = "mean"
+    """What a text in several windows (`data.long_text: window`) gets: the mean of their outputs, the greatest of each
+    output, or those of the first window."""
     baselines: bool = False
     """Also score a majority baseline and TF-IDF with logistic regression on the test (else validation) rows."""
 
@@ -115,6 +119,8 @@ class Classification(RowTask):
             raise UserError("train.label_smoothing: a regression has no classes to smooth over; leave it out")
         if problem != "multilabel" and config.threshold != ClassificationConfig().threshold:
             raise UserError(f"task.threshold: only multi-label problems have one, this is {problem}; leave it out")
+        if config.pool_windows != "mean" and context.data.long_text != "window":
+            raise UserError("task.pool_windows: texts are cut, not read in windows; set data.long_text=window")
         return cls(config, context, labels)
 
     @property
@@ -207,14 +213,9 @@ class Classification(RowTask):
         return outputs["logits"]
 
     def answer(self, row: Mapping[str, Any], parts: Sequence[tuple[Example, np.ndarray]]) -> np.ndarray:
-        """float32 [C]: the mean of the windows' outputs."""
-        total = np.zeros(self.num_outputs)
-        weight = 0.0
-        for example, logits in parts:
-            share = float(np.float32(example.weight))
-            total += logits.astype(np.float64) * share
-            weight += share
-        return (total / weight).astype(np.float32)
+        """float32 [C]: the windows' outputs in one, as `task.pool_windows` says."""
+        outputs = np.stack([logits for _, logits in parts])
+        return pool_windows(outputs, [example.weight for example, _ in parts], self.config.pool_windows)
 
     def prediction(self, row: Mapping[str, Any], kept: np.ndarray) -> dict[str, Any]:
         """{"label", "scores"}, {"labels", "scores"} or {"score"}."""
@@ -235,7 +236,7 @@ class Classification(RowTask):
         return expit(outputs) if self.problem == "multilabel" else softmax(outputs, axis=-1)
 
     def scores(self, sums: Mapping[str, float], answers: Sequence[Answer], dataset: Dataset) -> dict[str, float]:
-        """Loss (without label smoothing, of the windows' mean) and `metrics.classification` over the whole split."""
+        """Loss (without label smoothing, of the pooled windows) and `metrics.classification` over the whole split."""
         outputs = np.stack([answer.kept for answer in answers])
         labels = np.stack([answer.label for answer in answers])
         batch = {"labels": jnp.asarray(labels), "weights": jnp.ones(len(answers), jnp.float32)}

@@ -46,12 +46,9 @@ from jaxlm.tasks.tagged_rows import (
     written_entities,
 )
 from jaxlm.tasks.tagging_report import tagging_sections
+from jaxlm.tasks.word_windows import word_windows
 
 log = logging.getLogger("jaxlm")
-
-IGNORED = -1
-"""Label of tokens that carry none."""
-
 
 class TaggingConfig(TaskConfig):
     """Fine-tuning to give each word a tag: named entities, parts of speech, chunks."""
@@ -187,16 +184,11 @@ class Tagging(RowTask):
                 labels.append(None)
                 continue
             labels.append(gold)
-            ids, index = tokenizer.encode_parts(words.text, [start for start, _ in words.spans])
-            first = index >= 0
-            first[1:] &= index[1:] != index[:-1]
-            counts["words_without_tokens"] += len(words) - int(first.sum())
-            inputs = tokenizer.frame(ids, max_length=data.max_length, stride=min(data.stride, data.max_length - 4))
-            counts["truncated"] += len(inputs) > 1
-            owner = _owners([places for _, places in inputs], len(ids))
-            for number, (tokens, places) in enumerate(inputs):
-                carries = (places >= 0) & np.append(first, False)[places] & (np.append(owner, -1)[places] == number)
-                word = np.where(carries, np.append(index, -1)[places], -1)
+            windows = word_windows(words, tokenizer, max_length=data.max_length, stride=data.stride)
+            counts["truncated"] += len(windows) > 1
+            counts["words_without_tokens"] += len(words) - sum(int((word >= 0).sum()) for _, word in windows)
+            for tokens, word in windows:
+                carries = word >= 0
                 label = np.zeros(len(tokens), np.int32)
                 if gold is not None:
                     label[carries] = gold[word[carries]]
@@ -360,21 +352,6 @@ def _names(
     if scheme == "bare":
         return tuple(sorted({tag for tags in sentences for tag in tags}))
     return tag_names(sorted({split_tag(tag)[1] for tags in sentences for tag in tags if has_mark(tag)}), scheme)
-
-
-def _owners(windows: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """int [length]: for each token of a row the window in which it stands farthest from an end that cuts the row."""
-    owner, best = np.zeros(length, np.int64), np.full(length, -1)
-    for number, places in enumerate(windows):
-        inside = places[places >= 0]
-        if not len(inside):
-            continue
-        before = np.full(len(inside), length) if inside[0] == 0 else inside - inside[0]
-        after = np.full(len(inside), length) if inside[-1] == length - 1 else inside[-1] - inside
-        context = np.minimum(before, after)
-        better = context > best[inside]
-        owner[inside[better]], best[inside[better]] = number, context[better]
-    return owner
 
 
 def _bare_entities(tags: np.ndarray, names: Sequence[str]) -> list[Entity]:

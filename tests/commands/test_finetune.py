@@ -219,7 +219,7 @@ TRAIN = {
 }
 CHANGES = {
     "pairs": ("optimizer.learning_rate=0.05",),
-    "multilabel": ("data.max_length=12", "data.long_text=window", "data.stride=4"),
+    "multilabel": ("data.max_length=12", "data.long_text=window", "data.stride=4", "task.pool_windows=max"),
 }
 
 
