@@ -23,7 +23,7 @@ def pool_windows(outputs: np.ndarray, weights: Sequence[float], pooling: WindowP
     if pooling == "max":
         return outputs.max(axis=0)
     total, weight = np.zeros(outputs.shape[1]), 0.0
-    for window, share in zip(outputs, map(float, np.float32(weights)), strict=True):
+    for window, share in zip(outputs, np.asarray(weights, np.float32).tolist(), strict=True):
         total += window.astype(np.float64) * share
         weight += share
     return (total / weight).astype(np.float32)
