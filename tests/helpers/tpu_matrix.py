@@ -17,9 +17,10 @@ from helpers.paths import TESTS
 from jaxlm.parallel.mesh import PRESETS
 
 PROGRAM = TESTS / "helpers" / "tpu_programs.py"
+READING = ("tagging", "question_answering", "multiple_choice")
 TASKS = {
-    "bert": ("classification", "masked_lm"),
-    "distilbert": ("classification", "masked_lm"),
+    "bert": ("classification", "masked_lm", *READING),
+    "distilbert": ("classification", "masked_lm", *READING),
     "electra": ("replaced_tokens",),
     "gpt2": ("classification", "causal_lm", "prefix_lm"),
     "gru": ("classification", "causal_lm"),
@@ -29,7 +30,7 @@ TASKS = {
     "mt5": ("span_corruption",),
     "qwen2": ("classification", "causal_lm", "prefix_lm"),
     "qwen3": ("classification", "causal_lm", "prefix_lm"),
-    "roberta": ("classification", "masked_lm"),
+    "roberta": ("classification", "masked_lm", *READING),
     "t5": ("span_corruption",),
 }
 """XLM-RoBERTa has RoBERTa's modules, and ELECTRA's classifier has BERT's."""
@@ -56,11 +57,12 @@ def case(family: str, task: str, preset: str, step: str = "train", topology: str
 def pairs() -> list[dict[str, str]]:
     """Each family, each task, each preset at least once, each step under several presets."""
     trained = [
-        ("bert", "classification", "ddp"), ("bert", "classification", "fsdp"), ("bert", "masked_lm", "context"),
+        ("bert", "classification", "ddp"), ("bert", "tagging", "fsdp"), ("bert", "masked_lm", "context"),
         ("distilbert", "masked_lm", "tp"), ("electra", "replaced_tokens", "fsdp_tp"), ("gpt2", "prefix_lm", "hybrid"),
         ("gru", "causal_lm", "fsdp"), ("llama", "causal_lm", "context"), ("lstm", "classification", "ddp"),
         ("mistral", "causal_lm", "fsdp_tp"), ("mt5", "span_corruption", "tp"), ("qwen2", "causal_lm", "tp"),
-        ("qwen3", "classification", "hybrid"), ("roberta", "masked_lm", "hybrid"), ("t5", "span_corruption", "context"),
+        ("qwen3", "classification", "hybrid"), ("roberta", "masked_lm", "hybrid"),
+        ("roberta", "question_answering", "fsdp_tp"), ("distilbert", "multiple_choice", "context"), ("t5", "span_corruption", "context"),
     ]  # fmt: skip
     evaluated = [
         ("electra", "replaced_tokens", "tp"),

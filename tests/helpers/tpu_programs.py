@@ -19,7 +19,8 @@ import optax
 from jax.experimental import topologies
 
 from jaxlm.cost.hlo import collectives, kernels
-from jaxlm.fields import Field
+from jaxlm.data.config import DataConfig
+from jaxlm.fields import GROUPS, Field
 from jaxlm.inference.evaluator import make_eval_step
 from jaxlm.inference.generate import generate_batch
 from jaxlm.models import FAMILIES, Model
@@ -35,7 +36,11 @@ from jaxlm.objectives.language_model import (
 )
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
-from jaxlm.tasks.records import Generation, Outputs
+from jaxlm.tasks.base import RowTask
+from jaxlm.tasks.multiple_choice import MultipleChoice, MultipleChoiceConfig
+from jaxlm.tasks.question_answering import QuestionAnswering, QuestionAnsweringConfig
+from jaxlm.tasks.records import Context, Generation, Outputs
+from jaxlm.tasks.tagging import Tagging, TaggingConfig
 from jaxlm.training.gradients import accumulated_gradients
 from jaxlm.training.state import abstract_state, bytes_on_device, state_shardings
 from jaxlm.training.step import make_train_step
@@ -53,8 +58,15 @@ POD = {"vocab_size": 2048, "embed_dim": 1024, "num_heads": 16, "num_kv_heads": 1
 """Instead, where there are 64 devices and more."""
 HEADS = {
     "classification": "classification", "causal_lm": "causal_lm", "prefix_lm": "causal_lm", "masked_lm": "masked_lm",
-    "span_corruption": "seq2seq_lm", "replaced_tokens": "replaced_tokens",
+    "span_corruption": "seq2seq_lm", "replaced_tokens": "replaced_tokens", "tagging": "token_classification",
+    "question_answering": "question_answering", "multiple_choice": "multiple_choice",
 }  # fmt: skip
+CONTEXT = Context(DataConfig(), None)  # no text is read
+READING: dict[str, RowTask] = {
+    "tagging": Tagging(TaggingConfig(), CONTEXT, "bio", ("O", "B-X", "I-X")),
+    "question_answering": QuestionAnswering.create(QuestionAnsweringConfig(), CONTEXT, None),
+    "multiple_choice": MultipleChoice.create(MultipleChoiceConfig(choices=("a", "b")), CONTEXT, None),
+}
 
 
 def build(family: str, task: str, rules: Rules) -> Model:
@@ -70,13 +82,16 @@ def build(family: str, task: str, rules: Rules) -> Model:
     if family == "qwen2":  # layers that differ in the window
         fields["windowed_layers"] = (False, True)
     compute = ComputeConfig(jnp.dtype(jnp.bfloat16), remat="full", rules=rules)
-    return Model(record, override(config, fields), HEADS[task], 3, compute)
+    outputs = READING[task].num_outputs if task in READING else 3
+    return Model(record, override(config, fields), HEADS[task], outputs, compute)
 
 
 def objective(task: str) -> tuple[Any, Any]:
     """The task's loss, and what its evaluation measures."""
     if task == "classification":
         return multiclass_loss(), lambda outputs, batch: Outputs(slots={"logits": outputs})
+    if task in READING:
+        return READING[task].loss, READING[task].measure
     if task == "replaced_tokens":
         return replaced_tokens_loss(discriminator_weight=50.0, mask_rate=0.15), _sums(measure_replaced_tokens)
     return language_model_loss(), _sums(measure_language_model)
@@ -88,6 +103,8 @@ def _sums(measure: Any) -> Any:
 
 def fields_of(task: str) -> tuple[Field, ...]:
     """The arrays with a value for each token, of those in `batch` that streams do not have."""
+    if task in READING:
+        return READING[task].fields
     names = {"prefix_lm": ("labels", "weights", "prefix"), "replaced_tokens": ("original_tokens",)}
     names |= dict.fromkeys(("classification", "masked_lm"), ())
     return tuple(Field(name, "token") for name in (*names.get(task, ("labels", "weights")), "token_types"))
@@ -96,6 +113,11 @@ def fields_of(task: str) -> tuple[Field, ...]:
 def batch(model: Model, task: str, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What the loader makes of this task's rows, without numbers in it."""
     inputs = {name: (length,) for name in model.family.inputs if name not in ("slot_positions", "prefix")}
+    if task in READING:
+        shapes = {**inputs, GROUPS: (SLOTS,), "weights": (SLOTS,)}
+        shapes |= {field.name: (length if field.per == "token" else SLOTS,) for field in READING[task].fields}
+        kinds = {"weights": jnp.float32}
+        return {n: jax.ShapeDtypeStruct((rows, *s), kinds.get(n, jnp.int32)) for n, s in shapes.items()}
     slots = (length // 8,) if task in ("masked_lm", "replaced_tokens") else (SLOTS,)
     if task in ("classification", "masked_lm", "replaced_tokens"):
         inputs |= {"slot_positions": slots, "labels": slots}
