@@ -62,7 +62,8 @@ def pairs() -> list[dict[str, str]]:
         ("gru", "causal_lm", "fsdp"), ("llama", "causal_lm", "context"), ("lstm", "classification", "ddp"),
         ("mistral", "causal_lm", "fsdp_tp"), ("mt5", "span_corruption", "tp"), ("qwen2", "causal_lm", "tp"),
         ("qwen3", "classification", "hybrid"), ("roberta", "masked_lm", "hybrid"),
-        ("roberta", "question_answering", "fsdp_tp"), ("distilbert", "multiple_choice", "context"), ("t5", "span_corruption", "context"),
+        ("roberta", "question_answering", "fsdp_tp"), ("distilbert", "multiple_choice", "context"),
+        ("t5", "span_corruption", "context"),
     ]  # fmt: skip
     evaluated = [
         ("electra", "replaced_tokens", "tp"),
