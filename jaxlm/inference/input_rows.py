@@ -12,7 +12,7 @@ from jaxlm.config.schema import Config
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources.files import check_file, file_format, open_rows
 from jaxlm.data.sources.sources import read_jsonl_stream, rename_records
-from jaxlm.data.sources.text_files import Record, open_binary
+from jaxlm.data.sources.text_files import Record
 from jaxlm.parallel import processes
 
 _KEPT = {"rename", "quoting", "encoding", "separator"}
@@ -42,6 +42,9 @@ def open_input(path: str, config: Config, given: Mapping[str, Any] | None = None
         yield InputRows("stdin", read_jsonl_stream(sys.stdin.buffer, "stdin"))
         return
     check_file(Path(path), "--input")
+    if Path(path).stat().st_size == 0:
+        yield InputRows(path, iter(()))
+        return
     like = next((s for s in (config.data.test, config.data.validation, config.data.train) if s is not None), None)
     settings = {} if like is None or like.path is None else like.model_dump(include=_KEPT)
     settings |= {name: value for name, value in (given or {}).items() if value is not None}
@@ -50,14 +53,7 @@ def open_input(path: str, config: Config, given: Mapping[str, Any] | None = None
     if kind not in ("csv", "tsv") and not (given or {}).get("separator"):
         source = source.model_copy(update={"separator": None})
     with ExitStack() as stack:
-        apart = Path(path).suffix != ".zst" and Path(path).stat().st_size > 0
-        if kind == "jsonl" and apart and source.encoding.lower() in ("utf-8", "utf8"):
-            _, stream = stack.enter_context(open_binary(Path(path)))  # a line that is not UTF-8 spoils no other
-            records = read_jsonl_stream(stream, path)
-            stack.enter_context(processes.collective_section())
-            yield InputRows(path, rename_records(records, source.rename))
-            return
-        reader = open_rows(Path(path), kind, source, "--input", stack)
+        reader = open_rows(Path(path), kind, source, "--input", stack, lenient=True)
         names = None if reader.columns is None else tuple(source.rename.get(name, name) for name in reader.columns)
         stack.enter_context(processes.collective_section())
         yield InputRows(reader.name, rename_records(reader.records, source.rename), names)

@@ -169,5 +169,7 @@ def predict_stream(predictor: Predictor, rows: Iterable[Record], name: str) -> I
             bad += "error" in row
             yield row
         first += len(chunk)
+    if first == 1:
+        log.warning("%s: 0 rows, so that there is nothing to answer", name)
     if bad:
         log.warning("%s: %d of %d rows could not be answered; their lines have an `error`", name, bad, first - 1)

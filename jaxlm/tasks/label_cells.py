@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -118,15 +118,22 @@ def multi_hot_length(values: Sequence[Any]) -> int | None:
     return length if length > 1 and 2 * rows > len(present) else None
 
 
+def holds_lists(values: Iterable[Any], separator: str | None) -> bool:
+    """Whether labels stand in lists, so that a string among them is none: no label, and no list of one."""
+    return separator is None and any(isinstance(value, list | tuple) for value in values)
+
+
 def zeros_and_ones(entries: Sequence[Any]) -> bool:
     return all(isinstance(entry, bool | int | float | np.number) and entry in (0, 1) for entry in entries)
 
 
-def split_labels(value: Any, separator: str | None) -> list[str]:
+def split_labels(value: Any, separator: str | None, *, lists: bool = False) -> list[str]:
     """The labels of a multi-label cell: a list as it is, a string at the separator, whose end may have one, too.
 
+    Args:
+      lists: other cells of the column are lists.
     Raises:
-      TypeError: a list with an entry that is no string, an object, a number.
+      TypeError: a list with an entry that is no string, an object, a number; a string beside lists.
       ValueError: an empty name, or one that stands twice.
     """
     if isinstance(value, list | tuple):
@@ -134,6 +141,8 @@ def split_labels(value: Any, separator: str | None) -> list[str]:
             if not isinstance(entry, str):
                 raise TypeError(f"expected a list of strings, found {kind_of(entry)} in it")
         names = [str(entry) for entry in value]
+    elif isinstance(value, str) and lists:
+        raise TypeError("expected a list of labels, as in other rows, found a string")
     elif isinstance(value, str):
         names = [part.strip() for part in value.split(separator)] if separator else [value]
         if not names[-1].strip():

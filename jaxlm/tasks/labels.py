@@ -16,6 +16,7 @@ from jaxlm.errors import UserError, did_you_mean
 from jaxlm.tasks.label_cells import (
     LONGEST_NAME,
     all_numbers,
+    holds_lists,
     infer_problem,
     is_integer,
     is_missing,
@@ -152,11 +153,11 @@ def _count(
         rows = np.asarray(hot, np.float64)
         named = names if names is not None and len(names) == length else map(str, range(length))
         return dict(zip(named, rows.sum(0).astype(int).tolist(), strict=True))
-    numeric = all_numbers(values)
+    numeric, lists = all_numbers(values), holds_lists(values, separator)
     for value in values:
         try:
             if problem == "multilabel":
-                counts.update(split_labels(value, separator))
+                counts.update(split_labels(value, separator, lists=lists))
             elif not is_missing(value) and (not numeric or number(value) is not None):
                 counts[label_name(value, numeric=numeric)] += 1
         except (TypeError, ValueError):
@@ -230,6 +231,8 @@ class LabelEncoder:
         if len(self._spelled) < len(self._ids):
             self._spelled = {}
         self._numeric = any(map(is_integer, labels.names))
+        self._read: Table | None = None
+        self._lists = False
 
     def encode(self, table: Table, row: int) -> np.ndarray:
         """Returns int32 [] (a class), float32 [C] (multi-label) or float32 [] (regression).
@@ -264,12 +267,18 @@ class LabelEncoder:
         if self._labels.source == "task.labels" and isinstance(value, list | tuple):
             value = [str(entry) if type(entry) is int else entry for entry in value]
         try:
-            names = split_labels(value, self._separator)
+            names = split_labels(value, self._separator, lists=self._holds_lists(table))
         except (TypeError, ValueError) as error:
             raise self._error(table, row, str(error)) from None
         for name in names:
             target[self._id(name, table, row)] = 1.0
         return target
+
+    def _holds_lists(self, table: Table) -> bool:
+        if self._read is not table:
+            self._read = table
+            self._lists = holds_lists((row[self._column] for row in table.rows), self._separator)
+        return self._lists
 
     def _target(self, value: Any, table: Table, row: int) -> np.ndarray:
         found = number(value)

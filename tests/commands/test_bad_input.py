@@ -240,6 +240,13 @@ def test_a_bad_row_in_prediction_is_answered_with_an_error(tmp_path, model, caps
     assert not list(tmp_path.glob("*out.jsonl*"))
     write_jsonl(tmp_path / "in.jsonl", [{"txt": "good"}])
     assert "no column 'text'" in refused(capsys, "predict", "--run", model, *files)
+    (tmp_path / "in.jsonl").write_bytes(b"")
+    assert run("predict", "--run", model, *files) == 0
+    assert "in.jsonl: 0 rows" in capsys.readouterr().err and output.read_bytes() == b""
+    (tmp_path / "in.csv").write_bytes(b"text\ngood\ncaf\xe9\n")
+    assert run("predict", "--run", model, "--input", tmp_path / "in.csv", "--output", output) == 0
+    good, other = read_jsonl(output)
+    assert "prediction" in good and "row 2 (line 3): not UTF-8: byte 0xe9" in other["error"]
 
 
 def test_predictions_in_other_formats_and_places(tmp_path, model, capsys):

@@ -78,7 +78,7 @@ def test_column_line_ends_and_byte_order_mark(tmp_path):
 
 
 def test_a_long_line_is_cut_between_characters(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxlm.data.corpus.documents._PIECE", 7)
+    monkeypatch.setattr("jaxlm.data.corpus.plain_text.PIECE", 7)
     (tmp_path / "a").write_text("今天🙂" * 20 + "\nx\n", "utf-8")
     pieces = list(read_texts([tmp_path / "a"]))
     assert "".join(pieces) == "今天🙂" * 20 + "x" and pieces[-1] == "x" and len(pieces) == 10
@@ -96,8 +96,12 @@ def test_patterns(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"fine\n\xff\n", r"a\.txt: .*byte 0xff .*\(line 2\) cannot be decoded; convert the file to utf-8"),
-        ("a.txt", b"fine\n\xe4", r"a\.txt: .*byte 0xe4 .*\(line 2\) cannot be decoded"),
+        (
+            "a.txt",
+            b"fine\n\xff\n",
+            r"a\.txt, line 2: not UTF-8: byte 0xff cannot be decoded; convert the file to UTF-8",
+        ),
+        ("a.txt", b"fine\n\xe4", r"a\.txt, line 2: not UTF-8: byte 0xe4 cannot be decoded"),
         ("a.txt.gz", gzip.compress(b"x" * 99999)[:-20], r"a\.txt\.gz: not a whole gzip file"),
         ("a.txt.gz", b"plain", r"a\.txt\.gz: not a whole gzip file"),
         ("a.txt.zst", b"plain", r"a\.txt\.zst: .*not a whole zstd file"),

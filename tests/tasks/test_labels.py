@@ -122,6 +122,15 @@ def test_lists_of_labels():
     hot = settle([[1, 0, 1], [0, 0, 1], [1, 0], [0, 0, 2], ["0"]] + [[1, 0, 0]] * 3)
     assert hot.names == ("0", "1", "2") and dict(hot.counts) == {"0": 4, "1": 0, "2": 2}
     assert "expected 3 numbers" in refused(hot, [1, 0]) and "found a number" in refused(hot, [0, 0, 2])
+    column = [["p", "q"], ["r"], "p, q", "p", ["p"]]  # a string among lists is neither a list of one nor several names
+    labels = settle(column)
+    assert labels.names == ("p", "q", "r") and dict(labels.counts) == {"p": 2, "q": 1, "r": 1}
+    encoder, rows = LabelEncoder(labels, "label", None), table(column)
+    assert encoder.encode(rows, 4).tolist() == [1, 0, 0]
+    for row in (2, 3):
+        with pytest.raises(UserError, match=rf"row {row + 1} .*expected a list of labels, .*, found a string"):
+            encoder.encode(rows, row)
+    assert settle(["p", "q", "p"], problem="multilabel").names == ("p", "q")
     split = settle(["x,y", "z", "x,"], separator=",")
     assert split.names == ("x", "y", "z") and encode(split, "", ",") == [0, 0, 0]
     assert "empty one between separators" in refused(split, "x,,y", ",")

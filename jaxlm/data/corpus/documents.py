@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.data.config import SourceConfig
+from jaxlm.data.corpus import plain_text
 from jaxlm.data.corpus.file_digests import Contents
+from jaxlm.data.corpus.plain_text import Part, plain_parts, skip_undecoded
 from jaxlm.data.corpus.text_digests import digest_texts
 from jaxlm.data.sources import stdlib_docstrings, tfds
 from jaxlm.data.sources.files import RowReader, file_format, find_files
@@ -19,10 +20,6 @@ from jaxlm.data.sources.sources import bad_row_error, check_keys, open_source
 from jaxlm.data.sources.table import place
 from jaxlm.data.sources.text_files import BadRow, open_text
 from jaxlm.errors import UserError, did_you_mean
-
-_PIECE = 1 << 16
-"""Characters of plain text that are read at a time: the pieces of a longer document are tokenized by themselves, and
-in parallel."""
 
 
 class Place(NamedTuple):
@@ -47,10 +44,6 @@ class Piece(NamedTuple):
     ends: bool
     after: Place
     problem: str | None = None
-
-
-Part = tuple[str, bool, str | None]
-"""Text, whether its document ends, and what is wrong with a row instead."""
 
 
 class Documents:
@@ -124,7 +117,12 @@ class Documents:
         """Returns everything that decides the documents: the settings, and a digest of the content."""
         source = self._source
         settings = source.model_dump(include={"documents", "columns", "quoting", "encoding", "limit"})
-        settings |= {"column": self._column, "formats": self._formats, "on_bad_row": self._on_bad_row, "piece": _PIECE}
+        settings |= {
+            "column": self._column,
+            "formats": self._formats,
+            "on_bad_row": self._on_bad_row,
+            "piece": plain_text.PIECE,
+        }
         if source.builtin == "installed_docstrings":
             content = InstalledDocstrings(self._split, source.limit).content(contents)
         elif source.builtin is not None:
@@ -159,16 +157,23 @@ class Documents:
         file = self.files[number] if self.files else None
         with ExitStack() as stack:
             reader = open_source(
-                self._source, key=self._key, split=self._split, stack=stack, file=file, column=self._column
+                self._source,
+                key=self._key,
+                split=self._split,
+                stack=stack,
+                file=file,
+                column=self._column,
+                lenient=self._on_bad_row == "skip",
             )
             yield from self._texts(reader, number)
 
     def _read_text(self, path: Path, number: int) -> Iterator[Part]:
-        pieces = {"file": _whole, "line": _lines, "blank_line": _paragraphs}[self._source.documents]
-        with open_text(path, self._source.encoding, self._key) as file:
+        by_line = self._source.documents == "line"
+        lenient = by_line and self._on_bad_row == "skip"
+        with open_text(path, self._source.encoding, self._key, lenient=lenient) as file:
             self._reading = number, file.fraction
-            for text, ends in pieces(file.text):
-                yield text, ends, None
+            parts = plain_parts(file.text, self._source.documents)
+            yield from skip_undecoded(parts, path) if lenient else parts
 
     def _texts(self, reader: RowReader, number: int) -> Iterator[Part]:
         """Yields the text column of each row."""
@@ -198,49 +203,3 @@ class Documents:
             message = f"{name}: no column {self._column!r}, which {self._column_key} asks for; its columns are: "
             message += ", ".join(map(repr, columns)) + did_you_mean(self._column, columns)
             raise UserError(message + (f"; {hint}" if hint else ""))
-
-
-def _whole(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
-    """Yields one document in pieces, cut at line ends where there are any, else between words."""
-    held = ""
-    while block := text.read(_PIECE):
-        held += block
-        if len(held) >= _PIECE:
-            cut = held.rfind("\n") + 1 or max(held.rfind(" "), 0) or len(held)
-            yield held[:cut], False
-            held = held[cut:]
-    yield held, True
-
-
-def _lines(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
-    """Yields each line as a document, without its line end."""
-    open_ = False
-    while part := text.readline(_PIECE):
-        open_ = not part.endswith("\n") and len(part) == _PIECE
-        yield part if open_ else part.removesuffix("\n").removesuffix("\r"), not open_
-    if open_:
-        yield "", True
-
-
-def _paragraphs(text: io.TextIOWrapper) -> Iterator[tuple[str, bool]]:
-    """Yields what stands between blank lines as a document, without the line end of its last line."""
-    lines: list[str] = []
-    size, open_, starts = 0, False, True
-    while line := text.readline(_PIECE):
-        blank = starts and line.isspace() and (line.endswith("\n") or len(line) < _PIECE)
-        starts = line.endswith("\n")
-        if blank:
-            if lines or open_:
-                yield "".join(lines).removesuffix("\n").removesuffix("\r"), True
-            lines, size, open_ = [], 0, False
-            continue
-        lines.append(line)
-        size += len(line)
-        if size >= _PIECE:
-            # The last line waits: its line end belongs to the document only if another line follows.
-            *ready, last = lines
-            if ready:
-                yield "".join(ready), False
-                lines, size, open_ = [last], len(last), True
-    if lines or open_:
-        yield "".join(lines).removesuffix("\n").removesuffix("\r"), True

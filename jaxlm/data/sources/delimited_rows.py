@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
-from jaxlm.data.sources.text_files import BadRow, Record, setting
+from jaxlm.data.sources.text_files import BadRow, Record, setting, undecoded
 from jaxlm.errors import UserError
 
 log = logging.getLogger("jaxlm")
@@ -42,6 +42,8 @@ def read_delimited(
     if isinstance(header, BadRow):
         raise UserError(f"{name}, header: {header.problem}")
     columns = tuple(field.strip() for field in header or ())
+    if (bad := undecoded("".join(columns))) is not None:
+        raise UserError(f"{name}, header: {bad.problem}")
     _check_header(columns, name, key, delimiter)
     if len(columns) > 1 and columns[0] == "":
         log.info("%s: the first column has no name, as an index that pandas wrote; it is ignored", name)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import glob
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-import pyarrow
-import pyarrow.parquet
 
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources.conll_rows import read_conll
 from jaxlm.data.sources.delimited_rows import read_delimited
 from jaxlm.data.sources.json_rows import read_json
+from jaxlm.data.sources.parquet_rows import open_parquet
 from jaxlm.data.sources.squad_rows import HEAD, is_squad, read_squad
-from jaxlm.data.sources.text_files import BadRow, Record, open_binary, open_text, setting
+from jaxlm.data.sources.text_files import COMPRESSED, BadRow, Record, open_binary, open_text, setting, undecoded
 from jaxlm.errors import UserError, did_you_mean
 from jaxlm.local_paths import check_local
 
@@ -38,7 +33,6 @@ _FORMATS = {
 }
 _DELIMITED = ("csv", "tsv", "conll")
 _TEXT = (".txt", ".text", ".md")
-_COMPRESSED = (".gz", ".zst")
 
 
 @dataclass(frozen=True)
@@ -145,17 +139,25 @@ def _holds_squad(path: Path, encoding: str) -> bool:
 
 def plain_suffix(path: Path) -> str:
     """Returns the suffix in lower case, without that of a compression: ".jsonl" of "a.jsonl.gz"."""
-    return (Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix).lower()
+    return (Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix).lower()
 
 
 def open_rows(
-    path: Path, kind: str, source: SourceConfig, key: str, stack: ExitStack, only: str | None = None
+    path: Path,
+    kind: str,
+    source: SourceConfig,
+    key: str,
+    stack: ExitStack,
+    only: str | None = None,
+    *,
+    lenient: bool = False,
 ) -> RowReader:
     """Opens a file of rows; the stack closes it.
 
     Args:
       kind: its format, other than "text".
       only: the one column that will be used; others of a parquet file are not read.
+      lenient: a row with bytes that are not UTF-8 is a bad row, where the format has rows that stand apart.
     Raises:
       UserError: the file is empty, or its beginning cannot be read.
     """
@@ -164,8 +166,9 @@ def open_rows(
             f"{setting(key, 'columns')}: only for csv, tsv and conll files, and {path} is {kind}; use {key}.rename"
         )
     if kind == "parquet":
-        return _open_parquet(path, stack, only)
-    file = stack.enter_context(open_text(path, source.encoding, key))
+        columns, rows = open_parquet(path, stack, only)
+        return RowReader(str(path), iter(rows), columns, fraction=rows.fraction)
+    file = stack.enter_context(open_text(path, source.encoding, key, lenient=lenient and kind != "squad"))
     lines = iter(file.text)
     first = next(lines, None)
     if first is None:
@@ -177,11 +180,13 @@ def open_rows(
         )
     if kind == "conll":
         names = source.columns or ("tokens", "tags")
-        return RowReader(str(path), read_conll(lines, names, source.separator), names, fraction=file.fraction)
+        sentences = _decoded(read_conll(lines, names, source.separator))
+        return RowReader(str(path), sentences, names, fraction=file.fraction)
     if kind == "squad":
         return RowReader(str(path), read_squad("".join(lines), str(path)))
     if kind == "jsonl":
-        return RowReader(str(path), read_json(lines, str(path)), fraction=file.fraction)
+        checked = (undecoded(line) or line for line in lines)
+        return RowReader(str(path), read_json(checked, str(path)), fraction=file.fraction)
     quoting = source.quoting if source.quoting != "auto" else kind == "csv"
     columns, records = read_delimited(
         lines,
@@ -196,51 +201,13 @@ def open_rows(
         if source.columns
         else f"the first line was read as the header: if it is a row, set {setting(key, 'columns')}"
     )
-    return RowReader(str(path), records, columns, hint, file.fraction)
+    return RowReader(str(path), _decoded(records), columns, hint, file.fraction)
 
 
-def _open_parquet(path: Path, stack: ExitStack, only: str | None) -> RowReader:
-    content: Any = path
-    if path.suffix in _COMPRESSED:  # parquet is read from its end
-        content = stack.enter_context(tempfile.TemporaryFile())
-        with open_binary(path) as (_, stream):
-            shutil.copyfileobj(stream, content)
-    try:
-        file = stack.enter_context(pyarrow.parquet.ParquetFile(content))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable parquet file: {error}") from None
-    columns = tuple(file.schema_arrow.names)
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{path}: the schema names a column more than once: {', '.join(columns)}")
-    records = _ParquetRecords(file, path, None if only is None or only not in columns else [only])
-    return RowReader(str(path), iter(records), columns, fraction=records.fraction)
-
-
-class _ParquetRecords:
-    """The rows of a parquet file, a batch in memory at a time."""
-
-    def __init__(self, file: pyarrow.parquet.ParquetFile, path: Path, columns: list[str] | None) -> None:
-        self._file, self._path, self._columns, self._number = file, path, columns, 0
-
-    def fraction(self) -> float:
-        return self._number / max(1, self._file.metadata.num_rows)
-
-    def __iter__(self) -> Iterator[Record]:
-        try:
-            for batch in self._file.iter_batches(batch_size=1024, columns=self._columns):
-                for row in batch.to_pylist():
-                    self._number += 1
-                    yield self._number, _decode_bytes(row)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{self._path}: cannot be read after row {self._number}: {error}") from None
-
-
-def _decode_bytes(row: dict[str, Any]) -> dict[str, Any] | BadRow:
-    """Decodes binary columns, which hold UTF-8 text that its writer did not mark as text."""
-    for column, value in row.items():
-        if isinstance(value, bytes):
-            try:
-                row[column] = value.decode("utf-8")
-            except UnicodeDecodeError:
-                return BadRow(f"column {column!r} holds bytes that are not UTF-8 text")
-    return row
+def _decoded(records: Iterator[Record]) -> Iterator[Record]:
+    """Puts bad rows where cells hold bytes that could not be decoded."""
+    for line, row in records:
+        if not isinstance(row, BadRow):
+            cells = "".join(cell if isinstance(cell, str) else "".join(cell) for cell in row.values())
+            row = undecoded(cells) or row
+        yield line, row

@@ -46,7 +46,7 @@ def load(source: SourceConfig, *, key: str, split: str, on_bad_row: str = "stop"
         formats = [file_format(Path(source.path), source, key)]
     check_keys(source, key, formats)
     with ExitStack() as stack:
-        reader = open_source(source, key=key, split=split, stack=stack)
+        reader = open_source(source, key=key, split=split, stack=stack, lenient=on_bad_row == "skip")
         table = _collect(reader, key, on_bad_row, source.limit)
     return _rename(table, source.rename, key)
 
@@ -59,6 +59,7 @@ def open_source(
     stack: ExitStack,
     file: Path | None = None,
     column: str | None = None,
+    lenient: bool = False,
 ) -> RowReader:
     """Opens a source of rows of any kind but a mixture; the stack closes it.
 
@@ -68,13 +69,14 @@ def open_source(
       split: TFDS or built-in split, unless `source.split` names one.
       file: one of several files of the source; None: `source.path` is the only one.
       column: the one column that will be used, where others need not be read.
+      lenient: as in `open_rows`.
     Raises:
       UserError: no such file, data set or split, or one whose beginning cannot be read.
     """
     split = source.split or split
     if source.path is not None:
         path = file or Path(str(source.path))
-        return open_rows(path, file_format(path, source, key), source, key, stack, only=column)
+        return open_rows(path, file_format(path, source, key), source, key, stack, only=column, lenient=lenient)
     if source.rows is not None:
         return RowReader(f"{key}.rows", _inline(source.rows))
     if source.tfds is not None:

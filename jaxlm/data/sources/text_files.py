@@ -6,6 +6,7 @@ import codecs
 import gzip
 import io
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,11 @@ import pyarrow
 
 from jaxlm.errors import UserError
 
+_UNDECODED = re.compile("[\udc80-\udcff]")
+"""What Python's `surrogateescape` puts in the place of a byte."""
+COMPRESSED = (".gz", ".zst")
+"""Ends of names of files that are unpacked."""
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _ENCODING_HINTS = "common ones: latin-1, cp1252 (Western), gb18030 (Chinese), shift_jis (Japanese), utf-16"
 
 
@@ -29,6 +35,14 @@ class BadRow:
 
 Record = tuple[int, dict[str, Any] | BadRow]
 """The line at which a row starts, and the row."""
+
+
+def undecoded(text: str) -> BadRow | None:
+    """Returns the bad row that a text read by `open_text(..., lenient=True)` is, if a byte in it was not UTF-8."""
+    found = None if text.isascii() else _UNDECODED.search(text)
+    if found is None:
+        return None
+    return BadRow(f"not UTF-8: byte {ord(found[0]) - 0xDC00:#04x} cannot be decoded; convert the file to UTF-8")
 
 
 def setting(key: str, name: str, value: str | None = None) -> str:
@@ -56,11 +70,13 @@ class TextFile:
 
 
 @contextmanager
-def open_text(path: Path, encoding: str, key: str) -> Iterator[TextFile]:
+def open_text(path: Path, encoding: str, key: str, *, lenient: bool = False) -> Iterator[TextFile]:
     """Opens a text file, decompressed where its name ends in .gz or .zst, without a byte-order mark.
 
     Only a line feed ends a line: a carriage return, U+2028 or U+0085 inside a text does not.
 
+    Args:
+      lenient: of a file that is meant to be UTF-8, bytes that are not do not raise: `undecoded` finds them.
     Raises:
       UserError: wrong encoding (with the byte offset), unknown encoding, broken gzip or zstd, unreadable file.
     """
@@ -71,9 +87,13 @@ def open_text(path: Path, encoding: str, key: str) -> Iterator[TextFile]:
         pass
     except LookupError:
         raise UserError(f"{key}.encoding: unknown encoding {encoding!r}; {_ENCODING_HINTS}") from None
+    errors = "surrogateescape" if lenient and codec == "utf-8" and not _begins_as_utf16(path) else "strict"
     codec = "utf-8-sig" if codec == "utf-8" else codec
     try:
-        with open_binary(path) as (raw, stream), io.TextIOWrapper(stream, encoding=codec, newline="\n") as text:
+        with (
+            open_binary(path) as (raw, stream),
+            io.TextIOWrapper(stream, encoding=codec, errors=errors, newline="\n") as text,
+        ):
             yield TextFile(text, raw, os.fstat(raw.fileno()).st_size)
     except UnicodeDecodeError:
         raise UserError(_undecodable(path, encoding, key)) from None
@@ -95,6 +115,11 @@ def open_binary(path: Path) -> Iterator[tuple[io.BufferedReader, Any]]:
         if path.suffix == ".zst" and error.errno is None:
             raise UserError(f"{path}: not a whole zstd file ({error}); copy or download it again") from None
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _begins_as_utf16(path: Path) -> bool:
+    with open_binary(path) as (_, stream):
+        return stream.read(2) in _UTF16
 
 
 def _decompressed(path: Path, raw: io.BufferedReader) -> Any:
@@ -127,7 +152,7 @@ def _undecodable(path: Path, encoding: str, key: str) -> str:
                 break
             offset += len(block)
             line += block.count(b"\n")
-    hint = "the file begins as UTF-16 does: " if beginning in (b"\xff\xfe", b"\xfe\xff") else ""
+    hint = "the file begins as UTF-16 does: " if beginning in _UTF16 else ""
     advice = f"set {key}.encoding to the file's own ({_ENCODING_HINTS}), or convert the file"
     if key.startswith("--"):  # a command's option, beside which there is none for encodings
         advice = f"convert the file to {encoding}"

@@ -13,7 +13,7 @@ import pytest
 from helpers.corpora import byte_tokenizer
 from helpers.token_caches import documents_of, open_all, text_files, texts_of, train_opener
 
-from jaxlm.data.corpus import cache, documents, text_batches
+from jaxlm.data.corpus import cache, plain_text, text_batches
 from jaxlm.errors import UserError
 from jaxlm.tokenizer.tokenizer import load_tokenizer
 
@@ -29,7 +29,7 @@ def test_every_document_is_wrapped_once(write, open_train, monkeypatch):
     assert documents_of(whole) == [[BOS, *text.encode(), EOS]]
     assert whole.num_bytes == len(text.encode())
     assert whole.tokens.dtype == np.uint16
-    monkeypatch.setattr(documents, "_PIECE", 8)
+    monkeypatch.setattr(plain_text, "PIECE", 8)
     pieces = open_train({"path": path})
     assert documents_of(pieces) == documents_of(whole)
     assert pieces.num_bytes == whole.num_bytes
@@ -114,7 +114,7 @@ def test_cleaning_is_counted(write, open_train, caplog):
 
 def test_long_copies_are_taken_back(write, open_train, monkeypatch):
     """A document that was written piece by piece before its end showed that it is a copy."""
-    monkeypatch.setattr(documents, "_PIECE", 8)
+    monkeypatch.setattr(plain_text, "PIECE", 8)
     monkeypatch.setattr(text_batches, "_BATCH_TEXTS", 3)
     texts = ["one two three four five six seven", "short", "eight nine ten eleven twelve 13"]
     order = [0, 1, 0, 0, 2, 1, 2, 0]

@@ -28,12 +28,12 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from helpers.corpora import byte_tokenizer
 from jaxlm.data.config import DataConfig
-from jaxlm.data.corpus import documents, text_batches, writer
+from jaxlm.data.corpus import plain_text, text_batches, writer
 from jaxlm.data.corpus.cache import open_corpora
 
 root = Path(sys.argv[1])
 os.fsync = lambda number: None  # which takes time, and matters for power cuts only
-documents._PIECE, text_batches._BATCH_TEXTS, writer._JOURNAL_BYTES = 8, 3, 60
+plain_text.PIECE, text_batches._BATCH_TEXTS, writer._JOURNAL_BYTES = 8, 3, 60
 writer._JOURNAL_SECONDS = 1e9
 config = DataConfig.model_validate(json.loads((root / "config.json").read_text()))
 tokenizer = byte_tokenizer()

@@ -18,7 +18,7 @@ from helpers.few_docstrings import few_docstrings
 from helpers.paths import TESTS
 
 from jaxlm.data.config import CleanConfig, SourceConfig
-from jaxlm.data.corpus import documents
+from jaxlm.data.corpus import plain_text
 from jaxlm.data.corpus.documents import Documents
 from jaxlm.data.corpus.file_digests import Contents
 from jaxlm.data.sources import stdlib_docstrings
@@ -119,7 +119,7 @@ def test_pieces_of_long_documents_are_the_documents(write, monkeypatch, mode, se
         assert whole == ["\n".join(group) for group in lines]
     else:
         assert whole == ([text] if mode == "file" else text.removesuffix("\n").split("\n"))
-    monkeypatch.setattr(documents, "_PIECE", 8)
+    monkeypatch.setattr(plain_text, "PIECE", 8)
     pieces = list(reader(source).read())
     assert texts_of(pieces) == whole
     assert max(len(piece.text) for piece in pieces) <= 24
@@ -127,7 +127,7 @@ def test_pieces_of_long_documents_are_the_documents(write, monkeypatch, mode, se
 
 
 def test_pieces_are_cut_at_line_ends_or_else_before_spaces(write, monkeypatch):
-    monkeypatch.setattr(documents, "_PIECE", 10)
+    monkeypatch.setattr(plain_text, "PIECE", 10)
     pieces = [
         piece.text for piece in reader({"path": write("a.txt", "one two\nthree four five\nsix seven eight")}).read()
     ]
@@ -181,7 +181,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_reading_goes_on_from_any_place(write, monkeypatch, kind):
-    monkeypatch.setattr(documents, "_PIECE", 8)
+    monkeypatch.setattr(plain_text, "PIECE", 8)
     source = reader(SOURCES[kind](write), on_bad_row="skip")
     pieces = list(source.read())
     assert len(pieces) > 3
@@ -233,6 +233,21 @@ def test_what_is_no_utf8_is_named_with_its_offset(write, mode):
         with pytest.raises(UserError, match=r"byte 0xff at byte offset 80002 \(line 40001\) .*data\.train\.encoding"):
             read({"path": write(name, content), "documents": mode})
     assert read({"path": write("b.txt", "é".encode("latin-1")), "encoding": "latin-1"}) == ["é"]
+
+
+def test_lines_that_are_not_utf8_are_skipped_and_other_plain_text_is_refused(write, monkeypatch):
+    path = write("a.txt", b"a\ncaf\xe9\nb\n")
+    pieces = list(reader({"path": path, "documents": "line"}, on_bad_row="skip").read())
+    assert texts_of(pieces) == ["a", "b"]
+    assert [piece.problem for piece in pieces if piece.problem] == [
+        f"{path}, line 2: not UTF-8: byte 0xe9 cannot be decoded; convert the file to UTF-8"
+    ]
+    for mode in ("file", "blank_line"):
+        with pytest.raises(UserError, match="byte 0xe9 at byte offset 5"):
+            read({"path": path, "documents": mode}, on_bad_row="skip")
+    monkeypatch.setattr(plain_text, "PIECE", 3)  # a part of the line has been passed on
+    with pytest.raises(UserError, match="line 2: not UTF-8: .*so long a line cannot be skipped"):
+        read({"path": path, "documents": "line"}, on_bad_row="skip")
 
 
 def test_broken_archives_are_named(tmp_path):
@@ -327,7 +342,7 @@ def test_digests_of_files_are_remembered_until_the_file_changes(tmp_path, monkey
 
 def test_cleaning_pieces_is_cleaning_the_whole(monkeypatch, write):
     """Random texts, cut as plain text is cut, with white space of all kinds around the cuts."""
-    monkeypatch.setattr(documents, "_PIECE", 8)
+    monkeypatch.setattr(plain_text, "PIECE", 8)
     every = CleanConfig(unicode="NFC", control_characters=True, whitespace=True)
     for seed in range(40):
         rng = np.random.default_rng(seed)

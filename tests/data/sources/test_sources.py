@@ -189,15 +189,45 @@ def test_wrong_encoding_names_the_byte(write):
     offset = len("text,label\n") + len("x" * 10_000 + ",1\n") + len("caf")
     message = rf"not utf-8: byte 0xe9 at byte offset {offset} \(line 3\).*data\.train\.encoding"
     with pytest.raises(UserError, match=message):
-        read(path, on_bad_row="skip")
+        read(path)
     assert read(path, encoding="latin-1").rows[1]["text"] == "café"
     utf16 = write("b.csv", "text,label\né,0\n".encode("utf-16"))
     with pytest.raises(UserError, match="byte offset 0 .*begins as UTF-16 does"):
         read(utf16)
+    with pytest.raises(UserError, match="byte offset 0 .*begins as UTF-16 does"):
+        read(utf16, on_bad_row="skip")
     assert read(utf16, encoding="utf-16").rows == ({"text": "é", "label": "0"},)
     for unknown in ("utf-9", "hex"):
         with pytest.raises(UserError, match=rf"data\.train\.encoding: unknown encoding '{unknown}'"):
             read(path, encoding=unknown)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b'{"text": "good"}\n{"text": "caf\xe9"}\n{"text": "\xc3\xa9"}\n'),
+        ("a.csv", b'n,text\n1,good\n2,"caf\xe9\nau lait"\n3,\xc3\xa9\n'),
+        ("a.tsv.gz", gzip.compress(b"text\tn\ngood\t1\ncaf\xe9\t2\n\xc3\xa9\t3\n")),
+        ("a.conll", b"good X\n\ncaf\xe9 X\n\n\xc3\xa9 X\n"),
+    ],
+)
+def test_a_row_that_is_not_utf8_is_skipped_and_counted(write, caplog, name, content):
+    path = write(name, content)
+    column = {"columns": ("text", "tag")} if name.endswith("conll") else {}
+    with pytest.raises(UserError, match="byte 0xe9 at byte offset"):
+        read(path, **column)
+    table = read(path, on_bad_row="skip", **column)
+    assert [str(row["text"]).strip("[']") for row in table.rows] == ["good", "é"] and table.skipped == 1
+    assert table.numbers == (1, 3) and "1 of 3 rows are bad" in caplog.text
+    assert "row 2" in caplog.text and "not UTF-8: byte 0xe9" in caplog.text
+
+
+def test_what_rows_stand_on_must_be_utf8(write):
+    """A header and a list of JSON are no rows that could be left out."""
+    with pytest.raises(UserError, match=r"a\.csv, header: not UTF-8: byte 0xe9"):
+        read(write("a.csv", b"caf\xe9,label\na,b\n"), on_bad_row="skip")
+    with pytest.raises(UserError, match=r"a\.json: the JSON list is broken in line 2: not UTF-8: byte 0xe9"):
+        read(write("a.json", b'[{"t": "a"},\n{"t": "\xe9"}]'), on_bad_row="skip")
 
 
 def test_truncated_gzip(write):
