@@ -83,5 +83,5 @@ def test_of_several_processes_only_the_first_learns(tmp_path, monkeypatch):
     folder = tmp_path / "tokenizer"
     make(folder, "some words")
     monkeypatch.setattr(kept.processes, "is_first", lambda: False)
-    with pytest.raises(UserError, match="process 0 finds that it was learned from other texts; give all the same data"):
+    with pytest.raises(UserError, match="data.train: what process 0 reads is not what .* learned from other texts"):
         make(folder, "quite another text")
