@@ -50,6 +50,19 @@ CONFIGS = {
         "activation": "gelu",
     },  # fmt: skip
     "electra": {**BERT_LIKE, "embedding_size": 12, "hidden_act": "relu"},
+    "modernbert": {
+        "vocab_size": 64,
+        "num_hidden_layers": 4,
+        "hidden_size": 16,
+        "num_attention_heads": 4,
+        "intermediate_size": 24,
+        "max_position_embeddings": 20,
+        "num_labels": 3,
+        "norm_eps": 1e-3,
+        "local_attention": 4,
+        "pad_token_id": 0,
+        "classifier_pooling": "mean",
+    },
     "roberta": {**BERT_LIKE, "hidden_act": "gelu_new"},
     "xlm-roberta": {**BERT_LIKE, "type_vocab_size": 1, "pad_token_id": 3},
 }

@@ -48,7 +48,8 @@ class Mask:
     causal: bool = field(default=False, metadata={"static": True})
     """A query reads no key that comes after it."""
     window: int | None = field(default=None, metadata={"static": True})
-    """Number of columns that a query reads where `causal`, its own included (Beltagy et al., 2020); None: all."""
+    """Number of columns that a query reads backwards and, unless `causal`, also forwards, its own included (Beltagy et
+    al., 2020); None: all."""
 
     def at(self, columns_BQ: Int[Array, "B Q"] | None) -> Mask:
         """Returns the mask of the queries in these columns only; None: of all queries."""
@@ -61,16 +62,16 @@ class Mask:
         """Returns the dense mask: True where a query reads a key; sharded as the queries are."""
         key_BS = constrain(self.key_BS, ("batch", "kv_length"), rules)
         same = self.query_BT[:, None, :, None] == key_BS[:, None, None, :]
-        if not self.causal:
+        if not self.causal and self.window is None:
             return constrain(same, ("batch", None, "length", "kv_length"), rules)
         columns_BT = self.columns_BT
         if columns_BT is None:
             columns_BT = jnp.arange(self.query_BT.shape[1], dtype=jnp.int32)[None]
         keys_S = jnp.arange(self.key_BS.shape[1], dtype=jnp.int32)
         distance = columns_BT[:, None, :, None] - keys_S[None, None, None]
-        seen = distance >= 0
+        seen = distance >= 0 if self.causal else jnp.ones_like(distance, dtype=bool)
         if self.window is not None:
-            near = distance < self.window
+            near = (distance if self.causal else jnp.abs(distance)) < self.window
             seen = seen & (near if self.windowed is None else near | ~self.windowed)
         if self.prefix_BS is not None:
             prefix_BS = constrain(self.prefix_BS, ("batch", "kv_length"), rules)

@@ -150,15 +150,21 @@ def take_columns(x: jax.Array, columns: jax.Array | None, axis: int = 1) -> jax.
     return jnp.take_along_axis(x, columns.reshape(shape), axis=axis)
 
 
-def layer_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Array:
-    """Layer normalization over the last axis (Ba et al., 2016), computed in float32, returned in x's dtype."""
+def layer_norm(module: nn.Module, name: str, x: jax.Array, eps: float, *, bias: bool = True) -> jax.Array:
+    """`normalize` with parameters of its own, `name`_scale and, with `bias`, `name`_bias."""
     scale = param(module, f"{name}_scale", nn.initializers.ones, x.shape[-1:], ("norm",))
-    bias = param(module, f"{name}_bias", nn.initializers.zeros, x.shape[-1:], ("norm",))
+    offset = param(module, f"{name}_bias", nn.initializers.zeros, x.shape[-1:], ("norm",)) if bias else None
+    return normalize(x, scale, offset, eps)
+
+
+def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array | None, eps: float) -> jax.Array:
+    """Layer normalization over the last axis (Ba et al., 2016), computed in float32, returned in x's dtype."""
     x32 = x.astype(jnp.float32)
     mean = x32.mean(-1, keepdims=True)
     centred = x32 - mean
     inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
-    return (centred * inverse * add_leading_axes(scale, x.ndim) + add_leading_axes(bias, x.ndim)).astype(x.dtype)
+    y = centred * inverse * add_leading_axes(scale, x.ndim)
+    return (y if bias is None else y + add_leading_axes(bias, x.ndim)).astype(x.dtype)
 
 
 def rms_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Array:
@@ -169,7 +175,7 @@ def rms_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Arra
     return (x32 * inverse * add_leading_axes(scale, x.ndim)).astype(x.dtype)
 
 
-def apply_rope(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray) -> jax.Array:
+def apply_rope(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray | jax.Array) -> jax.Array:
     """Rotary position embedding (Su et al., 2021): turns the pair (h, h + H/2) by position x frequency h.
 
     Args:

@@ -57,9 +57,10 @@ def splash(
     q, query_ids = (_fill(x, LANES * num_shards) for x in (q_BTNH, query_BT))
     k, v, key_ids = (_fill(x, LANES) for x in (k_BSKH, v_BSKH, key_BS))
     num_heads, length_here = q.shape[2] // _ways(heads, rules), q.shape[1] // num_shards
-    if causal:
-        mask = _causal((q.shape[1], k.shape[1]), window)
-    else:  # the same for each shard
+    same_everywhere = not causal and window is None
+    if not same_everywhere:
+        mask = _mask((q.shape[1], k.shape[1]), causal, window)
+    else:
         mask, num_shards = pallas.FullMask((length_here, k.shape[1])), 1
     kernel = pallas.make_splash_mha(
         pallas.MultiHeadMask([mask] * num_heads),
@@ -68,7 +69,7 @@ def splash(
         q_seq_shards=num_shards,
         interpret=rules.platform != "tpu",
     )
-    kernel_spec = PartitionSpec(None, length if causal else None)
+    kernel_spec = PartitionSpec(None, None if same_everywhere else length)
 
     def local(kernel, q_BTNH, k_BSKH, v_BSKH, query_BT, key_BS):
         q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSKH, v_BSKH))
@@ -89,8 +90,11 @@ def splash(
     return local(kernel, q, k, v, query_ids, key_ids)[:, : q_BTNH.shape[1]]
 
 
-def _causal(shape: tuple[int, int], window: int | None) -> Any:
-    return pallas.CausalMask(shape) if window is None else pallas.LocalMask(shape, (window - 1, 0), 0)
+def _mask(shape: tuple[int, int], causal: bool, window: int | None) -> Any:
+    """The kernel passes over the blocks that this mask leaves empty."""
+    if window is None:
+        return pallas.CausalMask(shape)
+    return pallas.LocalMask(shape, (window - 1, 0 if causal else window - 1), 0)
 
 
 def _blocks(query_length: int, key_length: int) -> pallas.BlockSizes:

@@ -43,6 +43,8 @@ WIDER: dict[str, Mesh] = {
     "context_fsdp_tp": ("context", (("context", 2), ("fsdp", 2), ("tensor", 2))),
 }
 FAMILIES_HERE = ("bert", "llama", "t5")
+CLASSIFIERS = ("bert", "modernbert")
+"""Families whose step is that of a classifier."""
 ROWS, LENGTH, SLOTS = 8, 24, 2
 
 
@@ -68,6 +70,8 @@ def model_of(family: str, mesh: str | None) -> Model:
     compute = ComputeConfig(rules=rules_of(mesh))
     if family == "bert":
         return tiny("bert", compute, attention_dropout=0.0)
+    if family in CLASSIFIERS:
+        return tiny(family, compute)
     if family == "llama":
         return Model(FAMILIES["llama"], override(tiny("llama").config, {"tied": False}), "causal_lm", 0, compute)
     sizes = {"num_decoder_layers": 2, "num_buckets": 8, "max_distance": 6, "head_dim": 4, "dropout": 0.0}
@@ -85,8 +89,8 @@ def batch_of(family: str) -> dict[str, np.ndarray]:
         texts = examples(11, seed=6)
         rows = [texts[:2], texts[2:3], texts[3:5], texts[5:6], texts[6:7], texts[7:8], texts[8:10], []]
         batch = pack(rows, LENGTH, SLOTS)
-        if family == "bert":
-            batch = inputs(batch, tiny("bert")) | {"weights": batch["weights"]}
+        if family in CLASSIFIERS:
+            batch = inputs(batch, tiny(family)) | {"weights": batch["weights"]}
             batch["labels"] = np.random.default_rng(0).integers(0, 3, batch["weights"].shape).astype(np.int32)
             return {name: value[None] for name, value in batch.items()}
         batch = {name: batch[name] for name in ("tokens", "segment_ids", "positions")}
@@ -106,7 +110,7 @@ def step_of(family: str, mesh: str | None, chunk: int | None = None) -> Step:
     """
     model = model_of(family, mesh)
     rules = model.compute.rules
-    loss = multiclass_loss() if family == "bert" else language_model_loss(chunk=chunk)
+    loss = multiclass_loss() if family in CLASSIFIERS else language_model_loss(chunk=chunk)
     optimizer, key = optax.sgd(1.0), jax.random.key(0)
     gradients = accumulated_gradients(without_frozen(model.apply), loss, sharded=rules.mesh is not None)
     step = make_train_step(gradients, optimizer, optax.constant_schedule(1.0))
@@ -117,7 +121,7 @@ def step_of(family: str, mesh: str | None, chunk: int | None = None) -> Step:
     else:
         shardings = state_shardings(model.shapes, optimizer, rules)
         placed = jax.device_put(
-            batch, batch_shardings(batch, rules, () if family == "bert" else NEXT_TOKEN_FIELDS, leading=1)
+            batch, batch_shardings(batch, rules, () if family in CLASSIFIERS else NEXT_TOKEN_FIELDS, leading=1)
         )
         abstract = abstract_state(model.shapes, optimizer, key, rules)
         compiled = jax.jit(step, out_shardings=(shardings, None)).lower(abstract, placed).compile()

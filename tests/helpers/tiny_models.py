@@ -24,6 +24,7 @@ FAMILY_SIZES = {
     "electra": {"table_dim": 8},
     "gpt2": {"pad_id": 0},
     "llama": {"num_kv_heads": 2, "pad_id": 0},
+    "modernbert": {"local_attention": 6, "pad_id": 0},
     "roberta": {"num_types": 2},
 }
 VARIANT_SIZES = {

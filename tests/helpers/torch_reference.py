@@ -37,6 +37,16 @@ def random_config(family: str, seed: int) -> Any:
             family, **common, n_layers=layers, n_heads=heads, dim=width, hidden_dim=mlp, activation=act,
             seq_classif_dropout=pick(0, 0.2), sinusoidal_pos_embds=bool(seed % 2),
         )  # fmt: skip
+    if family == "modernbert":
+        rope = {"full_attention": 160.0, "sliding_attention": 10.0}
+        return AutoConfig.for_model(
+            family, **common, num_hidden_layers=layers, num_attention_heads=heads, hidden_size=width,
+            intermediate_size=mlp, hidden_activation=act, classifier_activation=pick("gelu", "relu"), norm_eps=eps,
+            local_attention=pick(2, 4, 6), classifier_pooling=pick("cls", "mean"),
+            layer_types=[pick("full_attention", "sliding_attention") for _ in range(layers)],
+            mlp_dropout=pick(0.0, 0.1),
+            rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in rope.items()},
+        )  # fmt: skip
     own = {"embedding_size": pick(width, 8, 30)} if family == "electra" else {}
     return AutoConfig.for_model(
         family, **common, **own, num_hidden_layers=layers, num_attention_heads=heads, hidden_size=width,

@@ -23,10 +23,10 @@ from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
 
-ENCODERS = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
+ENCODERS = ("bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
 encoders = pytest.mark.parametrize("family", ENCODERS)
-# Counted on the Hub's pages of bert-base-uncased, roberta-base and distilbert-base-uncased.
-PUBLISHED = {"bert": 109_514_298, "roberta": 124_697_433, "distilbert": 66_985_530}
+# Counted on the Hub's pages of bert-base-uncased, roberta-base, distilbert-base-uncased and ModernBERT-base.
+PUBLISHED = {"bert": 109_514_298, "roberta": 124_697_433, "distilbert": 66_985_530, "modernbert": 149_655_232}
 
 
 @functools.cache
@@ -125,6 +125,7 @@ DUPLICATES = {
     "bert": ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "cls.seq_relationship.weight"),
     "distilbert": ("vocab_projector.weight",),
     "electra": ("generator_lm_head.weight",),
+    "modernbert": ("decoder.weight",),
     "roberta": ("lm_head.decoder.weight", "lm_head.decoder.bias"),
     "xlm-roberta": ("lm_head.decoder.weight", "lm_head.decoder.bias"),
 }
@@ -133,7 +134,9 @@ DUPLICATES = {
 def hold_twice(directory: Path, family: str) -> None:
     """Writes the token table and the bias a second time, as the decoder's."""
     tensors = load_file(directory / "model.safetensors")
-    table = next(value for key, value in tensors.items() if key.endswith("word_embeddings.weight"))
+    table = next(
+        value for key, value in tensors.items() if key.endswith(("word_embeddings.weight", "tok_embeddings.weight"))
+    )
     bias = next((tensors[key] for key in ("cls.predictions.bias", "lm_head.bias") if key in tensors), table)
     for key in DUPLICATES[family]:
         if "seq_relationship" not in key:
@@ -165,7 +168,9 @@ def test_checkpoints_survive_the_round_trip_and_lend_their_trunk(family, tmp_pat
     tensors = load_file(source / "model.safetensors")
     tensors[key][5, 7] += 1e-3
     save_file(tensors, source / "model.safetensors")
-    with pytest.raises(UserError, match=rf"{key} and \S+word_embeddings.weight differ, but config.json ties them"):
+    with pytest.raises(
+        UserError, match=rf"{key} and \S+(word|tok)_embeddings.weight differ, but config.json ties them"
+    ):
         load_checkpoint(source, "masked_lm")
     load_checkpoint(source, "token_classification", 2)  # does not read it
     (source / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}), encoding="utf-8")

@@ -176,7 +176,10 @@ def test_silent_and_null_keys_mean_what_transformers_takes_them_for():
         ({"is_decoder": True}, "is_decoder=true is not supported; expected an encoder"),
         ({"add_cross_attention": True}, "add_cross_attention=true is not supported"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key' is not supported"),
-        ({"hidden_act": "mish", "activation": "mish"}, "'mish' is not supported; expected one of gelu, "),
+        (
+            {"hidden_act": "mish", "activation": "mish", "hidden_activation": "mish"},
+            "'mish' is not supported; expected one of gelu, ",
+        ),
     ],
 )
 def test_variants_that_would_compute_something_else_are_refused(family, settings, message):

@@ -47,11 +47,12 @@ CASES = {
     "causal": (384, 384, 4, 2, 24, True, None),
     "window": (384, 384, 2, 2, 64, True, 40),
     "wide window": (256, 256, 6, 2, 130, True, 200),
+    "local": (300, 300, 2, 2, 8, False, 40),
     "other keys": (260, 200, 2, 2, 16, False, None),
 }
 
 
-MESHED = [("causal", "heads"), ("causal", "queries"), ("other keys", "queries")]
+MESHED = [("causal", "heads"), ("causal", "queries"), ("local", "queries"), ("other keys", "queries")]
 
 
 @pytest.mark.parametrize(("case", "kind"), [*((case, "none") for case in CASES), *MESHED])

@@ -1,0 +1,447 @@
+"""ModernBERT (Warner et al., 2024, arXiv:2412.13663): rotary positions, local and global attention in turn, gated MLPs,
+norms before the layers, no biases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxlm.errors import UserError
+from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules
+from jaxlm.models.hf_config import check_activation, check_encoder, read_hf, write_hf
+from jaxlm.models.weight_map import Rule, WeightMap
+from jaxlm.nn.attention import Mask, attend
+from jaxlm.nn.dropout import dropout
+from jaxlm.nn.heads import FactoredLogits
+from jaxlm.nn.layers import (
+    ComputeConfig,
+    Key,
+    activation,
+    apply_rope,
+    dense,
+    embedding_lookup,
+    embedding_table,
+    init_stack,
+    layer_norm,
+    normal,
+    normalize,
+    param,
+    run_stack,
+    shard_heads,
+    split_key,
+    take_columns,
+)
+from jaxlm.parallel.sharding import constrain
+
+_POOLING = ("cls", "mean")
+_EVERY = 3
+_WINDOWED, _FULL = "sliding_attention", "full_attention"
+
+
+@dataclass(frozen=True)
+class ModernBertConfig:
+    vocab_size: int = 50368
+    num_layers: int = 22
+    embed_dim: int = 768
+    num_heads: int = 12
+    mlp_dim: int = 1152
+    max_positions: int = 8192
+    activation: str = "gelu"
+    norm_eps: float = 1e-5
+    local_attention: int = 128
+    """A token of a local layer reads half as many tokens before and after itself."""
+    windowed_layers: tuple[bool, ...] | None = None
+    """Layers that are local; absent: all but every third, from the first on."""
+    rope_theta: float = 160000.0
+    """Of global layers."""
+    local_rope_theta: float = 10000.0
+    embed_dropout: float = 0.0
+    dropout: float = 0.0
+    """Of the MLP's inner states."""
+    attention_dropout: float = 0.0
+    """Of the attention probabilities and of attention's output."""
+    classifier_dropout: float = 0.0
+    classifier_activation: str = "gelu"
+    """Of every head's."""
+    pooling: str = "mean"
+    """What a classifier reads of an example: "cls", its first token, or the "mean" of all."""
+    init_std: float = 0.02
+    pad_id: int = 50283
+    tied: bool = True
+    """Logits of masked language modelling by the token table."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.windowed_layers, list):  # of a YAML file; a config is hashed
+            object.__setattr__(self, "windowed_layers", tuple(self.windowed_layers))
+        if self.embed_dim % self.num_heads or self.embed_dim // self.num_heads % 2:
+            raise UserError(
+                f"model config: {self.num_heads} attention heads: expected heads of an even size, for rotary "
+                f"positions, that divide the width {self.embed_dim}"
+            )
+        if self.pooling not in _POOLING:
+            known = ", ".join(_POOLING)
+            raise UserError(f"model config: pooling={self.pooling!r} is not supported; expected one of {known}")
+        if self.windowed_layers is not None and len(self.windowed_layers) != self.num_layers:
+            found = len(self.windowed_layers)
+            raise UserError(f"model config: windowed_layers says it of {found} layers, the model has {self.num_layers}")
+
+    @property
+    def local_layers(self) -> tuple[bool, ...]:
+        """For each layer, whether it is local."""
+        return _pattern(self.num_layers) if self.windowed_layers is None else self.windowed_layers
+
+    @property
+    def residual_std(self) -> float:
+        """Initial standard deviation of what adds to the states."""
+        return self.init_std / math.sqrt(2 * self.num_layers)
+
+
+def _pattern(num_layers: int, every: int = _EVERY) -> tuple[bool, ...]:
+    return tuple(bool(i % every) for i in range(num_layers))
+
+
+def _frequencies(theta: float, head_dim: int) -> np.ndarray:
+    """Radians per position of each pair of a head's dimensions, float32 [H / 2]: theta^(-2h/H)."""
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    return np.float32(1) / np.power(float(theta), exponents.astype(np.float64)).astype(np.float32)
+
+
+class Block(nn.Module):
+    """x + attention of its norm, x + gated MLP of its norm; the first layer's attention reads x itself."""
+
+    config: ModernBertConfig
+    compute: ComputeConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        positions_BT: Int[Array, "B T"],
+        mask: Mask,
+        norm_D: Float[Array, "D"],
+        first: Bool[Array, ""],
+        key: Key = None,
+        slots_BQ: Int[Array, "B Q"] | None = None,
+    ) -> Float[Array, "B Q D"]:
+        """Returns the new states, at `slots` alone where given.
+
+        Args:
+          mask: its `windowed` says whether the layer is local.
+          norm_D: scale of the norm before attention.
+          first: there is no such norm.
+        """
+        c, rules = self.config, self.compute.rules
+        D, N, H = c.embed_dim, c.num_heads, c.embed_dim // c.num_heads
+        activations = ("batch", "length", "act_embed")
+        attention_key, output_key, mlp_key = split_key(key, 3)
+        linear, residual = partial(dense, self, bias=False), normal(c.residual_std)
+
+        y = jnp.where(first, x_BTD, normalize(x_BTD, norm_D, None, c.norm_eps))
+        qkv = linear("qkv", constrain(y, activations, rules), (D, 3, N, H), ("embed", "qkv", "heads", "head_dim"))
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        frequencies = _frequencies(c.rope_theta, H)
+        if mask.windowed is not None:
+            frequencies = jnp.where(mask.windowed, _frequencies(c.local_rope_theta, H), frequencies)
+        q, k = (apply_rope(x, positions_BT, frequencies) for x in (q, k))
+        q, k, v = shard_heads(q, k, v, rules)
+        q = take_columns(q, slots_BQ)
+        y = attend(q, k, v, mask.at(slots_BQ), self.compute, dropout_rate=c.attention_dropout, key=attention_key)
+        y = linear("o", y, (N, H, D), ("heads", "head_dim", "embed"), contract=2, init=residual)
+        x = take_columns(x_BTD, slots_BQ) + dropout(y, c.attention_dropout, output_key)
+        x = constrain(x, activations, rules)
+
+        y = layer_norm(self, "mlp_norm", x, c.norm_eps, bias=False)
+        both = linear("gate_up", y, (D, 2, c.mlp_dim), ("embed", "gates", "mlp"))
+        gate, up = (constrain(both[:, :, i], ("batch", "length", "act_mlp"), rules) for i in range(2))
+        y = dropout(activation(c.activation)(gate) * up, c.dropout, mlp_key)
+        y = linear("down", y, (c.mlp_dim, D), ("mlp", "embed"), init=residual)
+        return constrain(x + y, activations, rules)
+
+
+class ModernBertTrunk(nn.Module):
+    config: ModernBertConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        self.tokens = embedding_table(self, "tokens", self.config.vocab_size, self.config.embed_dim, "vocab")
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        token_types: Int[Array, "B T"] | None = None,
+        slot_positions: Int[Array, "B S"] | None = None,
+        key: Key = None,
+    ) -> Float[Array, "B Q D"]:
+        """Returns the normalized states, at the slots alone where given. Token types are not read."""
+        del token_types
+        c, L = self.config, self.config.num_layers
+        embed_key, stack_key = split_key(key, 2)
+        x = embedding_lookup(self.tokens, tokens, self.compute.rules)
+        x = layer_norm(self, "embed_norm", x, c.norm_eps, bias=False).astype(self.compute.dtype)
+        x = constrain(dropout(x, c.embed_dropout, embed_key), ("batch", "length", "act_embed"), self.compute.rules)
+
+        local, first = jnp.asarray(c.local_layers), jnp.arange(L) == 0
+        mask = Mask(segment_ids, segment_ids, window=c.local_attention // 2 + 1)
+        block, norms = Block(c, self.compute), jnp.ones((1, c.embed_dim))
+        inputs = (x, positions, Mask(segment_ids, segment_ids), norms[0], first[0])
+        params = self.param("layers", init_stack(block, L, *inputs))
+        if L > 1:
+            rest = param(self, "attention_norm_scale", nn.initializers.ones, (L - 1, c.embed_dim), ("layers", "norm"))
+            norms = jnp.concatenate([norms, rest])
+        layers = {"params": params, "norm": norms, "first": first, "local": local}
+
+        def apply(layer: Any, x: Array, k: Key, slots: Any = None) -> Any:
+            own = replace(mask, windowed=layer["local"])
+            return block.apply({"params": layer["params"]}, x, positions, own, layer["norm"], layer["first"], k, slots)
+
+        last = None if slot_positions is None else partial(apply, slots=slot_positions)
+        x = run_stack(apply, layers, x, stack_key, self.compute, last)
+        return layer_norm(self, "final_norm", x, c.norm_eps, bias=False)
+
+
+class PredictionHead(nn.Module):
+    """Dense, activation, norm, dropout, dense of each state: all of ModernBERT's heads with labels.
+
+    Attributes:
+      axis: logical axis of the states: "slots" or "length".
+    """
+
+    num_outputs: int
+    axis: str
+    config: ModernBertConfig
+    compute: ComputeConfig
+
+    @nn.compact
+    def __call__(self, x_BQD: Float[Array, "B Q D"], batch: Any, key: Key = None) -> Float[Array, "B Q C"]:
+        """Returns float32 outputs."""
+        del batch
+        c, rules = self.config, self.compute.rules
+        x = dropout(_transform(self, x_BQD, self.axis), c.classifier_dropout, key)
+        out = normal(c.embed_dim**-0.5)
+        outputs = dense(self, "out", x, (c.embed_dim, self.num_outputs), ("embed", "classes"), init=out)
+        return constrain(outputs.astype(jnp.float32), ("batch", self.axis, None), rules)
+
+
+class MaskedLanguageModel(nn.Module):
+    """Dense, activation, norm, then the token table, or a table of its own, and a bias."""
+
+    config: ModernBertConfig
+    compute: ComputeConfig
+    tied: ClassVar[bool] = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B Q D"], batch: Any, key: Key, table: Float[Array, "V D"]) -> FactoredLogits:
+        del batch, key
+        x = _transform(self, x, "length")
+        if not self.config.tied:
+            table = param(self, "unembed", normal(self.config.residual_std), table.shape, ("vocab", "embed"))
+        bias = param(self, "vocab_bias", nn.initializers.zeros, table.shape[:1], ("vocab",))
+        return FactoredLogits(x, table, bias, self.compute.rules)
+
+
+def _transform(module: Any, x: jax.Array, axis: str) -> jax.Array:
+    c, D = module.config, x.shape[-1]
+    x = constrain(x, ("batch", axis, "act_embed"), module.compute.rules)
+    x = dense(module, "dense", x, (D, D), ("embed", "embed_in"), init=normal(c.residual_std), bias=False)
+    x = constrain(x, ("batch", axis, "act_embed"), module.compute.rules)
+    return layer_norm(module, "norm", activation(c.classifier_activation)(x), c.norm_eps, bias=False)
+
+
+class Classifier(nn.Module):
+    """Trunk and head of classes of an example, which reads its first state or the mean of its states."""
+
+    num_outputs: int
+    config: ModernBertConfig
+    compute: ComputeConfig
+
+    def setup(self) -> None:
+        self.trunk = ModernBertTrunk(self.config, self.compute)
+        self.head = PredictionHead(self.num_outputs, "slots", self.config, self.compute)
+
+    def __call__(self, batch: Mapping[str, jax.Array], key: Key = None) -> Float[Array, "B S C"]:
+        """Returns float32 outputs; of an empty slot, those of some finite state.
+
+        Args:
+          batch: what the trunk reads; the example of slot s is segment s + 1.
+        """
+        trunk_key, head_key = split_key(key, 2)
+        names = ("tokens", "segment_ids", "positions")
+        inputs = {name: batch[name] for name in names}
+        slots = batch.get("slot_positions")
+        if self.config.pooling == "cls" or slots is None:
+            return self.head(self.trunk(**inputs, slot_positions=slots, key=trunk_key), batch, head_key)
+        states = self.trunk(**inputs, key=trunk_key)
+        return self.head(_segment_means(states, batch["segment_ids"], slots.shape[1]), batch, head_key)
+
+
+def _segment_means(x_BTD: jax.Array, segment_ids_BT: jax.Array, slots: int) -> jax.Array:
+    """Returns the mean state of segments 1 to `slots`, [B, S, D]; 0 where a segment has no token."""
+    numbers_S = jnp.arange(1, slots + 1, dtype=segment_ids_BT.dtype)
+    own_BST = (segment_ids_BT[:, None, :] == numbers_S[None, :, None]).astype(jnp.float32)
+    own_BST = own_BST / jnp.maximum(own_BST.sum(-1, keepdims=True), 1.0)
+    return jnp.einsum("BST,BTD->BSD", own_BST, x_BTD.astype(jnp.float32)).astype(x_BTD.dtype)
+
+
+def _classifier(config: ModernBertConfig, compute: ComputeConfig, num_outputs: int) -> nn.Module:
+    return Classifier(num_outputs, config, compute)
+
+
+def _token_classifier(config: ModernBertConfig, compute: ComputeConfig, num_outputs: int) -> nn.Module:
+    return PredictionHead(num_outputs, "length", config, compute)
+
+
+def _masked_lm(config: ModernBertConfig, compute: ComputeConfig, num_outputs: int) -> nn.Module:
+    del num_outputs
+    return MaskedLanguageModel(config, compute)
+
+
+# Our config field -> HF's.
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "num_layers": "num_hidden_layers",
+    "embed_dim": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "mlp_dim": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "activation": "hidden_activation",
+    "norm_eps": "norm_eps",
+    "local_attention": "local_attention",
+    "rope_theta": "global_rope_theta",
+    "local_rope_theta": "local_rope_theta",
+    "embed_dropout": "embedding_dropout",
+    "dropout": "mlp_dropout",
+    "attention_dropout": "attention_dropout",
+    "classifier_dropout": "classifier_dropout",
+    "classifier_activation": "classifier_activation",
+    "pooling": "classifier_pooling",
+    "init_std": "initializer_range",
+    "pad_id": "pad_token_id",
+    "tied": "tie_word_embeddings",
+}
+# What Transformers assumes where a config.json is silent.
+_DEFAULTS = {**write_hf(ModernBertConfig(), _FIELDS), "classifier_pooling": "cls"}
+_FIXED = {
+    "attention_bias": False, "mlp_bias": False, "norm_bias": False, "classifier_bias": False, "decoder_bias": True,
+}  # fmt: skip
+_KINDS: dict[str, Literal["global_rope_theta", "local_rope_theta"]] = {
+    _FULL: "global_rope_theta",
+    _WINDOWED: "local_rope_theta",
+}
+
+
+def _from_hf(config: Mapping[str, Any]) -> ModernBertConfig:
+    check_encoder(config, "hidden_activation")
+    check_activation(config.get("classifier_activation", "gelu"), "classifier_activation")
+    for key, value in _FIXED.items():
+        if config.get(key, value) != value:
+            raise UserError(f"config.json: {key}={config[key]!r:.60} is not supported; expected {str(value).lower()}")
+    values = read_hf(ModernBertConfig, {**config, **_read_rope(config)}, _FIELDS, _DEFAULTS)
+    if values["pooling"] not in _POOLING:
+        raise UserError(f"config.json: classifier_pooling: expected cls or mean, found {values['pooling']!r:.60}")
+    local = _read_layers(config, values["num_layers"])
+    return ModernBertConfig(**values, windowed_layers=None if local == _pattern(len(local)) else local)
+
+
+def _read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The bases by their older names."""
+    said = config.get("rope_parameters") or {}
+    if config.get("rope_scaling"):
+        raise UserError("config.json: rope_scaling is not supported for the model type modernbert; expected null")
+    found = {}
+    for kind, name in _KINDS.items():
+        own = said.get(kind) if isinstance(said, Mapping) else said
+        if own is None:
+            continue
+        if not isinstance(own, Mapping) or own.get("rope_type", "default") != "default":
+            raise UserError(f"config.json: rope_parameters: {kind}: expected the rope_type default, found {own!r:.60}")
+        if "rope_theta" in own:
+            found[name] = own["rope_theta"]
+    return found
+
+
+def _read_layers(config: Mapping[str, Any], num_layers: int) -> tuple[bool, ...]:
+    """For each layer, whether it is local."""
+    kinds = config.get("layer_types")
+    if kinds is None:
+        every = config.get("global_attn_every_n_layers", _EVERY)
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise UserError(f"config.json: global_attn_every_n_layers: expected 1 or more, found {every!r:.60}")
+        return _pattern(num_layers, every)
+    if not isinstance(kinds, list) or len(kinds) != num_layers or any(kind not in (_WINDOWED, _FULL) for kind in kinds):
+        raise UserError(
+            f"config.json: layer_types: expected {_FULL} or {_WINDOWED} for each of {num_layers} layers, "
+            f"found {kinds!r:.60}"
+        )
+    return tuple(kind == _WINDOWED for kind in kinds)
+
+
+def _to_hf(config: ModernBertConfig) -> dict[str, Any]:
+    """In the words of Transformers 5 and, where they have them, of earlier versions."""
+    values = {**write_hf(config, _FIELDS), **_FIXED}
+    local = config.local_layers
+    values["layer_types"] = [_WINDOWED if is_local else _FULL for is_local in local]
+    every = next((n for n in (_EVERY, *range(1, len(local) + 1)) if _pattern(len(local), n) == local), None)
+    if every is not None:
+        values["global_attn_every_n_layers"] = every
+    values["rope_parameters"] = {
+        kind: {"rope_type": "default", "rope_theta": values[name]} for kind, name in _KINDS.items()
+    }
+    return values
+
+
+_LAYER = "model.layers.{i}."
+_HEAD_RULES = (Rule("head/dense", "head.dense.weight", "e d -> d e"), Rule("head/norm_scale", "head.norm.weight"))
+_LABELLED = (*_HEAD_RULES, *out_rules("classifier"))
+_BASE = ModernBertConfig()
+
+FAMILY = Family(
+    name="modernbert",
+    config=ModernBertConfig,
+    presets={
+        "base": _BASE,
+        "large": replace(_BASE, num_layers=28, embed_dim=1024, num_heads=16, mlp_dim=2624),
+    },
+    published={"base": 149_606_402, "large": 395_833_346},
+    trunk=ModernBertTrunk,
+    heads={
+        "classification": Head(
+            _classifier, "ModernBertForSequenceClassification", _LABELLED, LABEL_PARAMS, is_network=True
+        ),
+        "token_classification": Head(_token_classifier, "ModernBertForTokenClassification", _LABELLED, LABEL_PARAMS),
+        "question_answering": Head(_token_classifier, "ModernBertForQuestionAnswering", _LABELLED),
+        "masked_lm": Head(
+            _masked_lm,
+            "ModernBertForMaskedLM",
+            (*_HEAD_RULES, Rule("head/unembed", "decoder.weight"), Rule("head/vocab_bias", "decoder.bias")),
+        ),
+    },
+    trunk_map=WeightMap(
+        rules=(
+            Rule("trunk/tokens", "model.embeddings.tok_embeddings.weight"),
+            Rule("trunk/embed_norm_scale", "model.embeddings.norm.weight"),
+            Rule("trunk/attention_norm_scale", f"{_LAYER}attn_norm.weight", layer_offset=1),
+            Rule("trunk/layers/qkv", f"{_LAYER}attn.Wqkv.weight", "(three n h) d -> d three n h"),
+            Rule("trunk/layers/o", f"{_LAYER}attn.Wo.weight", "d (n h) -> n h d"),
+            Rule("trunk/layers/mlp_norm_scale", f"{_LAYER}mlp_norm.weight"),
+            Rule("trunk/layers/gate_up", f"{_LAYER}mlp.Wi.weight", "(two f) d -> d two f"),
+            Rule("trunk/layers/down", f"{_LAYER}mlp.Wo.weight", "d f -> f d"),
+            Rule("trunk/final_norm_scale", "model.final_norm.weight"),
+        ),
+        prefix="model.",
+        copies=(("decoder.weight", "model.embeddings.tok_embeddings.weight"),),
+    ),
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+)
