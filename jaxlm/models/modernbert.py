@@ -421,6 +421,7 @@ FAMILY = Family(
         ),
         "token_classification": Head(_token_classifier, "ModernBertForTokenClassification", _LABELLED, LABEL_PARAMS),
         "question_answering": Head(_token_classifier, "ModernBertForQuestionAnswering", _LABELLED),
+        "multiple_choice": Head(_classifier, "ModernBertForMultipleChoice", _LABELLED, LABEL_PARAMS, is_network=True),
         "masked_lm": Head(
             _masked_lm,
             "ModernBertForMaskedLM",
