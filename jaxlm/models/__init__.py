@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxlm.errors import UserError
-from jaxlm.models import bert, distilbert, electra, gpt2, llama_family, modernbert, recurrent, roberta, t5
+from jaxlm.models import bert, distilbert, electra, gpt2, llama_family, modernbert_family, recurrent, roberta, t5
 from jaxlm.models.base import Family, Head, Model
 
 FAMILIES: dict[str, Family] = {
@@ -15,7 +15,7 @@ FAMILIES: dict[str, Family] = {
     "llama": llama_family.FAMILY,
     "lstm": recurrent.LSTM_FAMILY,
     "mistral": llama_family.MISTRAL,
-    "modernbert": modernbert.FAMILY,
+    "modernbert": modernbert_family.FAMILY,
     "mt5": t5.MT5_FAMILY,
     "qwen2": llama_family.QWEN2,
     "qwen3": llama_family.QWEN3,

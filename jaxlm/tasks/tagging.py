@@ -50,6 +50,7 @@ from jaxlm.tasks.word_windows import word_windows
 
 log = logging.getLogger("jaxlm")
 
+
 class TaggingConfig(TaskConfig):
     """Fine-tuning to give each word a tag: named entities, parts of speech, chunks."""
 

@@ -27,7 +27,7 @@ TASKS = {
     "llama": ("classification", "causal_lm", "prefix_lm"),
     "lstm": ("classification", "causal_lm"),
     "mistral": ("classification", "causal_lm", "prefix_lm"),
-    "modernbert": ("classification", "masked_lm"),
+    "modernbert": ("classification", "masked_lm", *READING),
     "mt5": ("span_corruption",),
     "qwen2": ("classification", "causal_lm", "prefix_lm"),
     "qwen3": ("classification", "causal_lm", "prefix_lm"),
