@@ -39,6 +39,19 @@ BERT_LIKE = {
 }  # fmt: skip
 CONFIGS = {
     "bert": {**BERT_LIKE, "hidden_act": "gelu"},
+    "deberta-v2": {
+        **BERT_LIKE,
+        "type_vocab_size": 0,
+        "hidden_act": "gelu",
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 6,
+        "max_relative_positions": -1,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "pooler_hidden_act": "gelu",
+    },  # fmt: skip
     "distilbert": {
         "vocab_size": 64,
         "n_layers": 3,

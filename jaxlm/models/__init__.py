@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from jaxlm.errors import UserError
-from jaxlm.models import bert, distilbert, electra, gpt2, llama_family, modernbert_family, recurrent, roberta, t5
+from jaxlm.models import (
+    bert,
+    deberta_family,
+    distilbert,
+    electra,
+    gpt2,
+    llama_family,
+    modernbert_family,
+    recurrent,
+    roberta,
+    t5,
+)
 from jaxlm.models.base import Family, Head, Model
 
 FAMILIES: dict[str, Family] = {
     "bert": bert.FAMILY,
+    "deberta-v2": deberta_family.FAMILY,
     "distilbert": distilbert.FAMILY,
     "electra": electra.FAMILY,
     "gpt2": gpt2.FAMILY,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -42,7 +43,7 @@ class EncoderConfig:
 
     vocab_size: int
     num_positions: int
-    """Rows of the position table."""
+    """Rows of the position table; 0: there is none."""
     num_types: int
     """Rows of the token-type table; 0: there is none."""
     table_dim: int
@@ -92,8 +93,9 @@ class Embeddings(nn.Module):
         """
         c, rules = self.config, self.compute.rules
         x = embedding_lookup(self.tokens, tokens, rules)
-        rows = positions + c.first_position if c.first_position else positions
-        x = x + embed(self, "positions", rows, c.num_positions, c.table_dim, "positions")
+        if c.num_positions:
+            rows = positions + c.first_position if c.first_position else positions
+            x = x + embed(self, "positions", rows, c.num_positions, c.table_dim, "positions")
         if c.num_types:
             known = jnp.zeros_like(tokens) if token_types is None else jnp.minimum(token_types, c.num_types - 1)
             x = x + embed(self, "types", known, c.num_types, c.table_dim, "types")
@@ -114,8 +116,13 @@ class Block(nn.Module):
         context_BTD: Float[Array, "B T D"],
         mask: Mask,
         key: Key = None,
+        relative: Any = None,
     ) -> Float[Array, "B Q D"]:
-        """Updates the states `x`, which read `context` (in all but the last layer, x itself)."""
+        """Updates the states `x`, which read `context` (in all but the last layer, x itself).
+
+        Args:
+          relative: what all layers know of relative positions (`Stack.relative_positions`).
+        """
         c, rules = self.config, self.compute.rules
         heads = (c.embed_dim, c.num_heads, c.embed_dim // c.num_heads)
         heads_axes = ("embed", "heads", "head_dim")
@@ -126,7 +133,10 @@ class Block(nn.Module):
         k = dense(self, "k", context_BTD, heads, heads_axes)
         v = dense(self, "v", context_BTD, heads, heads_axes)
         q, k, v = shard_heads(q, k, v, rules)
-        y = attend(q, k, v, mask, self.compute, dropout_rate=c.attention_dropout, key=attention_key)
+        bias, scale = self.relative_bias(q, k, mask, relative, attention_key)
+        y = attend(
+            q, k, v, mask, self.compute, bias=bias, scale=scale, dropout_rate=c.attention_dropout, key=attention_key
+        )
         y = dense(self, "o", y, heads[1:] + heads[:1], heads_axes[1:] + heads_axes[:1], contract=2)
         x = layer_norm(self, "attention_norm", x_BQD + dropout(y, c.attention_output_dropout, output_key), c.norm_eps)
         x = constrain(x, activations, rules)
@@ -137,12 +147,27 @@ class Block(nn.Module):
         x = layer_norm(self, "mlp_norm", x + dropout(y, c.dropout, mlp_key), c.norm_eps)
         return constrain(x, activations, rules)
 
+    def relative_bias(
+        self, q_BQNH: jax.Array, k_BTNH: jax.Array, mask: Mask, relative: Any, key: Key
+    ) -> tuple[jax.Array | None, float | None]:
+        """Returns what is added to the logits, [B or 1, N, Q, T], and their scale, as `attend` takes them."""
+        return None, None
+
 
 class Stack(nn.Module):
-    """All blocks, their parameters stacked along a leading axis."""
+    """All blocks, their parameters stacked along a leading axis.
 
-    config: EncoderConfig
+    Attributes:
+      block: the class of a block.
+    """
+
+    config: Any
     compute: ComputeConfig
+    block: type[Block] = Block
+
+    def relative_positions(self, length: int) -> Any:
+        """Returns what every block reads of the relative positions in rows of `length` columns: arrays, or None."""
+        return None
 
     @nn.compact
     def __call__(
@@ -157,16 +182,17 @@ class Stack(nn.Module):
         A head that reads one position per example needs no other output of the last layer: its queries, output
         projection and MLP are then computed at the slots only, with the same result.
         """
-        block = Block(self.config, self.compute)
+        block = self.block(self.config, self.compute)
         mask = Mask(segment_ids_BT, segment_ids_BT)
-        params = self.param("layers", init_stack(block, self.config.num_layers, x_BTD, x_BTD, mask))
+        relative = self.relative_positions(x_BTD.shape[1])
+        params = self.param("layers", init_stack(block, self.config.num_layers, x_BTD, x_BTD, mask, None, relative))
 
         def apply(layer: Any, x: Array, k: Key) -> Any:
-            return block.apply({"params": layer}, x, x, mask, k)
+            return block.apply({"params": layer}, x, x, mask, k, relative)
 
         def apply_at_slots(layer: Any, x: Array, k: Key) -> Any:
             slots_BSD = take_columns(x, slot_positions_BS)
-            return block.apply({"params": layer}, slots_BSD, x, mask.at(slot_positions_BS), k)
+            return block.apply({"params": layer}, slots_BSD, x, mask.at(slot_positions_BS), k, relative)
 
         last = None if slot_positions_BS is None else apply_at_slots
         return run_stack(apply, params, x_BTD, key, self.compute, last)
@@ -176,15 +202,19 @@ class EncoderTrunk(nn.Module):
     """Embeddings, a projection where they are narrower than the blocks, and the blocks.
 
     `embed` and `encode` are its halves, for a network of several trunks that read one set of embeddings.
+
+    Attributes:
+      blocks: the class of the stack.
     """
 
     config: EncoderConfig
     compute: ComputeConfig
+    blocks: type[Stack] = Stack
 
     def setup(self) -> None:
         self.embed = Embeddings(self.config, self.compute)
         nn.share_scope(self, self.embed)  # its parameters are the trunk's own
-        self.stack = Stack(self.config, self.compute)
+        self.stack = self.blocks(self.config, self.compute)
 
     @property
     def tokens(self) -> Float[Array, "V E"]:

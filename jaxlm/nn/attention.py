@@ -142,7 +142,7 @@ def attend(
     mask: Mask,
     compute: ComputeConfig,
     *,
-    bias: Float[Array, "1 N T S"] | None = None,
+    bias: Float[Array, "#B N T S"] | None = None,
     scale: float | None = None,
     dropout_rate: float = 0.0,
     key: Key = None,
@@ -158,7 +158,7 @@ def attend(
 
     Args:
       k_BSKH, v_BSKH: of K heads, each read by N / K query heads (grouped-query attention; Ainslie et al., 2023).
-      bias: added to the logits (T5's relative positions).
+      bias: added to the logits (relative positions).
       scale: of the logits; absent: 1 / sqrt(H).
       dropout_rate, key: dropout of the attention probabilities; none without a key.
     Raises:

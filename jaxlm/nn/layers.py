@@ -82,18 +82,28 @@ def dense(
     Returns:
       [..., sizes[contract:]] in the compute dtype.
     """
-    compute: ComputeConfig = cast(Any, module).compute
-    dtype = compute.dtype
-    kernel = param(module, name, _init_of(module, init), sizes, axes).astype(dtype)
+    kernel = param(module, name, _init_of(module, init), sizes, axes)
+    b = None
+    if bias:
+        b = param(module, f"{name}_bias", nn.initializers.zeros, sizes[contract:], axes[contract:])
+    return _affine(cast(Any, module).compute, x, kernel, b, axes, contract)
+
+
+def dense_again(module: nn.Module, name: str, x: jax.Array, axes: Sequence[str]) -> jax.Array:
+    """Maps another x [..., inputs] by the parameters of a `dense` that this module has declared before."""
+    kernel, bias = (meta.unbox(module.get_variable("params", key)) for key in (name, f"{name}_bias"))
+    return _affine(cast(Any, module).compute, x, kernel, bias, axes, 1)
+
+
+def _affine(
+    compute: ComputeConfig, x: jax.Array, kernel: jax.Array, bias: jax.Array | None, axes: Sequence[str], contract: int
+) -> jax.Array:
     # Gathered whole, in its half precision: else the TPU compiler multiplies by the parts of other devices in turn
     # (docs/design.md), where each adds into all of the product once more.
     gathered = ["act_embed" if axis == "embed" else axis for axis in axes]
-    kernel = checkpoint_name(constrain(kernel, gathered, compute.rules), _GATHERED)
-    y = _product(x.astype(dtype), kernel, contract, compute.flatten_products)
-    if bias:
-        b = param(module, f"{name}_bias", nn.initializers.zeros, sizes[contract:], axes[contract:])
-        y = y + add_leading_axes(b.astype(dtype), y.ndim)
-    return y
+    kernel = checkpoint_name(constrain(kernel.astype(compute.dtype), gathered, compute.rules), _GATHERED)
+    y = _product(x.astype(compute.dtype), kernel, contract, compute.flatten_products)
+    return y if bias is None else y + add_leading_axes(bias.astype(compute.dtype), y.ndim)
 
 
 def _init_of(module: nn.Module, init: Callable[..., jax.Array] | None) -> Callable[..., jax.Array]:
@@ -222,12 +232,18 @@ def relative_bias(
         distances, num_buckets=table_XN.shape[0], max_distance=max_distance, bidirectional=bidirectional
     )
     of_distance_NK = table_XN[buckets].T
+    num_heads, width = of_distance_NK.shape
+    return by_distance(jnp.broadcast_to(of_distance_NK[:, None], (num_heads, length, width)))[None]
+
+
+def by_distance(x: Float[Array, "*N T U"]) -> Float[Array, "*N T T"]:
+    """Returns y[..., t, s] = x[..., t, T - 1 + s - t], for x with an entry for each distance from 1 - T to T."""
     # Row t is the distances from -t on. Rows of 2T laid end to end and cut at 2T - 1 each start one earlier, which
     # spares the gradient a scatter of T^2 elements.
-    num_heads, width = of_distance_NK.shape
-    rows = jnp.broadcast_to(of_distance_NK[:, None], (num_heads, length, width)).reshape(num_heads, -1)
-    shifted = rows[:, : length * (width - 1)].reshape(num_heads, length, width - 1)
-    return shifted[None, :, :, length - 1 :]
+    *outer, length, width = x.shape
+    rows = x.reshape(*outer, -1)
+    shifted = rows[..., : length * (width - 1)].reshape(*outer, length, width - 1)
+    return shifted[..., length - 1 :]
 
 
 def split_key(key: Key, num: int) -> Sequence[Key]:

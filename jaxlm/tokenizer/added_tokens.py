@@ -111,7 +111,7 @@ def mark_special(
         token = named.get(role)
         if role not in named and family is not None and role in family.roles:
             usual = family.roles[role]
-            if backend.token_to_id(usual) is not None:
+            if family.adds_missing or backend.token_to_id(usual) is not None:
                 # The mask of these models stands for a word with the space before it.
                 token = AddedToken(usual, special=True, normalized=False, lstrip=usual == "<mask>")
         if token is not None:

@@ -30,6 +30,7 @@ class TokenizerFamily:
       adds_bos: BOS is put before a text unless the config says otherwise.
       extra_ids: number of T5's sentinels `<extra_id_i>` at the end of a vocabulary, the highest number first.
       model_types: further values of `model_type` in config.json whose tokenizers are read alike.
+      adds_missing: tokens of roles that the vocabulary lacks are added behind it.
       sentencepiece_file: name of the SentencePiece model in a directory; "": the family has none.
       sentencepiece_options: settings of the SentencePiece trainer; <unk> <s> </s> are 0, 1, 2 where these say nothing.
     """
@@ -44,6 +45,7 @@ class TokenizerFamily:
     adds_bos: bool = False
     extra_ids: int = 0
     model_types: tuple[str, ...] = ()
+    adds_missing: bool = False
     sentencepiece_file: str = ""
     sentencepiece_options: Mapping[str, Any] | None = None
 
@@ -87,6 +89,7 @@ def _t5_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.Temp
     return processors.TemplateProcessing(single=["$A", eos[0]], pair=["$A", eos[0], "$B", eos[0]], special_tokens=[eos])
 
 
+_BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 _FAIRSEQ = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
 
 FAMILIES = {
@@ -96,7 +99,7 @@ FAMILIES = {
             "bert",
             ("distilbert", "electra", "mobilebert"),
             ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"),
-            {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"},
+            _BERT,
             ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
             needs=("cls", "sep"),
             processor=_bert_processor,
@@ -120,6 +123,17 @@ FAMILIES = {
             processor=_xlm_roberta_processor,
             sentencepiece_file="sentencepiece.bpe.model",
             sentencepiece_options={},
+        ),
+        TokenizerFamily(
+            "deberta-v2",
+            (),
+            ("DebertaV2Tokenizer",),
+            {"bos": "[CLS]", "eos": "[SEP]", **_BERT},
+            ("[PAD]", "[CLS]", "[SEP]", "[UNK]"),
+            needs=("cls", "sep"),
+            processor=_bert_processor,
+            adds_missing=True,
+            sentencepiece_file="spm.model",
         ),
         TokenizerFamily(
             "t5",

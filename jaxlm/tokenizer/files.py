@@ -26,7 +26,7 @@ from jaxlm.tokenizer.families import guess_family, post_processor
 from jaxlm.tokenizer.layout import TokenLayout
 from jaxlm.tokenizer.reading import read_json
 from jaxlm.tokenizer.settings import check_settings, follow_config
-from jaxlm.tokenizer.vocabulary_files import SENTENCEPIECE, from_vocabulary
+from jaxlm.tokenizer.vocabulary_files import SENTENCEPIECE, from_vocabulary, remade
 
 _KEPT = ("vocab.txt", "vocab.json", "merges.txt", *SENTENCEPIECE, "chat_template.jinja")
 _LARGEST_ID = 2**27
@@ -95,6 +95,7 @@ def _from_json(path: Path, found: Declared, config: Mapping[str, Any]) -> tokeni
             # Unigram scores again: the library's JSON reader may change their last bit, Python's does not.
             scores = [(piece, score) for piece, score in model["vocab"]]
             backend.model = models.Unigram(scores, model.get("unk_id"), bool(model.get("byte_fallback")))
+        remade(backend, found.family, config)
     except Exception as error:  # the library raises nothing narrower
         raise UserError(f"{path}: not a valid tokenizer.json ({error}); copy or download it again") from error
     # Many published files carry the settings of the run that saved them.

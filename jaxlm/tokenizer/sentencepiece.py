@@ -24,7 +24,13 @@ _FAIRSEQ_HEAD = ("<s>", "<pad>", "</s>", "<unk>")
 
 
 def read(
-    path: Path, *, fairseq: bool = False, extra_ids: int | None = 0, legacy: bool = True, prefix: bool | None = None
+    path: Path,
+    *,
+    fairseq: bool = False,
+    extra_ids: int | None = 0,
+    legacy: bool = True,
+    prefix: bool | None = None,
+    plain: bool = False,
 ) -> tokenizers.Tokenizer:
     """Returns a backend without post-processor.
 
@@ -36,6 +42,7 @@ def read(
         pieces have sentinels already, as mT5's.
       legacy: the text after a special token also gets the leading space mark; Llama's `legacy` flag.
       prefix: a text gets a leading space mark at all; None: as the model file says.
+      plain: only Unigram without byte fallback will do.
     Raises:
       UserError: not a SentencePiece model, or one of type word or char.
     """
@@ -61,6 +68,8 @@ def read(
         unk_id = _FAIRSEQ_HEAD.index("<unk>")
     pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(extra_ids))]
 
+    if plain and (trainer.model_type != _UNIGRAM or trainer.byte_fallback):
+        raise UserError(f"{path}: expected a SentencePiece model of type unigram without byte fallback")
     if trainer.model_type == _UNIGRAM:
         backend = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=unk_id, byte_fallback=trainer.byte_fallback))
     elif trainer.model_type == _BPE:

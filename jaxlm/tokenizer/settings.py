@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
 from jaxlm.errors import UserError
 from jaxlm.tokenizer.declared import Declared
 
 _SWITCHES = (
-    "add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_case", "legacy", "split_special_tokens",
-    "strip_accents", "tokenize_chinese_chars",
+    "add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_case", "legacy", "split_by_punct",
+    "split_special_tokens", "strip_accents", "tokenize_chinese_chars",
 )  # fmt: skip
 _SIDES = ("padding_side", "truncation_side")
 _MOST_EXTRA_IDS = 100_000
@@ -53,16 +55,33 @@ def bert_normalizer(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def deberta_steps(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the normalizer, pre-tokenizer and decoder that DebertaV2Tokenizer makes from its config, whatever its
+    files say."""
+    lower = [normalizers.Lowercase()] if config.get("do_lower_case") else []
+    spaces = [normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "), normalizers.NFC(), normalizers.Strip(False, True)]
+    scheme = "first" if config.get("add_prefix_space") is False else "always"
+    punctuation = [pre_tokenizers.Punctuation("isolated")] if config.get("split_by_punct") else []
+    return {
+        "normalizer": normalizers.Sequence([*lower, *spaces]),
+        "pre_tokenizer": pre_tokenizers.Sequence([*punctuation, pre_tokenizers.Metaspace("▁", scheme)]),
+        "decoder": decoders.Metaspace("▁", scheme),
+    }
+
+
 def follow_config(rules: dict[str, Any], found: Declared, config: Mapping[str, Any]) -> None:
     """Changes the contents of a tokenizer.json where a class of Transformers goes by tokenizer_config.json instead.
 
     BertTokenizer makes its normalizer anew; byte-level classes decide by `add_prefix_space` (absent: no) whether a text
-    begins with a space, SentencePiece's by the same key where it is there. A generic class changes nothing.
+    begins with a space, SentencePiece's by the same key where it is there. Of DeBERTa's only the vocabulary counts
+    (`deberta_steps`). A generic class changes nothing.
     """
     name = "" if found.family is None else found.family.name
     normalizer = rules.get("normalizer")
     if name == "bert" and isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
         rules["normalizer"] = {**normalizer, **bert_normalizer(config)}
+    if name == "deberta-v2":
+        rules["post_processor"] = None
     space = config.get("add_prefix_space")
     if found.is_byte_level:
         _set_prefix(rules, bool(space), "always")

@@ -14,9 +14,11 @@ from jaxlm.tokenizer import sentencepiece
 from jaxlm.tokenizer.declared import Declared, check_readable
 from jaxlm.tokenizer.families import FAMILIES, TokenizerFamily, guess_family
 from jaxlm.tokenizer.reading import read_text
-from jaxlm.tokenizer.settings import bert_normalizer
+from jaxlm.tokenizer.settings import bert_normalizer, deberta_steps
 
-SENTENCEPIECE = {FAMILIES[name].sentencepiece_file: FAMILIES[name] for name in ("t5", "llama", "xlm-roberta")}
+SENTENCEPIECE = {
+    FAMILIES[name].sentencepiece_file: FAMILIES[name] for name in ("t5", "llama", "xlm-roberta", "deberta-v2")
+}
 """Name of a SentencePiece model -> the family that usually has it."""
 _BYTE_LEVEL = ("vocab.json", "merges.txt")
 _FORMATS = ("tokenizer.json", "vocab.txt", " + ".join(_BYTE_LEVEL), *SENTENCEPIECE)
@@ -68,7 +70,18 @@ def from_vocabulary(
     options: dict[str, Any] = {"legacy": config.get("legacy") is not False, "fairseq": family.name == "xlm-roberta"}
     if family.name in ("llama", "xlm-roberta"):
         options["prefix"] = config.get("add_prefix_space")
-    return sentencepiece.read(directory / model, extra_ids=extra_ids, **options), family
+    backend = sentencepiece.read(directory / model, extra_ids=extra_ids, plain=family.name == "deberta-v2", **options)
+    return remade(backend, family, config), family
+
+
+def remade(
+    backend: tokenizers.Tokenizer, family: TokenizerFamily | None, config: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """Returns the backend with the rules that a class of Transformers makes anew around any vocabulary."""
+    if family is not None and family.name == "deberta-v2":
+        for part, step in deberta_steps(config).items():
+            setattr(backend, part, step)
+    return backend
 
 
 def bert_backend(vocab: Mapping[str, int], unk: str, *, lowercase: bool, **normalizer: Any) -> tokenizers.Tokenizer:

@@ -20,6 +20,7 @@ SIZES = {"vocab_size": 64, "num_layers": 3, "embed_dim": 16, "num_heads": 4, "ml
 """Layers: an odd number, so that a scan of two has a remainder. The rest divides by eight devices."""
 FAMILY_SIZES = {
     "bert": {},
+    "deberta-v2": {"num_buckets": 8, "max_distance": 12, "num_types": 2, "absolute_positions": True},
     "distilbert": {},
     "electra": {"table_dim": 8},
     "gpt2": {"pad_id": 0},

@@ -37,6 +37,15 @@ def random_config(family: str, seed: int) -> Any:
             family, **common, n_layers=layers, n_heads=heads, dim=width, hidden_dim=mlp, activation=act,
             seq_classif_dropout=pick(0, 0.2), sinusoidal_pos_embds=bool(seed % 2),
         )  # fmt: skip
+    if family == "deberta-v2":
+        return AutoConfig.for_model(
+            family, **common, num_hidden_layers=layers, num_attention_heads=heads, hidden_size=width,
+            intermediate_size=mlp, hidden_act=act, layer_norm_eps=eps, type_vocab_size=pick(0, 2, 3),
+            pooler_hidden_act=pick("gelu", "tanh"), pooler_dropout=pick(0, 0.1), cls_dropout=pick(None, 0, 0.3),
+            relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=bool(seed % 2 == 0 or pick(0, 1)),
+            position_buckets=pick(-1, 4, 6), max_relative_positions=pick(-1, 7, 24),
+            norm_rel_ebd=pick("none", "layer_norm"), position_biased_input=bool(pick(0, 0, 1)),
+        )  # fmt: skip
     if family == "modernbert":
         rope = {"full_attention": 160.0, "sliding_attention": 10.0}
         return AutoConfig.for_model(

@@ -23,7 +23,7 @@ from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
 
-ENCODERS = ("bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
+ENCODERS = ("bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
 encoders = pytest.mark.parametrize("family", ENCODERS)
 # Counted on the Hub's pages of bert-base-uncased, roberta-base, distilbert-base-uncased and ModernBERT-base.
 PUBLISHED = {"bert": 109_514_298, "roberta": 124_697_433, "distilbert": 66_985_530, "modernbert": 149_655_232}
@@ -123,6 +123,7 @@ def test_golden_logits(family, tmp_path):
 # What older files, and those of other frameworks, hold beside a head that is tied to the token table.
 DUPLICATES = {
     "bert": ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "cls.seq_relationship.weight"),
+    "deberta-v2": ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
     "distilbert": ("vocab_projector.weight",),
     "electra": ("generator_lm_head.weight",),
     "modernbert": ("decoder.weight",),

@@ -29,7 +29,7 @@ from helpers.tiny_models import (
 
 from jaxlm import models
 from jaxlm.errors import UserError
-from jaxlm.models import FAMILIES, Model, encoder, get_family, gpt2, llama
+from jaxlm.models import FAMILIES, Model, deberta, encoder, get_family, gpt2, llama
 from jaxlm.models.base import flatten, override
 from jaxlm.nn import attention, heads
 from jaxlm.nn.dropout import dropout
@@ -39,7 +39,7 @@ from jaxlm.parallel.sharding import Rules
 TRUNKS = ("electra", "gpt2", "llama", "modernbert")
 RATES = {"dropout": 0.1, "attention_dropout": 0.1, "classifier_dropout": 0.1}
 families = pytest.mark.parametrize("family", FAMILY_SIZES)
-trunks = pytest.mark.parametrize("family", TRUNKS)
+trunks = pytest.mark.parametrize("family", [*TRUNKS, pytest.param("deberta-v2", marks=pytest.mark.slow)])
 KEYS = [jax.random.key(seed, impl="rbg") for seed in (0, 1)]  # compiles faster than the default generator
 PRESETS = [(name, preset) for name, family in FAMILIES.items() for preset in family.presets]
 
@@ -223,6 +223,7 @@ def test_dropout_follows_the_key(family):
     ("family", "hidden", "classifier"),
     [
         ("bert", 1 + 3 * 2, 1),
+        ("deberta-v2", 1 + 3 * 3, 1),
         ("distilbert", 1 + 3, 1),
         ("electra", 1 + 3 * 2, 2),
         ("gpt2", 1 + 3 * 2, 1),
@@ -240,7 +241,7 @@ def test_dropout_acts_at_the_places_of_the_published_models(family, hidden, clas
         drawn[rate] += rate > 0 and key is not None
         return dropout(x, rate, key)
 
-    for module in (attention, heads, encoder, gpt2, llama):
+    for module in (attention, heads, encoder, deberta, gpt2, llama):
         monkeypatch.setattr(module, "dropout", counted)
     batch = inputs(packed_batch(), model)
     jax.eval_shape(model.apply, model.shapes, batch, None)
@@ -300,7 +301,7 @@ def test_initialisation_follows_its_formula_and_key():
 
 
 def test_mistakes_in_a_model_choice_are_named():
-    with pytest.raises(UserError, match=r"here: model type 'gpt9' is not supported; supported: bert, distilbert"):
+    with pytest.raises(UserError, match=r"here: model type 'gpt9' is not supported; supported: bert, deberta-v2, dist"):
         get_family("gpt9", "here")
     with pytest.raises(UserError, match=r"'bert' has no span head; it has: classification"):
         Model(FAMILIES["bert"], FAMILIES["bert"].presets["tiny"], "span", 2).init(jax.random.key(0))

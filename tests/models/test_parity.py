@@ -169,13 +169,15 @@ def test_bare_trunk_without_prefix(family, tmp_path, transformers):
     ("family", "kind"),
     [
         *((family, "ForMaskedLM") for family in ("Bert", "DistilBert", "Electra", "Roberta", "XLMRoberta")),
+        ("DebertaV2", "ForMaskedLM"),
         *((family, "ForPreTraining") for family in ("Bert", "Electra")),
         *((family, "ForTokenClassification") for family in ("Electra", "Roberta", "XLMRoberta")),
         *((family, "ForQuestionAnswering") for family in ("Bert", "DistilBert", "Electra", "Roberta", "XLMRoberta")),
     ],
 )
 def test_other_heads_are_ignored(family, kind, tmp_path, transformers):
-    config = random_config("xlm-roberta" if family == "XLMRoberta" else family.lower(), 3)
+    model_types = {"DebertaV2": "deberta-v2", "XLMRoberta": "xlm-roberta"}
+    config = random_config(model_types.get(family, family.lower()), 3)
     config.num_labels = 2
     theirs = randomise(getattr(transformers, family + kind)(config))
     theirs.save_pretrained(tmp_path / "in")

@@ -12,7 +12,8 @@ from jaxlm.hf.checkpoint import export_model
 from jaxlm.models import FAMILIES, Model
 
 pytestmark = pytest.mark.parity
-encoders = pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"])
+ENCODERS = ("bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
+encoders = pytest.mark.parametrize("family", ENCODERS)
 
 
 def their_logits(model, texts: list[Example]) -> list[np.ndarray]:
