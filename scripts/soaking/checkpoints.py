@@ -47,6 +47,8 @@ def soak(folder: Path, outcomes: Outcomes) -> None:
         abstract = plan.abstract_state()._asdict()
         del abstract["frozen"]
         digests = {s: tree_digest(checkpoints.restore(abstract, s)[1]["params"]) for s in checkpoints.all_steps()}
+    if newest == best:
+        outcomes.fault("an undisturbed run", "its newest checkpoint is the best, so that only one would be damaged")
     rng = random.Random(1)
     for step in dict.fromkeys((newest, best)):
         files = sorted(path.relative_to(saved) for path in (saved / str(step)).rglob("*") if path.is_file())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 from helpers.finetuning_runs import run, write_config
+from helpers.saved_states import tree_digest
 
 from jaxlm.config.loading import load_config
 from jaxlm.hf.checkpoint import HFCheckpoint, load_params
@@ -28,23 +29,28 @@ def soak_checkpoint_files(folder: Path, outcomes: Outcomes) -> None:
         outcomes.fault("an undisturbed run", "failed")
         return
     sound, rng = folder / "runs/tiny/model", random.Random(4)
+    expected = _open(sound)
     for number in range(CHECKPOINTS):
         copy = folder / "copy"
         shutil.copytree(sound, copy)
         name = ("model.safetensors", "model.safetensors.index.json", "config.json")[number % 3]
         _damage(copy, name, rng)
         what = f"{name} {number}"
-        _, problem = outcomes.attempt(what, lambda: _open(copy))  # noqa: B023
-        outcomes.add(name, problem or "read")
+        read, problem = outcomes.attempt(what, lambda: _open(copy))  # noqa: B023
+        if problem is None and name != "config.json" and read != expected:
+            outcomes.fault(what, "other parameters are read")
+        else:
+            outcomes.add(name, problem or "read")
         shutil.rmtree(copy)
     jax.clear_caches()
 
 
-def _open(directory: Path) -> None:
+def _open(directory: Path) -> str:
+    """A digest of the parameters."""
     checkpoint = HFCheckpoint(directory)
     sizes = checkpoint.model_config
     model = Model(checkpoint.family, sizes, "classification", 2)
-    load_params(checkpoint, model, jax.random.key(0))
+    return tree_digest(load_params(checkpoint, model, jax.random.key(0)).params)
 
 
 def _damage(directory: Path, name: str, rng: random.Random) -> None:

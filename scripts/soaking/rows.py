@@ -44,6 +44,8 @@ def soak(folder: Path, outcomes: Outcomes) -> None:
             if not _write(path, kind, odd, broken=broken, rng=rng):
                 outcomes.add(kind, "no such cell in the format")
                 continue
+            in_two = kind == "tsv" and "\n" in f"{odd.get('text')}{odd.get('label')}"  # no quotes hold lines together
+            totals = range(len(GOOD) + 1, len(GOOD) + (4 if in_two else 2))
             for policy in ("stop", "skip"):
                 what = f"{kind}, {policy}, row {number}: {str(odd)[:120]}{' (bytes changed)' if broken else ''}"
                 data = DataConfig.model_validate({"train": {"path": str(path)}, "on_bad_row": policy, "max_length": 16})
@@ -53,6 +55,8 @@ def soak(folder: Path, outcomes: Outcomes) -> None:
                     outcomes.add(kind, f"{problem}, {policy}")
                 elif policy == "stop" and found["skipped"]:
                     outcomes.fault(what, "a row is left out")
+                elif not broken and found["used"] + found["skipped"] not in totals:
+                    outcomes.fault(what, f"{found['used']} rows are used and {found['skipped']} are skipped")
                 elif found["skipped"] and "skipped" not in said.text:
                     outcomes.fault(what, "a row is left out, and nothing is said")
                 else:
@@ -62,7 +66,10 @@ def soak(folder: Path, outcomes: Outcomes) -> None:
 def _load(data: DataConfig, tokenizer: Any) -> dict[str, int]:
     sources = open_tables(data, ("train",), ("text",), ("label",))
     task = Classification.create(ClassificationConfig(), Context(data, tokenizer), sources)
-    return task.datasets(sources)["train"].describe()
+    made = task.datasets(sources)["train"]
+    examples = made.examples()
+    assert examples is not None
+    return {"used": len({example.row for example in examples.examples}), "skipped": made.describe()["skipped"]}
 
 
 def _write(path: Path, kind: str, odd: dict[str, Any], *, broken: bool, rng: random.Random) -> bool:
