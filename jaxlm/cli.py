@@ -15,7 +15,8 @@ from typing import Any
 from jaxlm.console import printable, setup_logging
 from jaxlm.errors import Interrupted, RunFailure, UserError
 from jaxlm.files import sha256
-from jaxlm.local_paths import check_local
+from jaxlm.local_paths import check_local, expand
+from jaxlm.parallel.backends import explain_absent
 from jaxlm.parallel.cluster import Cluster, detect_cluster
 from jaxlm.parallel.cpu_env import restart_with_settings
 from jaxlm.parallel.launch import supervise
@@ -52,11 +53,17 @@ _PATHS = ("config", "data", "input", "model", "output", "paths", "plugin", "run"
 
 
 def _check_paths(options: argparse.Namespace) -> None:
-    """Raises UserError where an option names a path of another machine."""
+    """Puts the home folder for `~/` in options that are paths.
+
+    Raises:
+      UserError: an option names a path of another machine.
+    """
     for name in _PATHS:
         given = getattr(options, name, None) or ()
         for path in [given] if isinstance(given, str) else given:
             check_local(path, "convert" if name == "paths" else f"--{name}")
+        if given:
+            setattr(options, name, expand(given) if isinstance(given, str) else [expand(str(path)) for path in given])
 
 
 def _run_one_of_several(options: argparse.Namespace, cluster: Cluster) -> int:
@@ -89,6 +96,10 @@ def _run(options: argparse.Namespace, run_command: Callable[[argparse.Namespace]
         return _fail("failed", error, 1)
     except KeyboardInterrupt as error:
         return _fail("interrupted", str(error) or "nothing was saved", 3)
+    except RuntimeError as error:
+        if (absent := explain_absent(error)) is None:
+            raise
+        return _fail("error", absent, 2)
     except BrokenPipeError:  # the reader of our standard output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
 
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, nearest
 
+_LFS = b"version https://git-lfs.github.com/spec/"
 _REMOTE = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
@@ -22,6 +25,8 @@ def problem(path: str | Path) -> str | None:
     if match is None:
         return None
     scheme = match[1].lower()
+    if scheme in ("http", "https", "ftp"):
+        return f"expected a path of this machine, found {path}: download it first, and name the file"
     if scheme == "file":
         return f"expected a path without file://, found {path}"
     return (
@@ -36,11 +41,46 @@ def check_local(path: str | Path, key: str) -> None:
         raise UserError(f"{key}: {why}")
 
 
+def expand(path: str) -> str:
+    """Returns a path with the home folder in the place of `~`, as a shell does."""
+    return os.path.expanduser(path) if path == "~" or path.startswith("~/") else path
+
+
+def missing(path: Path, *, folders: bool = False) -> str:
+    """Ends a message about a path that is not there: with the nearest name beside it, and the working directory.
+
+    Args:
+      folders: a folder is looked for, not a file.
+    """
+    parent = path.parent
+    if not parent.is_dir():
+        message = f"; there is no folder {parent} either"
+    else:
+        there = sorted(entry.name for entry in parent.iterdir() if (entry.is_dir() if folders else entry.is_file()))
+        near = nearest(path.name, there)
+        if near is not None:
+            message = f"; did you mean {str(parent / near)!r}?"
+        else:
+            message = f"; {parent} holds: {', '.join(there[:8])}" if there else f"; {parent} holds none"
+    if path.is_absolute():
+        return message
+    return f"{message} (relative paths are taken from the working directory, {Path.cwd()})"
+
+
+def check_fetched(path: Path) -> None:
+    """Raises UserError where a file is the pointer that Git LFS leaves in the place of one."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise UserError(
+                f"{path}: a pointer of Git LFS stands in the place of the file; fetch it with `git lfs pull`"
+            )
+
+
 def _validated(path: str) -> str:
     if (why := problem(path)) is not None:
         raise ValueError(why)
-    return path
+    return expand(path)
 
 
 LocalPath = Annotated[str, AfterValidator(_validated)]
-"""A path in a config section."""
+"""A path in a config section; `~/` is the home folder."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +11,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from jaxlm.config.nodes import Dumper, Node, parse
+from jaxlm.config.other_names import OTHER_NAMES
 from jaxlm.config.reference import describe, sections_of, walk
 from jaxlm.config.schema import Config, include_registered_tasks
 from jaxlm.errors import UserError, did_you_mean, nearest
-
-# The YAML 1.2 core schema. YAML 1.1, PyYAML's own, reads `1e-3` as text and the label `no` as a boolean.
-# Each type with its pattern and the characters it may begin with.
-_CORE_SCHEMA = {
-    "null": (r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    "bool": (r"(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    "int": (r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", list("-+0123456789")),
-    "float": (
-        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
-        list("-+.0123456789"),
-    ),
-}
-_TAG = "tag:yaml.org,2002:"
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that resolves plain scalars by the core schema alone."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes a text which either version of YAML would take for something else."""
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _kind, (_pattern, _first) in _CORE_SCHEMA.items():
-    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(_pattern), _first)
-    _Dumper.add_implicit_resolver(_TAG + _kind, re.compile(_pattern), _first)
-
-
-@dataclass
-class _Node:
-    """One value of the document and where it was written."""
-
-    value: Any  # a scalar, dict[str, _Node] or list[_Node]
-    where: str
-    raw: str | None = None  # a plain scalar as it was written
-    touched: list[str] = field(default_factory=list)  # overrides of something below
-
-    def child(self, key: str | int) -> _Node | None:
-        if isinstance(self.value, dict):
-            return self.value.get(str(key))
-        if isinstance(self.value, list) and re.fullmatch(r"[0-9]+", str(key)) and int(key) < len(self.value):
-            return self.value[int(key)]
-        return None
-
-    def plain(self) -> Any:
-        """The value without places."""
-        if isinstance(self.value, dict):
-            return {key: node.plain() for key, node in self.value.items()}
-        if isinstance(self.value, list):
-            return [node.plain() for node in self.value]
-        return self.value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -84,7 +32,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """
     include_registered_tasks()
     mistakes: list[str] = []
-    root = _parse(_read(path), lambda line: f"{path}:{line}", mistakes)
+    root = parse(_read(path), lambda line: f"{path}:{line}", mistakes)
     if root is None:
         raise UserError(f"{path}: the file is empty; expected a mapping with at least the key name")
     if not isinstance(root.value, dict):
@@ -95,12 +43,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def override_config(config: Config, overrides: Sequence[str]) -> Config:
     """Returns a config with some keys changed; `overrides` and errors as in `load_config`."""
     mistakes: list[str] = []
-    root = _parse(dump_config(config), lambda _: config.name, mistakes)
+    root = parse(dump_config(config), lambda _: config.name, mistakes)
     assert root is not None
     return _resolve(root, overrides, mistakes)
 
 
-def _resolve(root: _Node, overrides: Sequence[str], mistakes: list[str]) -> Config:
+def _resolve(root: Node, overrides: Sequence[str], mistakes: list[str]) -> Config:
     for override in overrides:
         _apply(root, override, mistakes)
     config = _validate(root, mistakes)
@@ -111,7 +59,7 @@ def _resolve(root: _Node, overrides: Sequence[str], mistakes: list[str]) -> Conf
 
 def dump_config(config: Config) -> str:
     """Returns YAML that `load_config` reads back as an equal config."""
-    return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(config.model_dump(), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _read(path: Path) -> str:
@@ -131,61 +79,7 @@ def _read(path: Path) -> str:
         raise UserError(f"{path}:{line}: expected UTF-8, found {found}") from None
 
 
-def _parse(text: str, where: Callable[[int], str], mistakes: list[str]) -> _Node | None:
-    """Returns the document as nodes, None if there is none; duplicate keys go to `mistakes`."""
-    try:
-        document = yaml.compose(text, _Loader)
-    except yaml.MarkedYAMLError as e:
-        line = e.problem_mark.line + 1 if e.problem_mark else 1
-        raise UserError(f"{where(line)}: not valid YAML: {e.problem or e.context}") from None
-    except yaml.YAMLError as e:
-        raise UserError(f"{where(1)}: not valid YAML: {e}") from None
-    except RecursionError:
-        raise UserError(f"{where(1)}: lists or mappings are nested too deeply") from None
-    return None if document is None else _convert(document, document.start_mark.line + 1, where, mistakes, ())
-
-
-def _convert(
-    node: yaml.Node, line: int, where: Callable[[int], str], mistakes: list[str], above: tuple[yaml.Node, ...]
-) -> _Node:
-    place = where(line)
-    if any(node is parent for parent in above):
-        raise UserError(f"{place}: an alias refers to what it stands in")
-    above = (*above, node)
-    if isinstance(node, yaml.ScalarNode):
-        return _Node(_scalar(node, place), place, node.value if node.style is None else None)
-    if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
-        raise UserError(f"{place}: the tag {node.tag} is not supported")
-    if isinstance(node, yaml.SequenceNode):
-        return _Node([_convert(item, item.start_mark.line + 1, where, mistakes, above) for item in node.value], place)
-    children: dict[str, _Node] = {}
-    for key, value in node.value:
-        key_line = key.start_mark.line + 1
-        if not isinstance(key, yaml.ScalarNode):
-            raise UserError(f"{where(key_line)}: expected a word as key, found a list or mapping")
-        if key.value in children:
-            mistakes.append(f"{where(key_line)}: {key.value} stands twice, first at {children[key.value].where}")
-        children[key.value] = _convert(value, key_line, where, mistakes, above)
-    return _Node(children, place)
-
-
-def _scalar(node: yaml.ScalarNode, place: str) -> Any:
-    kind, text = node.tag.removeprefix(_TAG), node.value
-    if kind == "str":
-        return text
-    pattern, _ = _CORE_SCHEMA.get(kind, (None, []))
-    if pattern is None or not re.match(pattern, text):
-        raise UserError(f"{place}: the tag {node.tag} is not supported for {text!r}")
-    if kind == "int" and len(text) > 1000:
-        raise UserError(f"{place}: an integer of {len(text)} digits; expected at most 64 bits")
-    if kind == "int":
-        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
-    if kind == "float":
-        return float(re.sub(r"\.(?=[iInN])", "", text))
-    return None if kind == "null" else text.lower() == "true"
-
-
-def _apply(root: _Node, override: str, mistakes: list[str]) -> None:
+def _apply(root: Node, override: str, mistakes: list[str]) -> None:
     """Sets one `key.path=value` in the document."""
     place = f"override '{override}'"
     dotted, equals, text = override.partition("=")
@@ -194,7 +88,7 @@ def _apply(root: _Node, override: str, mistakes: list[str]) -> None:
         mistakes.append(f"{place}: expected key.path=value")
         return
     try:
-        value = _parse(text, lambda _: place, mistakes) or _Node(None, place)
+        value = parse(text, lambda _: place, mistakes) or Node(None, place)
     except UserError as e:
         mistakes.append(f"{e} (quote the value?)")
         return
@@ -210,12 +104,12 @@ def _apply(root: _Node, override: str, mistakes: list[str]) -> None:
             return
         node.touched.append(place)
         if last or child is None:
-            child = value if last else _Node({}, place)
+            child = value if last else Node({}, place)
             node.value[key if isinstance(node.value, dict) else int(key)] = child
         node = child
 
 
-def _validate(root: _Node, mistakes: list[str]) -> Config | None:
+def _validate(root: Node, mistakes: list[str]) -> Config | None:
     """Returns the config, or None with the schema's complaints appended to `mistakes`."""
     try:
         return Config.model_validate_json(json.dumps(root.plain()), strict=True)
@@ -234,7 +128,7 @@ def _validate(root: _Node, mistakes: list[str]) -> Config | None:
     return None
 
 
-def _follow(root: _Node, location: Sequence[str | int]) -> tuple[tuple[str, ...], list[_Node]]:
+def _follow(root: Node, location: Sequence[str | int]) -> tuple[tuple[str, ...], list[Node]]:
     """Returns the keys and nodes that a pydantic location leads through, leaving out its names of union members."""
     keys: list[str] = []
     path = [root]
@@ -246,7 +140,7 @@ def _follow(root: _Node, location: Sequence[str | int]) -> tuple[tuple[str, ...]
     return tuple(keys), path
 
 
-def _retype(node: _Node, error_type: str) -> bool:
+def _retype(node: Node, error_type: str) -> bool:
     """Where the schema wants it, takes a plain scalar as the text that was written, or a whole float as an integer."""
     if error_type == "string_type" and node.raw is not None and isinstance(node.value, (bool, int, float)):
         node.value = node.raw
@@ -257,7 +151,7 @@ def _retype(node: _Node, error_type: str) -> bool:
     return False
 
 
-def _explain(keys: tuple[str, ...], node: _Node, error: Any) -> str:
+def _explain(keys: tuple[str, ...], node: Node, error: Any) -> str:
     dotted = ".".join(keys)
     match error["type"]:
         case "extra_forbidden":
@@ -272,7 +166,9 @@ def _explain(keys: tuple[str, ...], node: _Node, error: Any) -> str:
         case "value_error":
             return f"{dotted}: {error['ctx']['error']}"
         case "string_pattern_mismatch":
-            return f"{dotted}: expected text matching {error['ctx']['pattern']}, found {_show(node.plain())}"
+            info = _field(keys, error["loc"])
+            rule = info.description.rpartition(": ")[2].rstrip(".") if info and info.description else ""
+            return f"{dotted}: expected {rule or error['ctx']['pattern']}; found {_show(node.plain())}"
     return f"{dotted}: expected {_expected(keys, error['loc'])}, found {_show(node.plain())}"
 
 
@@ -308,6 +204,9 @@ def _hint(keys: tuple[str, ...], location: Sequence[str | int]) -> str:
     siblings = [key for key in dict.fromkeys(siblings) if _field((*keys[:-1], key), location)]
     namesakes = [key for key, _ in walk() if key.rpartition(".")[2] == keys[-1] and key != ".".join(keys)]
     near = nearest(keys[-1], siblings)
+    other = OTHER_NAMES.get(keys[-1])
+    if other is not None and not namesakes:
+        return f"did you mean {other}?"
     if namesakes or near:
         return f"did you mean {' or '.join(dict.fromkeys(namesakes)) or prefix + str(near)}?"
     return f"known keys: {', '.join(siblings)}"

@@ -21,7 +21,7 @@ class Config(Section):
     """A whole run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the run and of its directory: letters, digits, `.`, `_` and `-`."""
+    """Name of the run and of its directory: letters from a to z, digits, `.`, `_` and `-`, a letter or digit first."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of initialization, dropout and the order of the rows."""
     model: ModelConfig = ModelConfig()

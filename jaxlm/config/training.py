@@ -51,7 +51,9 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _length(self) -> TrainConfig:
         if self.steps is not None and self.epochs is not None:
-            raise ValueError("expected steps or epochs, not both")
+            raise ValueError(
+                "expected steps or epochs, not both; set the other to null (train.epochs=null or train.steps=null)"
+            )
         return self
 
 

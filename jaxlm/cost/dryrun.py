@@ -10,6 +10,7 @@ from jaxlm.config.schema import Config
 from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
 from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.training.plan import Plan, make_plan
+from jaxlm.training.run import select_metric
 from jaxlm.training.state import bytes_on_device
 
 
@@ -20,6 +21,7 @@ def dry_run(config: Config) -> str:
       UserError: as the run itself would.
     """
     setup = make_setup(config)
+    select_metric(setup)
     params, initialized = setup.init_params()
     del params  # read once, so that a damaged checkpoint shows now
     plan = make_plan(setup)

@@ -20,11 +20,22 @@ from jaxlm.hf.redundant import check_redundant
 from jaxlm.hf.shards import WEIGHTS, write_tensors
 from jaxlm.hf.tensors import Tensors
 from jaxlm.hf.transfer import Index, entries, on_host, place
+from jaxlm.local_paths import check_fetched
 from jaxlm.models import Family, Model, get_family
 from jaxlm.models.base import Head, flatten
 from jaxlm.models.weight_map import Plan, Rule, plan_import, rules_for
 
 log = logging.getLogger("jaxlm")
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without a config.json may be."""
+    if (folder / "adapter_config.json").is_file():
+        return "; this one holds an adapter of PEFT: merge it into its model (merge_and_unload), and save that"
+    if any(folder.glob("*.gguf")):
+        return "; GGUF files are not read: take the model's safetensors"
+    inner = min(folder.glob("*/config.json"), default=None)
+    return "" if inner is None else f"; did you mean {inner.parent}?"
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,10 @@ class HFCheckpoint:
     def config(self) -> dict[str, Any]:
         path = self.directory / "config.json"
         if not path.is_file():
-            raise UserError(f"{self.directory}: no config.json; expected an HF-format model directory")
+            raise UserError(
+                f"{self.directory}: no config.json; expected an HF-format model directory{_instead(self.directory)}"
+            )
+        check_fetched(path)
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
@@ -72,12 +86,13 @@ class HFCheckpoint:
     @property
     def model_config(self) -> Any:
         """The family's config object."""
+        family, config = self.family, self.config
         try:
-            return self.family.from_hf(self.config)
+            return family.from_hf(config)
         except UserError as error:
             raise UserError(f"{self.directory}: {error}") from error
         except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
-            reason = f"{self.family.name} model ({type(error).__name__}: {error})"
+            reason = f"{family.name} model ({type(error).__name__}: {error})"
             raise UserError(f"{self.directory}: config.json is not that of a {reason}") from error
 
     @property

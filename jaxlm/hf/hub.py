@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from jaxlm.errors import RunFailure, UserError
-from jaxlm.local_paths import check_local
+from jaxlm.errors import RunFailure, UserError, nearest
+from jaxlm.local_paths import check_local, missing
 
 # What jaxlm reads; nothing that would have to be unpickled is ever fetched.
 FILES = (
@@ -40,8 +41,29 @@ def find_model_dir(name: str, *, key: str, revision: str | None = None) -> Path:
     if path.exists():
         raise UserError(f"{key}: {name} is a file; expected a directory with config.json and model.safetensors")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"{key}: no directory {name}; expected an HF-format directory, a run directory or a hub id")
+        raise UserError(
+            f"{key}: no directory {name}; expected an HF-format directory, a run directory or a hub id"
+            f"{missing(path, folders=True)}"
+        )
+    if revision is None:
+        _check_no_mistyped_path(name, path, key)
     return _download(name, key, revision)
+
+
+def _check_no_mistyped_path(name: str, path: Path, key: str) -> None:
+    """Raises UserError for what is rather a path than a hub id: its folder, or one of nearly its name, is here."""
+    import huggingface_hub
+
+    near = [other for other in path.parent.glob("*") if other.is_dir() and nearest(path.name, [other.name])]
+    if not near and (path.parent == Path() or not path.parent.is_dir()):
+        return
+    with contextlib.suppress(ValueError):  # what is no hub id
+        if huggingface_hub.try_to_load_from_cache(name, "config.json") is not None:
+            return
+    raise UserError(
+        f"{key}: no directory {name}{missing(path, folders=True)}; a repository of the hub by this name is read with "
+        "model.revision=main"
+    )
 
 
 def find_commit(name: str, *, key: str, revision: str | None = None) -> str | None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from jaxlm.errors import UserError
 from jaxlm.hf.shards import INDEX, WEIGHTS
+from jaxlm.local_paths import check_fetched
 
 log = logging.getLogger("jaxlm")
 
@@ -62,6 +63,7 @@ class Tensors:
         return weight_map
 
     def _open(self, path: Path) -> Any:
+        check_fetched(path)
         try:
             return safe_open(path, framework="numpy")
         except (SafetensorError, OSError) as error:

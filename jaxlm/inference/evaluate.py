@@ -9,6 +9,7 @@ from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources.files import plain_suffix
 from jaxlm.errors import UserError
 from jaxlm.inference.trained import COMPUTE_KEYS, asks_for_mesh, open_trained, run_config
+from jaxlm.local_paths import missing
 from jaxlm.parallel import processes
 from jaxlm.setup.setup import SPLITS
 
@@ -38,7 +39,11 @@ def evaluate_run(
         _refuse_unread(override)
     config = run_config(run, overrides)
     if config is None:
-        raise UserError(f"--run {run}: no config.yaml; expected a run directory (for a bare checkpoint, use predict)")
+        folder = Path(run)
+        absent = missing(folder, folders=True) if not folder.is_dir() else ""
+        raise UserError(
+            f"--run {run}: no config.yaml; expected a run directory (for a bare checkpoint, use predict){absent}"
+        )
     if data is not None:
         like = next((name for name in ("validation", "train") if getattr(config.data, name) is not None), None)
         _refuse_other_splits(overrides, like, "--data")

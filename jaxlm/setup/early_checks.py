@@ -26,10 +26,13 @@ def check_mesh(
     """Checks what needs neither data nor tokenizer.
 
     Raises:
-      UserError: a mesh that does not fit the devices, or that does not divide the model's sizes; as `check_batches`,
-        where the mesh does not depend on the model.
+      UserError: a kernel that the devices lack; a mesh that does not fit them, or that does not divide the model's sizes;
+        as `check_batches`, where the mesh does not depend on the model.
     """
     mesh, why = choose_mesh(config.mesh, 0, lambda _: True, devices)
+    platform = Rules(mesh).platform
+    if config.model.attention == "cudnn" and platform != "gpu":
+        raise UserError(f"model.attention=cudnn: cuDNN is of GPUs, and this is a {platform}: set model.attention=auto")
     if config.mesh.preset != "auto":
         check_batches(config, Rules(mesh, description=why), splits)
     if config.model.train_tokenizer is not None and mesh.size > 1:  # texts are read before the model is built

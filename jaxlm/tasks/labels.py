@@ -301,11 +301,14 @@ class LabelEncoder:
         if len(name) > LONGEST_NAME:
             raise self._error(table, row, f"expected a name of at most {LONGEST_NAME} characters, found {len(name):,}")
         names = f"{', '.join(labels.names[:8])}{', ...' if len(labels.names) > 8 else ''}"
-        raise self._error(
-            table, row, f"is not one of the {len(labels.names)} labels ({names}){did_you_mean(name, labels.names)}", ""
-        )
+        hint = did_you_mean(name, labels.names)
+        if labels.source == "the training rows":
+            hint += "; task.labels names labels that no training row has"
+        raise self._error(table, row, f"is not one of the {len(labels.names)} labels ({names}){hint}", "")
 
     def _error(self, table: Table, row: int, problem: str, between: str = ":") -> UserError:
         value = repr(table.rows[row][self._column])
         shown = value if len(value) <= 60 else value[:60] + "..."
-        return UserError(f"{table.where(row)}: {self._column}={shown}{between} {problem}")
+        return UserError(
+            f"{table.where(row)}: {self._column}={shown}{between} {problem} (data.on_bad_row=skip leaves it out)"
+        )

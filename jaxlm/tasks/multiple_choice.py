@@ -159,7 +159,10 @@ class MultipleChoice(RowTask):
             expected = f"0 to {count - 1}, A to {chr(ord('A') + count - 1)}" + (
                 f", or {', '.join(names)}" * bool(names)
             )
-            raise UserError(f"{where}: {config.label}={value!r:.60}: expected the right candidate, {expected}")
+            raise UserError(
+                f"{where}: {config.label}={value!r:.60}: expected the right candidate, {expected} "
+                "(data.on_bad_row=skip leaves it out)"
+            )
         return number
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import AddedToken, models
 
 from jaxlm.errors import UserError
+from jaxlm.local_paths import check_fetched
 from jaxlm.tokenizer.added_tokens import (
     add_token,
     extra_tokens,
@@ -49,6 +50,9 @@ def read(directory: Path) -> TokenizerFiles:
     Raises:
       UserError: no tokenizer file, a damaged one, or one whose tokenizer class is not known here.
     """
+    for path in sorted(directory.glob("*")):
+        if path.suffix in (".json", ".txt", ".model"):
+            check_fetched(path)
     with refused_if_damaged(directory), quiet_panics():
         source = _read(directory)
         _try(source, directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,8 @@ from jaxlm.setup.setup import Setup
 from jaxlm.training.gradients import accumulated_gradients
 from jaxlm.training.state import TrainState, abstract_state, init_state, offloaded, state_shardings
 from jaxlm.training.step import make_train_step
+
+log = logging.getLogger("jaxlm")
 
 DEFAULT_EPOCHS = 3.0
 
@@ -78,6 +81,12 @@ class Plan:
         return abstract_state(setup.model.shapes, self.optimizer, self.key, setup.rules, offload=offload)
 
 
+def _rows_of(setup: Setup) -> int | None:
+    """Training rows that are learned from; None of a corpus."""
+    examples = setup.datasets["train"].examples()
+    return None if examples is None else len({example.row for example in examples.examples})
+
+
 def make_plan(setup: Setup) -> Plan:
     """Builds loader, optimizer and train step of a run.
 
@@ -90,6 +99,12 @@ def make_plan(setup: Setup) -> Plan:
     loader = setup.datasets["train"].loader(setup.layout)
     epochs = DEFAULT_EPOCHS if train.epochs is None else train.epochs
     total = train.steps if train.steps is not None else max(1, round(epochs * (loader.steps_per_epoch or 0)))
+    rows = _rows_of(setup)
+    if loader.steps_per_epoch == 1 and train.batch_tokens is None and (rows is None or rows < train.batch_size):
+        log.warning(
+            "train.batch_size=%d is more than the training data%s: an epoch is one step",
+            train.batch_size, "" if rows is None else f", {rows:,} rows",
+        )  # fmt: skip
     if total >= 2**31:
         raise UserError(f"train.steps, train.epochs: {total} steps; expected less than {2**31}")
     schedule = make_schedule(config.optimizer, total)

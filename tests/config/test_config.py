@@ -10,6 +10,7 @@ import yaml
 from helpers.paths import REPOSITORY
 
 from jaxlm.config.loading import dump_config, load_config
+from jaxlm.config.other_names import OTHER_NAMES
 from jaxlm.config.reference import schema_reference, sections_of, walk
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
@@ -123,7 +124,8 @@ data:
 def test_every_mistake_is_reported_at_its_line(refused):
     assert sorted(refused(BAD)) == sorted(
         [
-            'c.yaml:1: name: expected text matching ^[A-Za-z0-9][A-Za-z0-9._-]*$, found "my run"',
+            "c.yaml:1: name: expected letters from a to z, digits, `.`, `_` and `-`, a letter or digit first; "
+            'found "my run"',
             "c.yaml:2: seed: expected integer >= 0 and < 2147483648, found -1",
             'c.yaml:3: model.dtype: expected one of float32, bfloat16, found "bf16"',
             "c.yaml:5: unknown key train.batch_sise; did you mean train.batch_size?",
@@ -169,7 +171,11 @@ def test_missing_name(refused):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("{name: a, train: {steps: 1, epochs: 1}}", "c.yaml:1: train: expected steps or epochs, not both"),
+        (
+            "{name: a, train: {steps: 1, epochs: 1}}",
+            "c.yaml:1: train: expected steps or epochs, not both; "
+            "set the other to null (train.epochs=null or train.steps=null)",
+        ),
         ("{name: a, model: {init: x, preset: s}}", "c.yaml:1: model: preset: only for random weights, without init"),
         (
             "name: a\ndata: {max_length: 32, long_text: window}",
@@ -199,8 +205,7 @@ def test_duplicate_keys(refused):
         ("", "c.yaml: the file is empty; expected a mapping with at least the key name"),
         ("# only a comment\n", "c.yaml: the file is empty; expected a mapping with at least the key name"),
         ("- a\n- b\n", 'c.yaml:1: expected a mapping of keys to values, found ["a", "b"]'),
-        ("name: a\ntrain: [1\n", "c.yaml:3: not valid YAML: expected ',' or ']', but got '<stream end>'"),
-        ("name: a\n---\nname: b\n", "c.yaml:2: not valid YAML: but found another document"),
+        ("name: a\n---\nname: b\n", "c.yaml:2: not valid YAML: column 1, in the line '---': a second document begins"),
         ("name: a\nmodel: &m\n  config: *m\n", "c.yaml:3: an alias refers to what it stands in"),
         ("name: !!python/name:os.system a\n", "c.yaml:1: the tag tag:yaml.org,2002:python/name:os.system is not"),
         ("name: a\n[x]: 1\n", "c.yaml:2: expected a word as key, found a list or mapping"),
@@ -210,6 +215,70 @@ def test_duplicate_keys(refused):
 def test_unreadable_files(refused, text, message):
     [line] = refused(text)
     assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "line", "words"),
+    [
+        ("name:base\nseed: 1\n", "c.yaml:1: not valid YAML: column 5", "name:base", "expected a space after the colon"),
+        (
+            "name: a\nmodel:\n  init:x\n  seed: 1\n",
+            "c.yaml:3: not valid YAML: column 7",
+            "  init:x",
+            "expected a space",
+        ),
+        ("name: a\ntrain:\n\tsteps: 1\n", "c.yaml:3: not valid YAML: column 1", "\\tsteps: 1", "indented with spaces"),
+        (
+            "name: a\ntrain:\n  steps: 1\n   x: 2\n",
+            "c.yaml:4: not valid YAML: column 5",
+            "   x: 2",
+            "indented otherwise",
+        ),
+        ("- a\nname: b\n", "c.yaml:2: not valid YAML: column 1", "name: b", "indented otherwise"),
+        ("name: @x\n", "c.yaml:1: not valid YAML: column 7", "name: @x", "must stand in quotes"),
+        ("name: *x\n", "c.yaml:1: not valid YAML: column 7", "name: *x", "must stand in quotes"),
+        ('name: "a\n', "c.yaml:2: not valid YAML: column 1", 'name: "a', "a quote that is opened is not closed"),
+        ("train: [1\n", "c.yaml:2: not valid YAML: column 1", "train: [1", "a bracket that is opened is not closed"),
+        ("name: a\ntrain\n", "c.yaml:3: not valid YAML: column 1", "train", "expected `key: value`"),
+    ],
+)
+def test_broken_yaml_is_shown_and_told_in_plain_words(refused, text, place, line, words):
+    [message] = refused(text)
+    assert message.startswith(place) and f"the line {line!r}".replace("\\\\", "\\") in message and words in message
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "ours"),
+    [
+        ("optimizer", "lr", "optimizer.learning_rate"),
+        ("train", "num_train_epochs", "train.epochs"),
+        ("train", "per_device_train_batch_size", "train.batch_size"),
+        ("train", "warmup_ratio", "optimizer.warmup"),
+        ("train", "save_steps", "checkpoint.every"),
+        ("train", "bf16", "model.dtype=bfloat16"),
+        ("data", "max_seq_length", "data.max_length"),
+        ("data", "batch_size", "train.batch_size"),
+    ],
+)
+def test_names_from_elsewhere_are_known(refused, section, name, ours):
+    [message] = refused(f"name: a\n{section}: {{{name}: 1}}\n")
+    assert message.startswith(f"c.yaml:2: unknown key {section}.{name}; did you mean {ours}")
+
+
+def test_names_from_elsewhere_stand_for_keys():
+    keys = {key for key, _ in walk()}
+    for name, ours in OTHER_NAMES.items():
+        assert ours.partition("=")[0].partition(" ")[0] in keys and f"train.{name}" not in keys
+
+
+def test_the_home_folder_may_be_written_as_in_a_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "c.yaml"
+    path.write_text("name: a\nmodel: {init: ~/m}\ndata: {train: {path: [~/x.csv, y~.csv]}, token_cache: ~/t}\n")
+    config = load_config(path, ["logging.directory=~/runs"])
+    assert config.data.train is not None and config.data.train.path == (f"{tmp_path}/x.csv", "y~.csv")
+    paths = (config.model.init, config.data.token_cache, config.logging.directory)
+    assert paths == (f"{tmp_path}/m", f"{tmp_path}/t", f"{tmp_path}/runs")
 
 
 def test_no_file_or_a_directory(tmp_path):
@@ -266,7 +335,11 @@ def test_override_replaces_or_conflicts_with_a_source(load, refused):
         ("name", "override 'name': expected key.path=value"),
         ("=1", "override '=1': expected key.path=value"),
         ("train..epochs=1", "override 'train..epochs=1': expected key.path=value"),
-        ("train.epochs=[1", "override 'train.epochs=[1': not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        (
+            "train.epochs=[1",
+            "override 'train.epochs=[1': not valid YAML: column 3, in the line '[1': a bracket that is "
+            "opened is not closed (quote the value?)",
+        ),
         ("name.x=1", "override 'name.x=1': there is no x in name, which is \"a\""),
         ("task.text.2=z", "override 'task.text.2=z': there is no 2 in task.text, which is a list of 2"),
         ("train.restart=", "override 'train.restart=': train.restart: expected true or false, found null"),

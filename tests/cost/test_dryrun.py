@@ -17,9 +17,10 @@ def gib(shown: str, name: str) -> float:
 
 def test_report(tmp_path, capsys):
     path = write_config(tmp_path, model={"config": SIZES})
-    assert run("finetune", "--config", path, "--dry-run", "train.batch_size=8", "model.unroll=1") == 0
-    shown = capsys.readouterr().out
-    assert "batch_size: 8" in shown  # resolved
+    assert run("finetune", "--config", path, "--dry-run", "train.batch_size=72", "model.unroll=1") == 0
+    shown, said = capsys.readouterr()
+    assert "batch_size: 72" in shown  # resolved
+    assert "train.batch_size=72 is more than the training data, 64 rows: an epoch is one step" in said
     number = int(re.search(r"bert, ([\d,]+) parameters", shown).group(1).replace(",", ""))
     vocab = int(re.search(r"vocab_size: (\d+)", shown).group(1))
     assert vocab == 200
@@ -34,6 +35,14 @@ def test_report(tmp_path, capsys):
     assert re.search(r"mesh +ddp: data 8 \(auto: state of 0.0\d GiB per device within 50% of 16 GiB", shown)
     row = re.search(r"  1  example \d+, (\d+) tokens, label (pos|neg): (\[CLS\] .* \[SEP\])", shown)
     assert row and not (tmp_path / "runs").exists()
+
+
+def test_metrics_and_batches_are_checked_too(tmp_path, capsys):
+    path = write_config(tmp_path)
+    assert run("finetune", "--config", path, "--dry-run", "train.metric=acc") == 2
+    assert "train.metric=acc: expected one of accuracy, loss" in capsys.readouterr().err
+    assert run("finetune", "--config", path, "--dry-run", "model.attention=cudnn") == 2
+    assert "cuDNN is of GPUs, and this is a cpu" in capsys.readouterr().err
 
 
 def test_a_state_in_host_memory_takes_none_of_the_device(tmp_path, capsys):

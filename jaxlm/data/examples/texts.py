@@ -49,7 +49,7 @@ class TextCells:
         if value is None or value != value:
             raise UserError(f"{where} is missing; expected a text{self._advice}")
         found = {bool: "a boolean", list: "a list", tuple: "a list", dict: "an object"}.get(type(value), "a number")
-        raise UserError(f"{where}: expected a text, found {found}")
+        raise UserError(f"{where}: expected a text, found {found}{self._advice}")
 
 
 def log_skipped(table: Table, errors: Mapping[int, str], key: str) -> None:

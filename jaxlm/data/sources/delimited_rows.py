@@ -47,8 +47,8 @@ def read_delimited(
     _check_header(columns, name, key, delimiter)
     if len(columns) > 1 and columns[0] == "":
         log.info("%s: the first column has no name, as an index that pandas wrote; it is ignored", name)
-        return columns[1:], _without_index(_rows(fields, columns, quoting, delimiter, key))
-    return columns, _rows(fields, columns, quoting, delimiter, key)
+        return columns[1:], _without_index(_rows(fields, columns, quoting, delimiter, key, named=True))
+    return columns, _rows(fields, columns, quoting, delimiter, key, named=True)
 
 
 def _without_index(records: Iterator[Record]) -> Iterator[Record]:
@@ -86,11 +86,22 @@ def _check_header(columns: tuple[str, ...], name: str, key: str, delimiter: str)
 
 
 def _rows(
-    fields: Iterator[tuple[int, list[str] | BadRow]], columns: tuple[str, ...], quoting: bool, delimiter: str, key: str
+    fields: Iterator[tuple[int, list[str] | BadRow]],
+    columns: tuple[str, ...],
+    quoting: bool,
+    delimiter: str,
+    key: str,
+    *,
+    named: bool = False,
 ) -> Iterator[Record]:
+    """Args:
+    named: the names come from the file's first line.
+    """
     for line, row in fields:
         if isinstance(row, BadRow):
             yield line, row
+        elif named and [field.strip() for field in row] == list(columns):
+            yield line, BadRow("the names of the columns stand here once more; remove the line")
         elif len(row) == len(columns):
             yield line, dict(zip(columns, row, strict=True))
         elif not row:

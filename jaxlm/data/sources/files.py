@@ -16,8 +16,8 @@ from jaxlm.data.sources.json_rows import read_json
 from jaxlm.data.sources.parquet_rows import open_parquet
 from jaxlm.data.sources.squad_rows import HEAD, is_squad, read_squad
 from jaxlm.data.sources.text_files import COMPRESSED, BadRow, Record, open_binary, open_text, setting, undecoded
-from jaxlm.errors import UserError, did_you_mean
-from jaxlm.local_paths import check_local
+from jaxlm.errors import UserError
+from jaxlm.local_paths import check_local, missing
 
 _FORMATS = {
     ".jsonl": "jsonl",
@@ -31,6 +31,12 @@ _FORMATS = {
     ".bio": "conll",
     ".iob": "conll",
 }
+_OTHERS: dict[str, str] = {
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), "a spreadsheet: save it as csv (UTF-8)"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".bz2", ".xz"), "an archive: unpack it, or compress with gzip"),
+    **dict.fromkeys((".pkl", ".pickle", ".arrow", ".feather", ".npy"), "not read: save it as parquet or jsonl"),
+}
+"""Ends of names of files that are not read, and what to do."""
 _DELIMITED = ("csv", "tsv", "conll")
 _TEXT = (".txt", ".text", ".md")
 
@@ -74,7 +80,8 @@ def find_files(patterns: str | Sequence[str], key: str) -> tuple[Path, ...]:
         if not files:
             folder = Path(*Path(pattern).parts[: _first_magic(pattern)])
             there = "" if folder.is_dir() else f"; there is no folder {folder}"
-            raise UserError(f"{key}: no file matches {pattern}{there}{_working_directory(Path(pattern))}")
+            at = "" if Path(pattern).is_absolute() else f" (relative paths are taken from {Path.cwd()})"
+            raise UserError(f"{key}: no file matches {pattern}{there}{at}")
         found.update(dict.fromkeys(files))
     return tuple(found)
 
@@ -90,17 +97,7 @@ def check_file(path: Path, key: str) -> None:
         return
     if path.is_dir():
         raise UserError(f"{key}: {path} is a folder; name a file in it")
-    message = f"{key}: no file {path}"
-    if not path.parent.is_dir():
-        message += f"; there is no folder {path.parent} either"
-    else:
-        there = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
-        message += did_you_mean(path.name, there) or (f"; {path.parent} holds: {', '.join(there[:8])}" if there else "")
-    raise UserError(message + _working_directory(path))
-
-
-def _working_directory(path: Path) -> str:
-    return "" if path.is_absolute() else f" (relative paths are taken from the working directory, {Path.cwd()})"
+    raise UserError(f"{key}: no file {path}{missing(path)}")
 
 
 def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = False) -> str:
@@ -116,6 +113,8 @@ def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = Fals
         return "tsv"
     if text and suffix in _TEXT:
         return "text"
+    if suffix in _OTHERS:
+        raise UserError(f"{key if key.startswith('--') else f'{key}.path'}: {path} is {_OTHERS[suffix]}")
     if suffix not in _FORMATS:
         formats = "text, jsonl, csv, tsv or parquet" if text else "jsonl, csv, tsv, parquet or conll"
         raise UserError(

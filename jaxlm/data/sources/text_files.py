@@ -17,9 +17,18 @@ from typing import Any
 import pyarrow
 
 from jaxlm.errors import UserError
+from jaxlm.local_paths import check_fetched
 
 _UNDECODED = re.compile("[\udc80-\udcff]")
 """What Python's `surrogateescape` puts in the place of a byte."""
+_MARKS = {
+    b"PK\x03\x04": "a zip archive or a spreadsheet does; unpack it, or save it as csv",
+    b"\xd0\xcf\x11\xe0": "an old spreadsheet does; save it as csv",
+    b"PAR1": "parquet does; name it .parquet",
+    b"\x1f\x8b": "gzip does; name it .gz",
+    b"\x28\xb5\x2f\xfd": "zstd does; name it .zst",
+    b"%PDF": "PDF does; save its text",
+}
 COMPRESSED = (".gz", ".zst")
 """Ends of names of files that are unpacked."""
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -87,6 +96,7 @@ def open_text(path: Path, encoding: str, key: str, *, lenient: bool = False) -> 
         pass
     except LookupError:
         raise UserError(f"{key}.encoding: unknown encoding {encoding!r}; {_ENCODING_HINTS}") from None
+    _check_text(path, codec, encoding, key)
     errors = "surrogateescape" if lenient and codec == "utf-8" and not _begins_as_utf16(path) else "strict"
     codec = "utf-8-sig" if codec == "utf-8" else codec
     try:
@@ -115,6 +125,23 @@ def open_binary(path: Path) -> Iterator[tuple[io.BufferedReader, Any]]:
         if path.suffix == ".zst" and error.errno is None:
             raise UserError(f"{path}: not a whole zstd file ({error}); copy or download it again") from None
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _check_text(path: Path, codec: str, encoding: str, key: str) -> None:
+    """Raises UserError for a file that begins as no text does, or as another encoding."""
+    check_fetched(path)
+    with open_binary(path) as (_, stream):
+        beginning = stream.read(4)
+    kind = next((kind for mark, kind in _MARKS.items() if beginning.startswith(mark)), None)
+    if kind is not None:
+        raise UserError(f"{path}: not a text file, whatever its name: it begins as {kind}")
+    if codec == "utf-8" and len(beginning) == 4 and beginning.count(0) == 2 and beginning[0] != beginning[1]:
+        order = "le" if beginning[1] == 0 else "be"
+        raise UserError(
+            f"{path}: not {encoding}: every other byte is 0, as in UTF-16; set {key}.encoding=utf-16-{order}"
+            if not key.startswith("--")
+            else f"{path}: not {encoding} but UTF-16; convert the file to {encoding}"
+        )
 
 
 def _begins_as_utf16(path: Path) -> bool:

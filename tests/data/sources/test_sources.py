@@ -239,7 +239,7 @@ def test_truncated_gzip(write):
 
 def test_missing_files_name_their_neighbours(write, tmp_path, monkeypatch):
     write("train.tsv", "a\tb\n")
-    with pytest.raises(UserError, match=r"data\.train\.path: no file .*trian\.tsv; did you mean 'train\.tsv'\?"):
+    with pytest.raises(UserError, match=r"data\.train\.path: no file .*trian\.tsv; did you mean '.*/train\.tsv'\?"):
         read(tmp_path / "trian.tsv")
     with pytest.raises(UserError, match="there is no folder"):
         read(tmp_path / "nowhere" / "train.tsv")
@@ -248,6 +248,31 @@ def test_missing_files_name_their_neighbours(write, tmp_path, monkeypatch):
         read("x.tsv")
     with pytest.raises(UserError, match="is a folder"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.xlsx", b"PK\x03\x04", "is a spreadsheet: save it as csv"),
+        ("a.zip", b"PK\x03\x04", "is an archive: unpack it"),
+        ("a.jsonl.xz", b"x", "is an archive: unpack it, or compress with gzip"),
+        ("a.pkl", b"\x80", "save it as parquet or jsonl"),
+        ("a.csv", b"PK\x03\x04\x14\0\n", "begins as a zip archive or a spreadsheet does; .* save it as csv"),
+        ("a.jsonl", b"PAR1\n", "begins as parquet does; name it .parquet"),
+        ("a.csv", gzip.compress(b"text,label\na,b\n"), "begins as gzip does; name it .gz"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "as in UTF-16; set data.train.encoding=utf-16-le"),
+        ("a.tsv", "text\tlabel\na\tb\n".encode("utf-16-be"), "as in UTF-16; set data.train.encoding=utf-16-be"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 5\n", "git lfs pull"),
+        (
+            "a.csv",
+            b"t,label\na,b\n t ,label\nc,d\n",
+            r"row 2 \(line 3\): the names of the columns stand here once more",
+        ),
+    ],
+)
+def test_files_that_are_not_what_their_name_says(write, name, content, message):
+    with pytest.raises(UserError, match=rf"{name}.*{message}"):
+        read(write(name, content))
 
 
 def test_headers(write):

@@ -1,0 +1,32 @@
+"""A backend that JAX_PLATFORMS asks for and that is not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxlm.cli import main
+from jaxlm.parallel.backends import explain_absent
+
+ERRORS = [
+    ("tpu", "Unable to initialize backend 'tpu': ABORTED: Internal error.\nRun x. (set JAX_PLATFORMS='' to choose)"),
+    ("cuda", "Unable to initialize backend 'cuda': Backend 'cuda' is not in the list of known backends: ['cpu']. (set "
+     "JAX_PLATFORMS='' to automatically choose an available backend)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), ERRORS)
+def test_a_backend_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys, name, text):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(text)
+
+    (tmp_path / "c.yaml").write_text("name: a\nmodel: {init: x}\ndata: {train: {path: x.csv}}\n")
+    monkeypatch.setenv("JAX_PLATFORMS", name)
+    monkeypatch.setattr("jaxlm.training.stages.run_training", fail)
+    assert main(["finetune", "--config", str(tmp_path / "c.yaml")]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: JAX_PLATFORMS={name}: the backend {name} cannot be used here (")
+    assert "extra `cuda`" in line and "(set JAX_PLATFORMS" not in line
+
+
+def test_other_errors_stay_what_they_are():
+    assert explain_absent(RuntimeError("INTERNAL: x")) is None
