@@ -33,8 +33,13 @@ REMOTE = (
 @pytest.mark.parametrize("path", REMOTE)
 def test_remote_paths(path):
     for given in (path, Path(path)):
-        with pytest.raises(UserError, match=r"^--run: expected a path of this machine, found \S+: .*mount"):
+        with pytest.raises(
+            UserError, match=r"^--run: expected a path of this machine, found \S+: .*(mount|download it)"
+        ):
             check_local(given, "--run")
+    advice = "download it" if path.startswith("http") else "mount"
+    with pytest.raises(UserError, match=advice):
+        check_local(path, "--run")
 
 
 @pytest.mark.parametrize("path", ["runs", "/a:b/c", "C:/x", "user/model", "-", "./gs", "a b", "data/*.jsonl", "x:y"])

@@ -26,8 +26,8 @@ def check_mesh(
     """Checks what needs neither data nor tokenizer.
 
     Raises:
-      UserError: a kernel that the devices lack; a mesh that does not fit them, or that does not divide the model's sizes;
-        as `check_batches`, where the mesh does not depend on the model.
+      UserError: a kernel that the devices lack; a mesh that does not fit them, or that does not divide the model's
+        sizes; as `check_batches`, where the mesh does not depend on the model.
     """
     mesh, why = choose_mesh(config.mesh, 0, lambda _: True, devices)
     platform = Rules(mesh).platform

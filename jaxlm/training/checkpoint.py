@@ -17,7 +17,6 @@ method alike, on a shared file system.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -63,6 +62,7 @@ class Checkpointer:
         self._higher_is_better = higher_is_better
         self._saving: dict[str, Any] | None = None  # record of the step that is being written
         self._damaged: list[int] = []
+        self._failed = False
         if jax.process_index() == 0:
             try:
                 self._directory.mkdir(parents=True, exist_ok=True)
@@ -127,6 +127,7 @@ class Checkpointer:
             _log.warning("step %d: %s not finite; such a checkpoint never ranks as best", step, ", ".join(dropped))
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         record = {"step": step, "metrics": finite, "extra": extra, "leaves": manifest.leaf_table(state), "bytes": size}
+        self._failed = False
         self._saving = json.loads(json.dumps(record))  # a snapshot: the caller's dict may change meanwhile
         try:
             if jax.process_index() == 0:
@@ -226,15 +227,16 @@ class Checkpointer:
 
     def close(self) -> None:
         """Waits for the running save and frees the threads; raises RunFailure if the save failed."""
-        failed = True
         try:
             self.wait()
-            failed = False
         finally:
-            # After a failure it waits again, and raises that in a form of its own.
-            with contextlib.suppress(Exception) if failed else contextlib.nullcontext():
+            try:
                 self._manager.close()
-            orbax_noise.release()
+            except Exception as error:
+                if not self._failed:  # else it tells of the failed save again, in a form of its own
+                    raise RunFailure(f"{self._directory}: closing the checkpoints failed: {error}") from error
+            finally:
+                orbax_noise.release()
 
     def _write_manifest(self) -> None:
         """Orbax calls this on the first process when all data are written, just before the rename."""
@@ -246,7 +248,7 @@ class Checkpointer:
         if (lost := processes.lost_peer(error)) is not None:
             return lost
         saving = self._saving or {"step": "?", "bytes": 0}
-        self._saving = None
+        self._saving, self._failed = None, True
         if jax.process_index() == 0:
             step_folders.remove_temporary(self._directory)
         self._manager.reload()  # it has forgotten the older steps that the failed one would have replaced

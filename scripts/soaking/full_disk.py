@@ -22,7 +22,7 @@ PLACES = {
     "row plan": ("jaxlm.data.corpus.row_plan", "_write_rows"),
     "config.yaml, summary.json": ("jaxlm.run.run_dir", "RunDir.write_text"),
     "metrics.jsonl": ("jaxlm.run.tracking", "Tracker._write"),
-    "TensorBoard": ("jaxlm.run.event_file", "EventFile.add"),
+    "TensorBoard": ("jaxlm.run.event_file", "EventFile.__init__"),
     "checkpoint": ("jaxlm.training.checkpoint", "Checkpointer.save"),
 }
 """Module and function before which the disk fills up."""
@@ -75,7 +75,7 @@ def _run_full(disk: Path, module: str, function: str, *arguments: str) -> None:
 
     def full(*args: Any, **kwargs: Any) -> Any:
         _fill(disk)
-        if function != "EventFile.add":
+        if not function.startswith("EventFile"):
             return original(*args, **kwargs)
         setattr(owner, name, original)
         try:

@@ -82,6 +82,7 @@ def test_label_outside_the_label_set(tmp_path, capsys):
     write_jsonl(tmp_path / "validation.jsonl", bad)
     message = refused(capsys, "finetune", "--config", write_config(tmp_path))
     assert "validation.jsonl, row 4" in message and "'possitive' is not one of the 2 labels (neg, pos)" in message
+    assert "task.labels names labels that no training row has (data.on_bad_row=skip" in message
 
 
 @pytest.mark.parametrize("empty", ["", "   "])

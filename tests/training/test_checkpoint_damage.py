@@ -230,6 +230,20 @@ def test_closing_after_a_failed_save_tells_of_it_once(tmp_path, monkeypatch, cap
     assert "Event loop is closed" not in shown and "No space left" in shown
 
 
+def test_a_failed_save_that_was_told_of_stays_the_error_when_closing_fails_again(tmp_path, monkeypatch):
+    """As where Orbax's own thread meets the full disk first, and its manager raises that again at the end."""
+    monkeypatch.setattr(manifest, "write", no_space)
+    with pytest.raises(RunFailure, match="saving step 1 failed"), checkpointer(tmp_path) as saver:
+        close = saver._manager.close
+        monkeypatch.setattr(saver._manager, "close", lambda: (close(), no_space()))
+        saver.save(1, make_state(1), {})
+        saver.wait()
+    monkeypatch.undo()
+    with pytest.raises(RunFailure, match="closing the checkpoints failed"), checkpointer(tmp_path / "b") as saver:
+        close = saver._manager.close
+        monkeypatch.setattr(saver._manager, "close", lambda: (close(), no_space()))
+
+
 FILLER = """
 import sys
 from pathlib import Path

@@ -149,7 +149,7 @@ def test_patterns_and_lists(write, tmp_path, monkeypatch):
         read({"path": "a/*.csv"})
     with pytest.raises(UserError, match=r"no file matches z/\*\.csv; there is no folder z"):
         read({"path": "z/*.csv"})
-    with pytest.raises(UserError, match=r"no file a/1\.tx; did you mean '1\.txt'\?"):
+    with pytest.raises(UserError, match=r"no file a/1\.tx; did you mean 'a/1\.txt'\?"):
         read({"path": ["b/*.txt", "a/1.tx"]})
     with pytest.raises(UserError, match="a is a folder"):
         read({"path": "a"})
