@@ -176,8 +176,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from jaxlm.data.sources.files import check_file
     from jaxlm.inference.input_rows import open_input
-    from jaxlm.inference.output import to_csv, to_jsonl, write_output
+    from jaxlm.inference.output import to_csv, to_jsonl, write_binary, write_output
     from jaxlm.inference.predict import open_predictor, predict_stream
+    from jaxlm.inference.vector_files import check_suffix, vector_writer
     from jaxlm.parallel import processes
 
     load_plugins(options.plugin)
@@ -198,6 +199,7 @@ def _predict(options: argparse.Namespace) -> None:
         overrides=options.overrides,
     )
     table = {".csv": ",", ".tsv": "\t"}.get(Path(options.output).suffix)
+    arrays = check_suffix(options.output, vectors=predictor.trained.setup.task.vectors)
     reading = {
         "columns": options.columns and tuple(options.columns),
         "separator": options.separator,
@@ -206,7 +208,9 @@ def _predict(options: argparse.Namespace) -> None:
     }
     with open_input(options.input, predictor.trained.setup.config, reading) as rows:
         answers = predict_stream(predictor, rows.records, rows.name)
-        if processes.is_first():
+        if processes.is_first() and arrays is not None:
+            write_binary(options.output, lambda file: vector_writer(arrays)(answers, file))
+        elif processes.is_first():
             write_output(options.output, to_jsonl(answers) if table is None else to_csv(answers, table))
         else:
             for _ in answers:
@@ -343,7 +347,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--run", required=True, metavar="RUN_OR_HF_DIR")
     sub.add_argument("--input", required=True, metavar="FILE|-")
-    sub.add_argument("--output", required=True, metavar="FILE|-", help="jsonl, or by its name .csv or .tsv")
+    sub.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE|-",
+        help="jsonl, or by its name .csv, .tsv; vectors also .npz, .parquet",
+    )
     sub.add_argument("--columns", nargs="+", metavar="NAME", help="columns of a csv or tsv input without a header")
     sub.add_argument("--separator", type=_mark, metavar="MARK", help="between the fields of a csv or tsv input")
     sub.add_argument("--quoting", choices=("true", "false"), help="whether double quotes enclose fields")

@@ -20,6 +20,7 @@ sys.path.append(str(ROOT / "tests"))
 
 import helpers.environment  # noqa: E402, F401  before JAX: eight fake devices, quick compilation
 from helpers.choice_runs import write_choices  # noqa: E402
+from helpers.embedding_runs import write_embedding  # noqa: E402
 from helpers.finetuning_runs import read_jsonl, run, write_config, write_jsonl  # noqa: E402
 from helpers.pretraining_runs import MODELS, write_pretraining  # noqa: E402
 from helpers.tagging_runs import write_tagging  # noqa: E402
@@ -32,6 +33,7 @@ ANSWERS = {
     "tagging": (),
     "multiple_choice": (),
     "question_answering": (),
+    "embedding": (),
     "causal_lm": ("--tokens", 5),
     "prefix_lm": ("--tokens", 5),
 }
@@ -55,7 +57,12 @@ def write_questions(folder: Path, **sections: Any) -> Path:
     return path
 
 
-LABELLED = {"tagging": write_tagging, "multiple_choice": write_choices, "question_answering": write_questions}
+LABELLED = {
+    "tagging": write_tagging,
+    "multiple_choice": write_choices,
+    "question_answering": write_questions,
+    "embedding": write_embedding,
+}
 """Makes the run of a kind."""
 
 

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 
 from jaxlm.data.label_names import check_distinct
+from jaxlm.data.sentence_modules import KEY as SENTENCE
+from jaxlm.data.sentence_modules import has_sentence_modules, read_sentence_modules
 from jaxlm.errors import UserError
 from jaxlm.hf.redundant import check_redundant
 from jaxlm.hf.shards import WEIGHTS, write_tensors
@@ -26,6 +28,9 @@ from jaxlm.models.base import Head, flatten
 from jaxlm.models.weight_map import Plan, Rule, plan_import, rules_for
 
 log = logging.getLogger("jaxlm")
+
+EMBEDDING = "embedding"
+"""The kind of head that a bare trunk's class has; only a sentence-transformers folder says that vectors are meant."""
 
 
 def _instead(folder: Path) -> str:
@@ -97,9 +102,25 @@ class HFCheckpoint:
 
     @property
     def head(self) -> str | None:
-        """The kind of head that config.json names, a key of `Family.heads`; None for a bare trunk, say."""
-        kinds = {head.architecture: kind for kind, head in self.family.heads.items()}
+        """The kind of head that config.json names, a key of `Family.heads`; None for a bare trunk, say.
+
+        What sentence-transformers wrote gives vectors, whatever config.json names.
+        """
+        if has_sentence_modules(self.directory):
+            return EMBEDDING
+        kinds = {head.architecture: kind for kind, head in self.family.heads.items() if kind != EMBEDDING}
         return next((kinds[name] for name in self.config.get("architectures") or () if name in kinds), None)
+
+    @property
+    def head_config(self) -> dict[str, Any]:
+        """config.json, and what other files say of the head.
+
+        Raises:
+          UserError: sentence-transformers modules that are not supported.
+        """
+        if self.head != EMBEDDING:
+            return self.config
+        return {**self.config, SENTENCE: read_sentence_modules(self.directory)}
 
     @cached_property
     def tensors(self) -> Tensors:

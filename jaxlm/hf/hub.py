@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from jaxlm.data import sentence_modules
 from jaxlm.errors import RunFailure, UserError, nearest
 from jaxlm.local_paths import check_local, missing
 
@@ -14,6 +15,7 @@ FILES = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja",
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+    *sentence_modules.FILES,
 )  # fmt: skip
 
 

@@ -11,11 +11,11 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from jaxlm.console import printable
 from jaxlm.errors import Interrupted, UserError
@@ -106,10 +106,7 @@ def write_output(output: str, lines: Iterable[str]) -> None:
             sys.stdout.write(safe(line))
         sys.stdout.flush()
         return
-    check_local(output, "--output")
-    path = Path(output)
-    if path.is_dir():
-        raise UserError(f"--output: {path} is a folder; name a file in it")
+    path = _checked(output)
     with explain_write_errors(path), _sigterm_raises(path):
         descriptor = _DESCRIPTOR.fullmatch(output)
         if descriptor or path.exists() and not path.is_file():
@@ -118,10 +115,32 @@ def write_output(output: str, lines: Iterable[str]) -> None:
                     stream.write(line)
                     stream.flush()
             return
-        target = path.resolve() if path.is_symlink() else path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(target, shared=True) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with _whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             file.writelines(lines)
+
+
+def write_binary(output: str, write: Callable[[BinaryIO], None]) -> None:
+    """Writes a file of arrays, whole or not at all; errors as of `write_output`."""
+    path = _checked(output)
+    with explain_write_errors(path), _sigterm_raises(path), _whole(path) as temporary, temporary.open("wb") as file:
+        write(file)
+
+
+def _checked(output: str) -> Path:
+    check_local(output, "--output")
+    path = Path(output)
+    if path.is_dir():
+        raise UserError(f"--output: {path} is a folder; name a file in it")
+    return path
+
+
+@contextmanager
+def _whole(path: Path) -> Generator[Path, None, None]:
+    """A temporary file that takes the place of a file, of a symbolic link that of the file that it points to."""
+    target = path.resolve() if path.is_symlink() else path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(target, shared=True) as temporary:
+        yield temporary
 
 
 def _stream(path: Path, descriptor: re.Match[str] | None) -> IO[str]:

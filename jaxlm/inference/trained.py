@@ -14,7 +14,7 @@ from jaxlm.config.model import ModelConfig
 from jaxlm.config.schema import Config
 from jaxlm.data.config import DataConfig
 from jaxlm.errors import UserError
-from jaxlm.hf.checkpoint import HFCheckpoint
+from jaxlm.hf.checkpoint import EMBEDDING, SENTENCE, HFCheckpoint
 from jaxlm.hf.hub import find_model_dir
 from jaxlm.inference.evaluator import Evaluator
 from jaxlm.local_paths import check_local
@@ -118,12 +118,14 @@ def checkpoint_config(name: str, text: str | Sequence[str] | None) -> Config:
     checkpoint = HFCheckpoint(find_model_dir(name, key="--run"))
     task = task_of(checkpoint)
     columns = None if text is None else [text] if isinstance(text, str) else list(text)
-    positions = checkpoint.model_config.max_positions
+    limits = [512, checkpoint.model_config.max_positions]
+    if checkpoint.head == EMBEDDING:
+        limits[0] = checkpoint.head_config[SENTENCE].max_length or limits[1]
     return Config(
         name="predict",
         model=ModelConfig(init=name),
         task=task.Config.model_validate({}) if columns is None else task.Config.of_texts(columns),
-        data=DataConfig(max_length=min(512, positions)),
+        data=DataConfig(max_length=min(limits)),
     )
 
 

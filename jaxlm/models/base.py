@@ -237,6 +237,11 @@ class Model:
         return jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
 
     @property
+    def width(self) -> int:
+        """Numbers of a state of the trunk; 0 where the family's config does not say."""
+        return int(getattr(self.config, "embed_dim", 0))
+
+    @property
     def num_parameters(self) -> int:
         return sum(math.prod(s.shape) for s in jax.tree.leaves(self.shapes))
 

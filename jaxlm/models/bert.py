@@ -20,7 +20,7 @@ from jaxlm.models.encoder import (
 )
 from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import WeightMap
-from jaxlm.nn.heads import masked_lm, pooled_classifier, span_ends, token_classifier
+from jaxlm.nn.heads import masked_lm, pooled_classifier, pooling, span_ends, token_classifier
 from jaxlm.nn.layers import ComputeConfig
 
 
@@ -103,6 +103,7 @@ FAMILY = Family(
             pooled_rules("bert.pooler.dense", "classifier"),
             LABEL_PARAMS,
         ),
+        "embedding": Head(pooling, "BertModel"),
         "masked_lm": Head(
             masked_lm(),
             "BertForMaskedLM",

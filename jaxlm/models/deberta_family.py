@@ -24,7 +24,7 @@ from jaxlm.models.encoder import (
 from jaxlm.models.hf_config import check_activation, check_encoder, check_value, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.heads import Batch, LinearClassifier, PooledClassifier, masked_lm, span_ends
+from jaxlm.nn.heads import Batch, LinearClassifier, PooledClassifier, masked_lm, pooling, span_ends
 from jaxlm.nn.layers import ComputeConfig, Key, split_key
 
 
@@ -190,6 +190,7 @@ FAMILY = Family(
         "multiple_choice": Head(
             _pooled, "DebertaV2ForMultipleChoice", pooled_rules("pooler.dense", "classifier"), LABEL_PARAMS
         ),
+        "embedding": Head(pooling, "DebertaV2Model"),
         "masked_lm": Head(
             masked_lm(),
             "DebertaV2ForMaskedLM",

@@ -12,7 +12,7 @@ from jaxlm.models.base import LABEL_PARAMS, Family, Head, out_rules, pooled_rule
 from jaxlm.models.encoder import POSITION_IDS, EncoderConfig, EncoderTrunk, masked_lm_rules, stack_rules
 from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.heads import LinearClassifier, masked_lm, pooled_classifier
+from jaxlm.nn.heads import LinearClassifier, masked_lm, pooled_classifier, pooling
 from jaxlm.nn.layers import ComputeConfig
 
 _NORM_EPS = 1e-12
@@ -122,6 +122,7 @@ FAMILY = Family(
             pooled_rules("pre_classifier", "classifier"),
             LABEL_PARAMS,
         ),
+        "embedding": Head(pooling, "DistilBertModel"),
         "masked_lm": Head(
             masked_lm(norm_eps=_NORM_EPS),
             "DistilBertForMaskedLM",

@@ -28,7 +28,7 @@ from jaxlm.models.encoder import (
 )
 from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.heads import FactoredLogits, masked_lm, pooled_classifier, span_ends, token_classifier
+from jaxlm.nn.heads import FactoredLogits, masked_lm, pooled_classifier, pooling, span_ends, token_classifier
 from jaxlm.nn.layers import ComputeConfig, Key, activation, dense, split_key
 from jaxlm.parallel.sharding import constrain
 
@@ -233,6 +233,7 @@ FAMILY = Family(
             pooled_rules("sequence_summary.summary", "classifier"),
             LABEL_PARAMS,
         ),
+        "embedding": Head(pooling, "ElectraModel"),
         "masked_lm": Head(
             _masked_lm,
             "ElectraForMaskedLM",

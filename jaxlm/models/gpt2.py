@@ -21,7 +21,7 @@ from jaxlm.models.hf_config import check_activation, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.attention import KVCache, Mask, attend, decoder_mask, empty_cache
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.heads import causal_lm, linear_classifier, token_classifier
+from jaxlm.nn.heads import causal_lm, linear_classifier, pooling, token_classifier
 from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
@@ -240,6 +240,7 @@ FAMILY = Family(
         "classification": Head(
             linear_classifier, "GPT2ForSequenceClassification", out_rules("score")[:1], LABEL_PARAMS
         ),
+        "embedding": Head(pooling, "GPT2Model"),
         "token_classification": Head(
             token_classifier, "GPT2ForTokenClassification", out_rules("classifier"), LABEL_PARAMS
         ),

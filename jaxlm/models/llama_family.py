@@ -14,7 +14,7 @@ from jaxlm.models.base import CAUSAL_INPUTS, LABEL_PARAMS, Family, Head, out_rul
 from jaxlm.models.hf_config import check_activation, check_value, read_hf, write_hf
 from jaxlm.models.llama import LlamaConfig, LlamaTrunk, init_cache, rope_frequencies
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.heads import causal_lm, linear_classifier, token_classifier
+from jaxlm.nn.heads import causal_lm, linear_classifier, pooling, token_classifier
 
 # Our config field -> HF's.
 _FIELDS = {
@@ -227,6 +227,7 @@ def _family(dialect: _Dialect, name: str, presets: Mapping[str, Any], published:
             "classification": Head(
                 linear_classifier, f"{name}ForSequenceClassification", out_rules("score")[:1], LABEL_PARAMS
             ),
+            "embedding": Head(pooling, f"{name}Model"),
             "token_classification": Head(
                 token_classifier, f"{name}ForTokenClassification", out_rules("score"), LABEL_PARAMS
             ),

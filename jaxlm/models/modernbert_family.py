@@ -22,6 +22,7 @@ from jaxlm.models.modernbert import (
     layer_pattern,
 )
 from jaxlm.models.weight_map import Rule, WeightMap
+from jaxlm.nn.heads import pooling
 from jaxlm.nn.layers import ComputeConfig
 
 _WINDOWED, _FULL = "sliding_attention", "full_attention"
@@ -154,6 +155,7 @@ FAMILY = Family(
         "token_classification": Head(_token_classifier, "ModernBertForTokenClassification", _LABELLED, LABEL_PARAMS),
         "question_answering": Head(_token_classifier, "ModernBertForQuestionAnswering", _LABELLED),
         "multiple_choice": Head(_classifier, "ModernBertForMultipleChoice", _LABELLED, LABEL_PARAMS, is_network=True),
+        "embedding": Head(pooling, "ModernBertModel"),
         "masked_lm": Head(
             _masked_lm,
             "ModernBertForMaskedLM",

@@ -22,7 +22,7 @@ from jaxlm.models.encoder import (
 )
 from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import WeightMap
-from jaxlm.nn.heads import masked_lm, pooled_classifier, span_ends, token_classifier
+from jaxlm.nn.heads import masked_lm, pooled_classifier, pooling, span_ends, token_classifier
 from jaxlm.nn.layers import ComputeConfig
 
 
@@ -102,6 +102,7 @@ def _heads(name: str) -> dict[str, Head]:
             pooled_rules("roberta.pooler.dense", "classifier"),
             LABEL_PARAMS,
         ),
+        "embedding": Head(pooling, f"{name}Model"),
         "masked_lm": Head(
             masked_lm(activation="gelu"),  # whatever the config's
             f"{name}ForMaskedLM",

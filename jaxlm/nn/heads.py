@@ -131,6 +131,35 @@ def span_ends(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Modul
     return LinearClassifier(num_outputs, 0.0, True, "length", config, compute)
 
 
+class Pooling(nn.Module):
+    """One vector for each example: the state at its slot's position, or the mean of its tokens' states."""
+
+    compute: ComputeConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B Q D"], batch: Batch, key: Key = None) -> Float[Array, "B S D"]:
+        """Returns float32 vectors.
+
+        Args:
+          x: states at the slots where the batch has `slot_positions`, else of all tokens.
+          batch: without `slot_positions`, `segment_ids` [B, T] and `weights` [B, S].
+        """
+        del key
+        x = x.astype(jnp.float32)
+        if "slot_positions" not in batch:
+            slots = 1 + jnp.arange(batch["weights"].shape[1], dtype=jnp.int32)
+            member_BST = (batch["segment_ids"][:, None, :] == slots[None, :, None]).astype(jnp.float32)
+            total = jnp.einsum("bst,btd->bsd", member_BST, x, precision=jax.lax.Precision.HIGHEST)
+            x = total / jnp.maximum(member_BST.sum(axis=2)[:, :, None], 1)
+        return constrain(x, ("batch", "slots", None), self.compute.rules)
+
+
+def pooling(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
+    """A `Head.build`: the vector of an example; it has no parameters."""
+    del config, num_outputs
+    return Pooling(compute)
+
+
 def _dropout(config: Any) -> float:
     return config.dropout if config.classifier_dropout is None else config.classifier_dropout
 

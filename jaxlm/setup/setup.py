@@ -123,9 +123,10 @@ def make_context(config: Config, tokenizer: Tokenizer, checkpoint: HFCheckpoint 
     return Context(
         data=config.data,
         tokenizer=tokenizer,
-        hf_config=checkpoint.config if checkpoint is not None and taken_over else None,
+        hf_config=checkpoint.head_config if checkpoint is not None and taken_over else None,
         pool=family_of(config, checkpoint).pool,
         label_smoothing=config.train.label_smoothing,
+        batch_size=None if config.train.batch_tokens else config.train.batch_size,
         logits_chunk=config.model.chunk,
         seed=config.seed,
         decoder_start_id=decoder_start_id(config, checkpoint),

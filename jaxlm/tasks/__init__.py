@@ -6,6 +6,7 @@ from jaxlm.errors import UserError
 from jaxlm.tasks.base import Task
 from jaxlm.tasks.causal_lm import CausalLM
 from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.embedding import Embedding
 from jaxlm.tasks.masked_lm import MaskedLM
 from jaxlm.tasks.multiple_choice import MultipleChoice
 from jaxlm.tasks.prefix_lm import PrefixLM
@@ -27,6 +28,7 @@ TASKS: dict[str, type[Task]] = {
         Tagging,
         QuestionAnswering,
         MultipleChoice,
+        Embedding,
         CausalLM,
         PrefixLM,
         MaskedLM,

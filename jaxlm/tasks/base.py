@@ -44,6 +44,8 @@ class Task(ABC):
     """Kind of the model's head, a key of `Family.heads`."""
     predicts: ClassVar[bool] = True
     """Whether a trained model answers rows by itself."""
+    vectors: ClassVar[bool] = False
+    """Whether its predictions are vectors, which have files of their own."""
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -189,6 +191,14 @@ class Task(ABC):
 
     def hf_config(self) -> dict[str, Any]:
         """Returns its entries of the exported config.json: id2label, problem_type."""
+        return {}
+
+    def hf_files(self, width: int) -> dict[str, str]:
+        """Returns further files of the export by name, as sentence-transformers' modules.json.
+
+        Args:
+          width: of the trunk's states.
+        """
         return {}
 
     @classmethod

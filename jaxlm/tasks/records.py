@@ -116,6 +116,7 @@ class Context:
       hf_config: config.json of the checkpoint whose head is taken over; None: a new head.
       pool: the token that the family reads for a whole example, "first" or "last".
       label_smoothing: `train.label_smoothing`.
+      batch_size: `train.batch_size`; None with `train.batch_tokens`.
       logits_chunk: tokens of a row whose logits exist at once; None: chosen by their number.
       seed: of the run.
       decoder_start_id: the token that a decoder reads first; None: padding's.
@@ -127,6 +128,7 @@ class Context:
     hf_config: Mapping[str, Any] | None = None
     pool: Literal["first", "last"] = "first"
     label_smoothing: float = 0.0
+    batch_size: int | None = None
     logits_chunk: int | None = None
     seed: int = 0
     decoder_start_id: int | None = None

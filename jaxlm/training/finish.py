@@ -93,6 +93,8 @@ def finish_run(
     export_model(directory.model, setup.model, state.params, task.hf_config())
     if processes.is_first():
         setup.tokenizer.save(directory.model, model_side(setup.model, setup.config))
+        for name, content in task.hf_files(setup.model.width).items():
+            directory.write_text(f"{directory.model.name}/{name}", content)
         directory.write_json(SUMMARY, {**summary, "status": "reporting"})
         answers = () if scored is None else evaluations[scored].answers
         write_analysis(directory.path / ANALYSIS, task.report(answers))

@@ -17,7 +17,7 @@ from jaxlm.optim import make_optimizer, make_schedule
 from jaxlm.parallel.placement import micro_batches, shard_batch
 from jaxlm.parallel.sharding import batch_shardings
 from jaxlm.setup.setup import Setup
-from jaxlm.training.gradients import accumulated_gradients
+from jaxlm.training.gradients import accumulated_gradients, cached_gradients
 from jaxlm.training.state import TrainState, abstract_state, init_state, offloaded, state_shardings
 from jaxlm.training.step import make_train_step
 
@@ -114,7 +114,9 @@ def make_plan(setup: Setup) -> Plan:
         optimizer = offloaded(optimizer, model.shapes, setup.rules)
     shardings = state_shardings(model.shapes, optimizer, setup.rules, offload=offload)
     sharded = setup.rules.mesh is not None and setup.rules.mesh.size > 1
-    gradients = accumulated_gradients(setup.apply, setup.task.loss, sharded=sharded)
+    examples = setup.datasets["train"].examples()
+    make = cached_gradients if examples is not None and examples.grouped else accumulated_gradients
+    gradients = make(setup.apply, setup.task.loss, sharded=sharded)
     step = jax.jit(
         make_train_step(gradients, optimizer, schedule),
         donate_argnums=0,

@@ -363,8 +363,9 @@ def test_kinds_of_task_have_keys_of_their_own(load, refused):
         "c.yaml:1: task.mask_rate: expected number > 0 and < 1, found 2"
     ]
     assert refused("{name: a, task: {kind: maskedlm}}") == [
-        "c.yaml:1: task.kind: expected one of classification, tagging, question_answering, multiple_choice, causal_lm, "
-        "prefix_lm, masked_lm, span_corruption, replaced_tokens, found \"maskedlm\"; did you mean 'masked_lm'?"
+        "c.yaml:1: task.kind: expected one of classification, tagging, question_answering, multiple_choice, embedding, "
+        'causal_lm, prefix_lm, masked_lm, span_corruption, replaced_tokens, found "maskedlm"; did you mean '
+        "'masked_lm'?"
     ]
 
 

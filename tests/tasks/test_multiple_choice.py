@@ -118,7 +118,7 @@ def test_packing_changes_no_score(finished):
     np.testing.assert_allclose(*scores, atol=1e-5, rtol=0)
 
 
-def test_accumulation_is_refused(finished, capsys):
+def test_tokens_cannot_count_a_batch_of_groups(finished, capsys):
     path = finished / "config.yaml"
-    assert run("finetune", "--config", path, "name=other", "train.grad_accum_steps=2") == 2
-    assert "train.grad_accum_steps=2: examples of this task belong together" in capsys.readouterr().err
+    assert run("finetune", "--config", path, "name=other", "train.batch_tokens=200") == 2
+    assert "train.batch_tokens: examples of this task belong together" in capsys.readouterr().err

@@ -94,7 +94,7 @@ class RowDataset:
             row_lengths={"": row_length},
             slots=slots,
             pad_id=layout.pad_id,
-            groups=any(example.group >= 0 for example in examples),
+            groups=self.split.grouped,
         )
 
 

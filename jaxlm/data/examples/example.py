@@ -19,7 +19,8 @@ class Example:
       arrays: by name: `<stream>tokens` int32 [T] of each stream, special tokens included, and the task's fields.
       row: index of its row in the table; the windows of one row share it.
       weight: its share of the row: 1, or 1 / windows.
-      group: examples of one group are in the same batch, and count as one in `train.batch_size`; -1: by itself.
+      group: examples of one group are in the same batch, though maybe in different micro-batches, and count as one in
+        `train.batch_size`; -1: by itself. Where there are groups, the loss sees a whole batch at once.
       prompt: int32 token ids that a generative evaluation continues.
       host: what `Task.decode` needs and no device sees: character offsets, first tokens of words.
     """
@@ -54,3 +55,8 @@ class Examples:
     labels: Sequence[Any]
     counts: Mapping[str, int]
     errors: Mapping[int, str] = field(default_factory=dict[int, str])
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the loss compares examples with each other."""
+        return any(example.group >= 0 for example in self.examples)

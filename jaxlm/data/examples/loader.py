@@ -102,7 +102,7 @@ class TrainLoader(ResumableBatches):
         order; not of the number of rows and processes, unless `batch_tokens` lets them decide that too.
 
     Raises:
-      UserError: no example, or one longer than `row_length`; groups with `batch_tokens` or accumulation.
+      UserError: no example, or one longer than `row_length`; groups with `batch_tokens`.
       ValueError: rows that do not divide among the processes, or not exactly one of `batch_size`, `batch_tokens`.
     """
 
@@ -111,11 +111,6 @@ class TrainLoader(ResumableBatches):
         self._examples, self._fields, self._layout = examples, fields, layout
         self._lengths = lengths = example_lengths(examples)
         self._members = members = group_members(examples)
-        if members is not None and layout.grad_accum_steps > 1:
-            raise UserError(
-                f"train.grad_accum_steps={layout.grad_accum_steps}: examples of this task belong together in groups, "
-                "as the choices of a question, which a micro-batch would part; expected 1"
-            )
         shaped: dict[str, Any] = {
             "max_length": layout.max_length,
             "row_length": layout.row_length,
