@@ -76,6 +76,7 @@ CONFIGS = {
         "pad_token_id": 0,
         "classifier_pooling": "mean",
     },
+    "mpnet": {key: value for key, value in BERT_LIKE.items() if key != "type_vocab_size"},
     "roberta": {**BERT_LIKE, "hidden_act": "gelu_new"},
     "xlm-roberta": {**BERT_LIKE, "type_vocab_size": 1, "pad_token_id": 3},
 }

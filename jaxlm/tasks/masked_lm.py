@@ -33,7 +33,7 @@ class MaskingConfig(LanguageModelConfig):
 
 
 class MaskedLMConfig(MaskingConfig):
-    """Pretraining to restore masked tokens (BERT, RoBERTa, DistilBERT, DeBERTa, ModernBERT)."""
+    """Pretraining to restore masked tokens (BERT, RoBERTa, DistilBERT, DeBERTa, ModernBERT, MPNet)."""
 
     kind: Literal["masked_lm"] = "masked_lm"
     """Maximum likelihood of the tokens that were masked."""

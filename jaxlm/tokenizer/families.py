@@ -76,6 +76,11 @@ def _roberta_processor(token: TokenIds, config: Mapping[str, Any]) -> processors
     return processors.RobertaProcessing(token["sep"], token["cls"], add_prefix_space=prefix)
 
 
+def _mpnet_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.RobertaProcessing:
+    """As RoBERTa's, over WordPiece."""
+    return processors.RobertaProcessing(token["sep"], token["cls"], add_prefix_space=False)
+
+
 def _xlm_roberta_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.TemplateProcessing:
     """As RoBERTa's, over SentencePiece."""
     cls, sep = token["cls"], token["sep"]
@@ -123,6 +128,16 @@ FAMILIES = {
             processor=_xlm_roberta_processor,
             sentencepiece_file="sentencepiece.bpe.model",
             sentencepiece_options={},
+        ),
+        TokenizerFamily(
+            "mpnet",
+            (),
+            ("MPNetTokenizer",),
+            {**_FAIRSEQ, "unk": "[UNK]"},
+            ("<s>", "<pad>", "</s>", "[UNK]", "<mask>"),
+            needs=("cls", "sep"),
+            processor=_mpnet_processor,
+            adds_missing=True,
         ),
         TokenizerFamily(
             "deberta-v2",

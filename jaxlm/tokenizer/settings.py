@@ -73,14 +73,14 @@ def follow_config(rules: dict[str, Any], found: Declared, config: Mapping[str, A
     """Changes the contents of a tokenizer.json where a class of Transformers goes by tokenizer_config.json instead.
 
     BertTokenizer makes its normalizer anew; byte-level classes decide by `add_prefix_space` (absent: no) whether a text
-    begins with a space, SentencePiece's by the same key where it is there. Of DeBERTa's only the vocabulary counts
-    (`deberta_steps`). A generic class changes nothing.
+    begins with a space, SentencePiece's by the same key where it is there. Of DeBERTa's and MPNet's only the
+    vocabulary counts (`vocabulary_files.remade`). A generic class changes nothing.
     """
     name = "" if found.family is None else found.family.name
     normalizer = rules.get("normalizer")
     if name == "bert" and isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
         rules["normalizer"] = {**normalizer, **bert_normalizer(config)}
-    if name == "deberta-v2":
+    if name in ("deberta-v2", "mpnet"):
         rules["post_processor"] = None
     space = config.get("add_prefix_space")
     if found.is_byte_level:

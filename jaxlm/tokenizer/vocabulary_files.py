@@ -60,7 +60,8 @@ def from_vocabulary(
         )
     kind = _format(family) if family is not None else next(name for name, there in readable.items() if there)
     if kind == "vocab.txt":
-        return _word_piece(directory / "vocab.txt", config, named), family or FAMILIES["bert"]
+        family = family or FAMILIES["bert"]
+        return _word_piece(directory / "vocab.txt", family, config, named), family
     if kind == _FORMATS[2]:
         backend = _byte_level(directory, config)
         return backend, family or guess_family(backend) or FAMILIES["gpt2"]
@@ -78,33 +79,46 @@ def remade(
     backend: tokenizers.Tokenizer, family: TokenizerFamily | None, config: Mapping[str, Any]
 ) -> tokenizers.Tokenizer:
     """Returns the backend with the rules that a class of Transformers makes anew around any vocabulary."""
+    steps = {}
     if family is not None and family.name == "deberta-v2":
-        for part, step in deberta_steps(config).items():
-            setattr(backend, part, step)
+        steps = deberta_steps(config)
+    elif family is not None and family.name == "mpnet":
+        steps = _bert_steps(**bert_normalizer(config))
+    for part, step in steps.items():
+        setattr(backend, part, step)
     return backend
 
 
 def bert_backend(vocab: Mapping[str, int], unk: str, *, lowercase: bool, **normalizer: Any) -> tokenizers.Tokenizer:
     """Returns WordPiece over BERT's normalizer and pre-tokenizer, without special tokens."""
     backend = tokenizers.Tokenizer(models.WordPiece(dict(vocab), unk_token=unk))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase, **normalizer)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
+    for part, step in _bert_steps(lowercase=lowercase, **normalizer).items():
+        setattr(backend, part, step)
     return backend
+
+
+def _bert_steps(**normalizer: Any) -> dict[str, Any]:
+    return {
+        "normalizer": normalizers.BertNormalizer(**normalizer),
+        "pre_tokenizer": pre_tokenizers.BertPreTokenizer(),
+        "decoder": decoders.WordPiece(),
+    }
 
 
 def _format(family: TokenizerFamily) -> str:
     if family.sentencepiece_file:
         return "a SentencePiece model"
-    return "vocab.txt" if family.name == "bert" else _FORMATS[2]
+    return "vocab.txt" if family.name in ("bert", "mpnet") else _FORMATS[2]
 
 
-def _word_piece(path: Path, config: Mapping[str, Any], named: Mapping[str, AddedToken | None]) -> tokenizers.Tokenizer:
+def _word_piece(
+    path: Path, family: TokenizerFamily, config: Mapping[str, Any], named: Mapping[str, AddedToken | None]
+) -> tokenizers.Tokenizer:
     vocab = {token: i for i, token in enumerate(read_text(path).removesuffix("\n").split("\n"))}
     tokens = {}
     for role in ("unk", "cls", "sep", "pad"):
         token = named.get(role)
-        tokens[role] = token.content if token is not None else FAMILIES["bert"].roles[role]
+        tokens[role] = token.content if token is not None else family.roles[role]
         if tokens[role] not in vocab:
             raise UserError(
                 f"{path}: no {tokens[role]} among its {len(vocab)} lines; expected one token to a line, special tokens "

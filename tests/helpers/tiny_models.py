@@ -26,6 +26,7 @@ FAMILY_SIZES = {
     "gpt2": {"pad_id": 0},
     "llama": {"num_kv_heads": 2, "pad_id": 0},
     "modernbert": {"local_attention": 6, "pad_id": 0},
+    "mpnet": {},
     "roberta": {"num_types": 2},
 }
 VARIANT_SIZES = {

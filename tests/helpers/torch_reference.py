@@ -56,6 +56,11 @@ def random_config(family: str, seed: int) -> Any:
             mlp_dropout=pick(0.0, 0.1),
             rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in rope.items()},
         )  # fmt: skip
+    if family == "mpnet":
+        return AutoConfig.for_model(
+            family, **common, num_hidden_layers=layers, num_attention_heads=heads, hidden_size=width,
+            intermediate_size=mlp, hidden_act=act, layer_norm_eps=eps, hidden_dropout_prob=pick(0, 0.1),
+        )  # fmt: skip
     own = {"embedding_size": pick(width, 8, 30)} if family == "electra" else {}
     return AutoConfig.for_model(
         family, **common, **own, num_hidden_layers=layers, num_attention_heads=heads, hidden_size=width,

@@ -29,6 +29,7 @@ TASKS = {
     "lstm": ("classification", "causal_lm"),
     "mistral": ("classification", "causal_lm", "prefix_lm"),
     "modernbert": ("classification", "masked_lm", *READING),
+    "mpnet": ("classification", "masked_lm"),
     "mt5": ("span_corruption",),
     "qwen2": ("classification", "causal_lm", "prefix_lm"),
     "qwen3": ("classification", "causal_lm", "prefix_lm"),
@@ -38,7 +39,7 @@ TASKS = {
 """XLM-RoBERTa has RoBERTa's modules, and ELECTRA's classifier has BERT's."""
 GENERATIVE = ("causal_lm", "prefix_lm")
 RECURRENT = ("gru", "lstm")
-RELATIVE = ("deberta-v2",)
+RELATIVE = ("deberta-v2", "mpnet")
 """Encoders whose logits have relative positions added to them, which the kernel does not do."""
 REFUSED = [(family, "context") for family in RECURRENT]
 """A recurrent network reads its rows in order."""
@@ -62,7 +63,7 @@ def pairs() -> list[dict[str, str]]:
     """Each family, each task, each preset at least once, each step under several presets."""
     trained = [
         ("bert", "classification", "ddp"), ("bert", "tagging", "fsdp"), ("bert", "masked_lm", "context"),
-        ("deberta-v2", "masked_lm", "fsdp_tp"),
+        ("deberta-v2", "masked_lm", "fsdp_tp"), ("mpnet", "classification", "context"),
         ("distilbert", "masked_lm", "tp"), ("electra", "replaced_tokens", "fsdp_tp"), ("gpt2", "prefix_lm", "hybrid"),
         ("gru", "causal_lm", "fsdp"), ("llama", "causal_lm", "context"), ("lstm", "classification", "ddp"),
         ("mistral", "causal_lm", "fsdp_tp"), ("modernbert", "masked_lm", "context"),
@@ -136,7 +137,8 @@ def mistakes(found: dict) -> list[str]:
 def expected(found: dict, kind: str, name: str, shapes: list[list[int]]) -> bool:
     """Whether a collective is one that this preset is known for."""
     preset, size = found["preset"], max(map(math.prod, shapes))
-    if found["family"] in ("t5", "mt5") and kind == "all-reduce" and [LENGTH, LENGTH] in [s[-2:] for s in shapes]:
+    shared = found["family"] in ("t5", "mt5", "mpnet") and [LENGTH, LENGTH] in [s[-2:] for s in shapes]
+    if shared and kind == "all-reduce":
         return found["step"] == "train"  # the gradient of the relative positions, which all rows share
     if preset in ("ddp", "fsdp", "hybrid") and any(LENGTH in shape for shape in shapes):
         return False  # each device has its rows whole

@@ -23,7 +23,7 @@ from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
 
-ENCODERS = ("bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
+ENCODERS = ("bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
 encoders = pytest.mark.parametrize("family", ENCODERS)
 # Counted on the Hub's pages of bert-base-uncased, roberta-base, distilbert-base-uncased and ModernBERT-base.
 PUBLISHED = {"bert": 109_514_298, "roberta": 124_697_433, "distilbert": 66_985_530, "modernbert": 149_655_232}
@@ -127,6 +127,7 @@ DUPLICATES = {
     "distilbert": ("vocab_projector.weight",),
     "electra": ("generator_lm_head.weight",),
     "modernbert": ("decoder.weight",),
+    "mpnet": ("lm_head.decoder.weight", "lm_head.decoder.bias"),
     "roberta": ("lm_head.decoder.weight", "lm_head.decoder.bias"),
     "xlm-roberta": ("lm_head.decoder.weight", "lm_head.decoder.bias"),
 }

@@ -228,6 +228,7 @@ def test_dropout_follows_the_key(family):
         ("electra", 1 + 3 * 2, 2),
         ("gpt2", 1 + 3 * 2, 1),
         ("llama", 1 + 3 * 2, 1),
+        ("mpnet", 1 + 3 * 2, 2),
         ("roberta", 1 + 3 * 2, 2),
     ],
 )

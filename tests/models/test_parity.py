@@ -170,6 +170,7 @@ def test_bare_trunk_without_prefix(family, tmp_path, transformers):
     [
         *((family, "ForMaskedLM") for family in ("Bert", "DistilBert", "Electra", "Roberta", "XLMRoberta")),
         ("DebertaV2", "ForMaskedLM"),
+        *(("MPNet", kind) for kind in ("ForMaskedLM", "ForQuestionAnswering", "ForTokenClassification")),
         *((family, "ForPreTraining") for family in ("Bert", "Electra")),
         *((family, "ForTokenClassification") for family in ("Electra", "Roberta", "XLMRoberta")),
         *((family, "ForQuestionAnswering") for family in ("Bert", "DistilBert", "Electra", "Roberta", "XLMRoberta")),
