@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from jaxlm.data.config import SourceConfig
@@ -47,13 +47,15 @@ def evaluate_run(
     if data is not None:
         like = next((name for name in ("validation", "train") if getattr(config.data, name) is not None), None)
         _refuse_other_splits(overrides, like, "--data")
-        source = _file_like(None if like is None else getattr(config.data, like), data)
-        split, key = "test", "--data"
+        given = {override.partition("=")[0].strip().removeprefix(f"data.{like}.") for override in overrides}
+        source = _file_like(None if like is None else getattr(config.data, like), data, given)
+        split, key = "validation", "--data"  # so that messages advise keys that overrides may set
     else:
         split = split or ("test" if config.data.test is not None else "validation")
         source, key = getattr(config.data, split), f"data.{split}"
         if source is None:
-            raise UserError(f"--split {split}: the run's config has no {key}")
+            there = ", ".join(name for name in SPLITS if getattr(config.data, name) is not None)
+            raise UserError(f"--split {split}: the run's config has no {key}; it has {there or 'no split'}")
         _refuse_other_splits(overrides, split, f"--split {split}")
     only = config.data.model_copy(update={"train": None, "validation": None, "test": None, split: source})
     changed = config.model_copy(update={"data": only})
@@ -94,11 +96,12 @@ def _refuse_other_splits(overrides: Sequence[str], split: str | None, option: st
             raise UserError(f"override '{override}': with {option}, the settings of {read} are read; leave it out")
 
 
-def _file_like(like: SourceConfig | None, data: str) -> SourceConfig:
+def _file_like(like: SourceConfig | None, data: str, given: Set[str]) -> SourceConfig:
+    """The source of a file; one of another kind than the run's own is read as its name and the `given` keys say."""
     settings = {} if like is None else like.model_dump(include=_KEPT)
     if Path(data).suffix != Path(str(like and like.path)).suffix:
-        for name in ("format", "separator", "quoting"):
-            settings.pop(name, None)
+        other = {"format", "separator", "quoting"}
         if plain_suffix(Path(data)) not in (".csv", ".tsv"):
-            settings.pop("columns", None)
+            other.add("columns")
+        settings = {name: value for name, value in settings.items() if name not in other - given}
     return SourceConfig(path=data, **settings)

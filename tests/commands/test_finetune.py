@@ -101,6 +101,21 @@ def test_evaluate_heeds_overrides_and_keeps_the_model(finished, capsys):
         assert words in error and f"override '{options[-1]}'" in error
 
 
+def test_what_evaluate_advises_about_a_file_can_be_done(finished, tmp_path, capsys):
+    command = ("evaluate", "--run", finished / "runs/tiny", "--data", tmp_path / "a.csv")
+    for content, advice in (
+        (b"good;pos\nbad;neg\n", "set data.validation.separator"),
+        (b"good,pos\nbad,neg\n", "set data.validation.columns"),
+        ("text,label\ncaf\u00e9,pos\n".encode("latin-1"), "set data.validation.encoding"),
+        (b"text\ngood\n", "no column 'label'"),
+    ):
+        (tmp_path / "a.csv").write_bytes(content)
+        assert run(*command) == 2 and advice in capsys.readouterr().err
+    (tmp_path / "a.csv").write_bytes("caf\u00e9;pos\n".encode("latin-1"))
+    keys = ("separator=;", "columns=[text,label]", "encoding=latin-1")
+    assert run(*command, *(f"data.validation.{key}" for key in keys)) == 0
+
+
 def test_predict_answers_a_file_and_a_pipe_alike(finished, capsys, monkeypatch, tmp_path):
     target = tmp_path / "out.jsonl"
     made = finished / "runs" / "tiny"
