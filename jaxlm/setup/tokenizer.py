@@ -11,6 +11,7 @@ from jaxlm.errors import UserError
 from jaxlm.files import atomic_folder, explain_write_errors, read_sealed, sha256, write_sealed
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.hf.hub import find_model_dir
+from jaxlm.models import get_family
 from jaxlm.parallel import processes
 from jaxlm.tasks.records import Sources
 from jaxlm.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -30,6 +31,12 @@ def open_checkpoint(config: Config) -> HFCheckpoint | None:
         find_model_dir(config.model.init, key="model.init", revision=config.model.commit or config.model.revision)
     )
     checkpoint.model_config  # noqa: B018  an unsupported checkpoint is refused
+    family = config.model.family
+    if family is not None and get_family(family, "model.family") is not checkpoint.family:
+        raise UserError(
+            f"model.family={family}: the checkpoint {config.model.init} is a {checkpoint.family.name}; leave "
+            "model.family out, since the checkpoint decides"
+        )
     return checkpoint
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from jaxlm.config.schema import Config
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.hf.hub import find_model_dir
 from jaxlm.hf.tensors import Tensors
 from jaxlm.inference.evaluate import evaluate_run
+from jaxlm.setup.tokenizer import open_checkpoint
 from jaxlm.tokenizer.tokenizer import load_tokenizer
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n"
@@ -64,6 +66,19 @@ def test_folders_of_another_kind(tmp_path, file, message):
     (tmp_path / file).write_text("{}")
     with pytest.raises(UserError, match=f"no config.json; expected an HF-format model directory.*{message}"):
         HFCheckpoint(tmp_path).config  # noqa: B018
+
+
+def test_a_family_that_is_not_the_checkpoints(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(BERT))
+    for family, fits in (("bert", True), ("gpt2", False)):
+        config = Config.model_validate({"name": "a", "model": {"init": str(tmp_path), "family": family}})
+        if fits:
+            assert open_checkpoint(config) is not None
+            continue
+        with pytest.raises(
+            UserError, match=r"model\.family=gpt2: the checkpoint .* is a bert; leave model\.family out"
+        ):
+            open_checkpoint(config)
 
 
 def test_pointers_of_git_lfs(tmp_path):
