@@ -87,6 +87,9 @@ class DataConfig(Section):
     """Rows of the evaluations during training, which choose the best checkpoint."""
     test: SourceConfig | None = None
     """Rows that the best checkpoint is scored on at the end."""
+    corpus: SourceConfig | None = None
+    """Sentence embeddings: further texts that the positives of validation and test are searched among, in the column of
+    the positives, or `text`."""
     max_length: int = Field(default=128, gt=0)
     """Longest example in tokens, special tokens included; in pretraining, the length of every row."""
     concat_documents: bool = False

@@ -219,7 +219,7 @@ class RowTask(Task):
     """A task that learns from the rows of tables."""
 
     reads = "rows"
-    unused_data_keys = ("concat_documents", "token_cache")
+    unused_data_keys = ("concat_documents", "token_cache", "corpus")
 
     @classmethod
     def open(cls, config: Any, request: Request) -> TableSources:
@@ -243,7 +243,7 @@ class CorpusTask(Task):
 
     reads = "corpus"
     predicts = False
-    unused_data_keys = ("long_text", "stride", "packing", "batch_order", "row_length", "max_shapes")
+    unused_data_keys = ("long_text", "stride", "packing", "batch_order", "row_length", "max_shapes", "corpus")
     wrap: ClassVar[Wrap]
     """Special tokens in the tokenized corpus: "documents" (around each) or "none" (the row adds its own)."""
     lookahead: ClassVar[int]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.data.dataset import Dataset
+from jaxlm.data.examples.dataset import RowDataset
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.sentence_modules import KEY, SentenceModules
@@ -23,10 +24,12 @@ from jaxlm.metrics.embeddings import RETRIEVAL
 from jaxlm.objectives.embeddings import NEGATIVE, POSITIVE, EmbeddingLoss
 from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.base import RowTask
+from jaxlm.tasks.embedding_corpus import KEY as CORPUS
+from jaxlm.tasks.embedding_corpus import EmbeddingSources, corpus_column, open_corpus, with_corpus
 from jaxlm.tasks.embedding_report import pair_report, retrieval_report
 from jaxlm.tasks.embedding_rows import EmbeddingConfig, answered_columns, make_examples
 from jaxlm.tasks.embedding_scores import RowVectors, Search, pair_scores, tfidf_scores
-from jaxlm.tasks.records import Answer, Context, Metric, Outputs
+from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request
 
 log = logging.getLogger("jaxlm")
 
@@ -50,7 +53,11 @@ class Embedding(RowTask):
     Config = EmbeddingConfig
     head = "embedding"
     vectors = True
-    unused_data_keys = (*RowTask.unused_data_keys, "long_text", "stride")
+    unused_data_keys = ("concat_documents", "token_cache", "long_text", "stride")
+
+    @classmethod
+    def open(cls, config: EmbeddingConfig, request: Request) -> EmbeddingSources:
+        return open_corpus(config, request.data, super().open(config, request))
 
     @classmethod
     def text_columns(cls, config: EmbeddingConfig) -> tuple[str, ...]:
@@ -114,7 +121,7 @@ class Embedding(RowTask):
     def examples(self, table: Table, *, labelled: bool, key: str) -> Examples:
         return make_examples(self.config, self.context, self.modules, table, labelled=labelled, key=key)
 
-    def datasets(self, sources: TableSources) -> dict[str, Dataset]:
+    def datasets(self, sources: EmbeddingSources) -> dict[str, Dataset]:
         made = super().datasets(sources)
         for split, dataset in made.items():
             examples = dataset.examples()
@@ -129,7 +136,14 @@ class Embedding(RowTask):
             size, rows = self.context.batch_size, len({example.row for example in examples.examples})
             if split == "train" and size and rows > size and rows % size == 1 and self._loss.kind == "ranking":
                 log.info("data.train: the last of %d rows is a batch by itself, which teaches nothing", rows)
-        return made
+        return made if sources.corpus is None else {**made, **self._searched(made, sources.corpus)}
+
+    def _searched(self, made: Mapping[str, Dataset], corpus: Table) -> dict[str, Dataset]:
+        """The splits that are evaluated, with the texts of a corpus after their rows."""
+        config = self.config.model_copy(update={"text": corpus_column(self.config, corpus)})
+        texts = make_examples(config, self.context, self.modules, corpus, labelled=False, key=CORPUS)
+        splits = {split: dataset.examples() for split, dataset in made.items() if split != "train"}
+        return {s: RowDataset(with_corpus(e, texts), self.fields) for s, e in splits.items() if e is not None}
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return self._loss(outputs, batch)

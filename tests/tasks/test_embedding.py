@@ -28,8 +28,11 @@ from jaxlm.inference.trained import open_trained
 from jaxlm.inference.vector_files import check_suffix, write_parquet
 from jaxlm.setup.setup import make_setup
 from jaxlm.tasks.embedding import Embedding
+from jaxlm.tasks.embedding_corpus import EmbeddingSources, open_corpus
 from jaxlm.tasks.embedding_rows import EmbeddingConfig
-from jaxlm.tasks.records import Context
+from jaxlm.tasks.embedding_scores import Search
+from jaxlm.tasks.records import Answer, Context
+from jaxlm.tasks.tagging import Tagging
 from jaxlm.training.plan import make_plan
 
 PAIR = ("anchor", "positive")
@@ -160,14 +163,41 @@ def test_batches_and_splits_without_anything_to_compare_with():
         make(*rows, text="anchor")
     for few in (rows[:1], [rows[0], {**rows[1], "positive": "p"}]):
         with pytest.raises(UserError, match="data.train: a single pair, or always the same 'positive'"):
-            make(*few).datasets(TableSources({"train": table(*few)}, {}, ()))
+            make(*few).datasets(EmbeddingSources({"train": table(*few)}, {}, ()))
     with_negative = [{**rows[0], "n": "x"}]
-    assert make(*with_negative, negative="n").datasets(TableSources({"train": table(*with_negative)}, {}, ()))
+    assert make(*with_negative, negative="n").datasets(EmbeddingSources({"train": table(*with_negative)}, {}, ()))
     with pytest.raises(UserError, match="no column 'positive', which data.train asks for"):
         make(*rows).examples(table({"anchor": "a"}), labelled=True, key="data.train")
     context = Context(DataConfig(), byte_tokenizer(), pool="last")
     with pytest.raises(UserError, match="the first token of this model sees no other"):
         Embedding.create(EmbeddingConfig(pooling="cls"), context, None)
+
+
+def test_a_corpus_is_searched_too():
+    rows = [{"anchor": "a", "positive": "p"}, {"anchor": "b", "positive": "q"}]
+    data = DataConfig.model_validate({"corpus": {"rows": [{"text": "p"}, {"text": "r"}, {"text": "s"}]}})
+    task = make(prompts={"positive": "d: "})
+    opened = open_corpus(task.config, data, TableSources({s: table(*rows) for s in ("train", "test")}, {}, PAIR))
+    made = task.datasets(opened)
+    found = {split: dataset.examples() for split, dataset in made.items()}
+    assert [e.row for e in found["train"].examples] == [0, 0, 1, 1]
+    assert [e.row for e in found["test"].examples] == [0, 0, 1, 1, 2, 3, 4]
+    assert found["test"].labels == [1, 1, None, None, None] and made["test"].describe()["corpus_texts"] == 3
+    # The anchors look for p and q among p, q, r and s.
+    parts: dict[int, list[Any]] = {}
+    for example in found["test"].examples:
+        vector = np.eye(4, dtype=np.float32)["apbqrs".index(example.host.text) // 2 + (example.host.text == "s")]
+        parts.setdefault(example.row, []).append((example, vector))
+    answers = [Answer({}, found["test"].labels[row], task.answer({}, part)) for row, part in parts.items()]
+    assert len(Search.of(answers).documents) == 4 and task.scores({}, answers, made["test"])["mrr"] == 1
+    scored = EmbeddingConfig(text=PAIR, label="s")
+    with pytest.raises(UserError, match=r"data\.corpus: scored pairs are not searched for"):
+        open_corpus(scored, data, TableSources({}, {}, PAIR))
+    other = DataConfig.model_validate({"corpus": {"rows": [{"body": "p"}]}})
+    with pytest.raises(UserError, match="no column 'positive', which data.corpus asks for"):
+        open_corpus(task.config, other, opened)
+    with pytest.raises(UserError, match=r"data\.corpus: task\.kind=tagging reads labelled rows and does not use it"):
+        Tagging.check_data_keys(data)
 
 
 @pytest.fixture(scope="module")
