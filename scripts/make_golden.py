@@ -38,6 +38,7 @@ BERT_LIKE = {
     "max_position_embeddings": 20, "type_vocab_size": 2, "num_labels": 3, "layer_norm_eps": 1e-3,
 }  # fmt: skip
 CONFIGS = {
+    "albert": {**BERT_LIKE, "embedding_size": 12, "num_hidden_groups": 2, "hidden_act": "gelu_new"},
     "bert": {**BERT_LIKE, "hidden_act": "gelu"},
     "deberta-v2": {
         **BERT_LIKE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxlm.errors import UserError
 from jaxlm.models import (
+    albert,
     bert,
     deberta_family,
     distilbert,
@@ -19,6 +20,7 @@ from jaxlm.models import (
 from jaxlm.models.base import Family, Head, Model
 
 FAMILIES: dict[str, Family] = {
+    "albert": albert.FAMILY,
     "bert": bert.FAMILY,
     "deberta-v2": deberta_family.FAMILY,
     "distilbert": distilbert.FAMILY,

@@ -33,7 +33,7 @@ class MaskingConfig(LanguageModelConfig):
 
 
 class MaskedLMConfig(MaskingConfig):
-    """Pretraining to restore masked tokens (BERT, RoBERTa, DistilBERT, DeBERTa, ModernBERT, MPNet)."""
+    """Pretraining to restore masked tokens (BERT, RoBERTa, DistilBERT, ALBERT, DeBERTa, ModernBERT, MPNet)."""
 
     kind: Literal["masked_lm"] = "masked_lm"
     """Maximum likelihood of the tokens that were masked."""

@@ -151,6 +151,16 @@ FAMILIES = {
             sentencepiece_file="spm.model",
         ),
         TokenizerFamily(
+            "albert",
+            (),
+            ("AlbertTokenizer",),
+            {**_BERT, "bos": "[CLS]", "eos": "[SEP]", "unk": "<unk>", "pad": "<pad>"},
+            ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
+            needs=("cls", "sep"),
+            processor=_bert_processor,
+            sentencepiece_file="spiece.model",
+        ),
+        TokenizerFamily(
             "t5",
             ("mt5",),
             ("T5Tokenizer", "MT5Tokenizer"),

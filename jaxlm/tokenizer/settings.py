@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +13,12 @@ from jaxlm.errors import UserError
 from jaxlm.tokenizer.declared import Declared
 
 _SWITCHES = (
-    "add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_case", "legacy", "split_by_punct",
+    "add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_case", "keep_accents", "legacy", "split_by_punct",
     "split_special_tokens", "strip_accents", "tokenize_chinese_chars",
 )  # fmt: skip
 _SIDES = ("padding_side", "truncation_side")
+ALBERT_UNK = 1
+"""Id of AlbertTokenizer's token for what no piece spells."""
 _MOST_EXTRA_IDS = 100_000
 
 
@@ -69,12 +72,37 @@ def deberta_steps(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def albert_steps(config: Mapping[str, Any], normalizer: Any) -> dict[str, Any]:
+    """Returns the normalizer, pre-tokenizer and decoder that AlbertTokenizer makes from its config, whatever its files
+    say.
+
+    Args:
+      normalizer: that of the files, whose table of characters is kept; None: there is none.
+    """
+    steps: list[Any] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    if not config.get("keep_accents"):
+        steps += [normalizers.NFKD(), normalizers.StripAccents()]
+    if config.get("do_lower_case", True):
+        steps.append(normalizers.Lowercase())
+    rules = {} if normalizer is None else {"normalizer": json.loads(normalizer.__getstate__())}
+    tables = [step for step in _steps(rules, "normalizer") if step.get("type") == "Precompiled"]
+    steps += [normalizers.Precompiled(base64.b64decode(step["precompiled_charsmap"])) for step in tables[:1]]
+    scheme = "always" if config.get("add_prefix_space", True) else "never"
+    return {
+        "normalizer": normalizers.Sequence(steps),
+        "pre_tokenizer": pre_tokenizers.Sequence(
+            [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace("▁", scheme)]
+        ),
+        "decoder": decoders.Metaspace("▁", scheme),
+    }
+
+
 def follow_config(rules: dict[str, Any], found: Declared, config: Mapping[str, Any]) -> None:
     """Changes the contents of a tokenizer.json where a class of Transformers goes by tokenizer_config.json instead.
 
     BertTokenizer makes its normalizer anew; byte-level classes decide by `add_prefix_space` (absent: no) whether a text
     begins with a space, SentencePiece's by the same key where it is there. Of DeBERTa's and MPNet's only the
-    vocabulary counts (`vocabulary_files.remade`). A generic class changes nothing.
+    vocabulary counts, of ALBERT's little else (`vocabulary_files.remade`). A generic class changes nothing.
     """
     name = "" if found.family is None else found.family.name
     normalizer = rules.get("normalizer")
@@ -82,6 +110,8 @@ def follow_config(rules: dict[str, Any], found: Declared, config: Mapping[str, A
         rules["normalizer"] = {**normalizer, **bert_normalizer(config)}
     if name in ("deberta-v2", "mpnet"):
         rules["post_processor"] = None
+    if name == "albert" and isinstance(rules.get("model"), dict):
+        rules["model"]["unk_id"] = ALBERT_UNK
     space = config.get("add_prefix_space")
     if found.is_byte_level:
         _set_prefix(rules, bool(space), "always")

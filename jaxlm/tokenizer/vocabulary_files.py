@@ -14,7 +14,7 @@ from jaxlm.tokenizer import sentencepiece
 from jaxlm.tokenizer.declared import Declared, check_readable
 from jaxlm.tokenizer.families import FAMILIES, TokenizerFamily, guess_family
 from jaxlm.tokenizer.reading import read_text
-from jaxlm.tokenizer.settings import bert_normalizer, deberta_steps
+from jaxlm.tokenizer.settings import ALBERT_UNK, albert_steps, bert_normalizer, deberta_steps
 
 SENTENCEPIECE = {
     FAMILIES[name].sentencepiece_file: FAMILIES[name] for name in ("t5", "llama", "xlm-roberta", "deberta-v2")
@@ -71,7 +71,15 @@ def from_vocabulary(
     options: dict[str, Any] = {"legacy": config.get("legacy") is not False, "fairseq": family.name == "xlm-roberta"}
     if family.name in ("llama", "xlm-roberta"):
         options["prefix"] = config.get("add_prefix_space")
-    backend = sentencepiece.read(directory / model, extra_ids=extra_ids, plain=family.name == "deberta-v2", **options)
+    options["plain"] = family.name in ("albert", "deberta-v2")
+    backend = sentencepiece.read(directory / model, extra_ids=extra_ids, **options)
+    unk = named.get("unk")
+    unknown = family.roles["unk"] if unk is None else unk.content
+    if family.name == "albert" and backend.token_to_id(unknown) != ALBERT_UNK:
+        raise UserError(
+            f"{directory / model}: {unknown} has the id {backend.token_to_id(unknown)}; expected {ALBERT_UNK}, as in "
+            "every model of ALBERT; unk_token of tokenizer_config.json names another token"
+        )
     return remade(backend, family, config), family
 
 
@@ -84,6 +92,8 @@ def remade(
         steps = deberta_steps(config)
     elif family is not None and family.name == "mpnet":
         steps = _bert_steps(**bert_normalizer(config))
+    elif family is not None and family.name == "albert":
+        steps = albert_steps(config, backend.normalizer)
     for part, step in steps.items():
         setattr(backend, part, step)
     return backend

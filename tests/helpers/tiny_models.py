@@ -19,6 +19,7 @@ from jaxlm.nn.layers import ComputeConfig
 SIZES = {"vocab_size": 64, "num_layers": 3, "embed_dim": 16, "num_heads": 4, "mlp_dim": 32, "max_positions": 24}
 """Layers: an odd number, so that a scan of two has a remainder. The rest divides by eight devices."""
 FAMILY_SIZES = {
+    "albert": {"table_dim": 8, "num_groups": 2},
     "bert": {},
     "deberta-v2": {"num_buckets": 8, "max_distance": 12, "num_types": 2, "absolute_positions": True},
     "distilbert": {},

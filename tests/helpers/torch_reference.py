@@ -61,6 +61,13 @@ def random_config(family: str, seed: int) -> Any:
             family, **common, num_hidden_layers=layers, num_attention_heads=heads, hidden_size=width,
             intermediate_size=mlp, hidden_act=act, layer_norm_eps=eps, hidden_dropout_prob=pick(0, 0.1),
         )  # fmt: skip
+    if family == "albert":
+        return AutoConfig.for_model(
+            family, **common, num_hidden_layers=layers, num_hidden_groups=min(layers, pick(1, 2, 3)), hidden_size=width,
+            embedding_size=pick(width, 8, 30), num_attention_heads=heads, intermediate_size=mlp, hidden_act=act,
+            layer_norm_eps=eps, type_vocab_size=pick(1, 2, 3), classifier_dropout_prob=pick(0, 0.3),
+            hidden_dropout_prob=pick(0, 0.1),
+        )  # fmt: skip
     own = {"embedding_size": pick(width, 8, 30)} if family == "electra" else {}
     return AutoConfig.for_model(
         family, **common, **own, num_hidden_layers=layers, num_attention_heads=heads, hidden_size=width,

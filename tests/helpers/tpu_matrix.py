@@ -19,6 +19,7 @@ from jaxlm.parallel.mesh import PRESETS
 PROGRAM = TESTS / "helpers" / "tpu_programs.py"
 READING = ("tagging", "question_answering", "multiple_choice")
 TASKS = {
+    "albert": ("classification", "masked_lm", *READING),
     "bert": ("classification", "masked_lm", *READING),
     "deberta-v2": ("classification", "masked_lm"),
     "distilbert": ("classification", "masked_lm", *READING),
@@ -62,6 +63,7 @@ def case(family: str, task: str, preset: str, step: str = "train", topology: str
 def pairs() -> list[dict[str, str]]:
     """Each family, each task, each preset at least once, each step under several presets."""
     trained = [
+        ("albert", "masked_lm", "fsdp"),
         ("bert", "classification", "ddp"), ("bert", "tagging", "fsdp"), ("bert", "masked_lm", "context"),
         ("deberta-v2", "masked_lm", "fsdp_tp"), ("mpnet", "classification", "context"),
         ("distilbert", "masked_lm", "tp"), ("electra", "replaced_tokens", "fsdp_tp"), ("gpt2", "prefix_lm", "hybrid"),

@@ -23,7 +23,7 @@ from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
 
-ENCODERS = ("bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
+ENCODERS = ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
 encoders = pytest.mark.parametrize("family", ENCODERS)
 # Counted on the Hub's pages of bert-base-uncased, roberta-base, distilbert-base-uncased and ModernBERT-base.
 PUBLISHED = {"bert": 109_514_298, "roberta": 124_697_433, "distilbert": 66_985_530, "modernbert": 149_655_232}
@@ -122,6 +122,7 @@ def test_golden_logits(family, tmp_path):
 
 # What older files, and those of other frameworks, hold beside a head that is tied to the token table.
 DUPLICATES = {
+    "albert": ("predictions.decoder.weight", "predictions.decoder.bias"),
     "bert": ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "cls.seq_relationship.weight"),
     "deberta-v2": ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
     "distilbert": ("vocab_projector.weight",),
@@ -139,7 +140,9 @@ def hold_twice(directory: Path, family: str) -> None:
     table = next(
         value for key, value in tensors.items() if key.endswith(("word_embeddings.weight", "tok_embeddings.weight"))
     )
-    bias = next((tensors[key] for key in ("cls.predictions.bias", "lm_head.bias") if key in tensors), table)
+    bias = next(
+        (tensors[key] for key in ("cls.predictions.bias", "lm_head.bias", "predictions.bias") if key in tensors), table
+    )
     for key in DUPLICATES[family]:
         if "seq_relationship" not in key:
             tensors[key] = (bias if key.endswith("bias") else table).copy()

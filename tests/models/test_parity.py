@@ -159,7 +159,7 @@ def test_bare_trunk_without_prefix(family, tmp_path, transformers):
     prefix = FAMILIES[family].trunk_map.prefix
     assert not any(key.startswith(prefix) for key in load_file(tmp_path / "in/model.safetensors"))
     imported = trunk_keeps_its_weights(tmp_path, theirs, 2)
-    pooled = family == "bert"  # BERT's pooler is part of its bare model
+    pooled = family in ("albert", "bert")  # whose pooler is part of the bare model
     beside = {"head/norm_scale"} if family == "modernbert" else {"head/dense_bias"}
     assert set(imported.initialized) == {"head/out", "head/out_bias"} | (set() if pooled else {"head/dense"} | beside)
 
@@ -171,6 +171,7 @@ def test_bare_trunk_without_prefix(family, tmp_path, transformers):
         *((family, "ForMaskedLM") for family in ("Bert", "DistilBert", "Electra", "Roberta", "XLMRoberta")),
         ("DebertaV2", "ForMaskedLM"),
         *(("MPNet", kind) for kind in ("ForMaskedLM", "ForQuestionAnswering", "ForTokenClassification")),
+        *(("Albert", kind) for kind in ("ForMaskedLM", "ForPreTraining", "ForQuestionAnswering")),
         *((family, "ForPreTraining") for family in ("Bert", "Electra")),
         *((family, "ForTokenClassification") for family in ("Electra", "Roberta", "XLMRoberta")),
         *((family, "ForQuestionAnswering") for family in ("Bert", "DistilBert", "Electra", "Roberta", "XLMRoberta")),

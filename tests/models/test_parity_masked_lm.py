@@ -12,7 +12,7 @@ from jaxlm.hf.checkpoint import export_model
 from jaxlm.models import FAMILIES, Model
 
 pytestmark = pytest.mark.parity
-ENCODERS = ("bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
+ENCODERS = ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
 encoders = pytest.mark.parametrize("family", ENCODERS)
 
 

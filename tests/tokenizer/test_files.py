@@ -176,7 +176,7 @@ def test_vocab_txt_without_special_token(tmp_path, missing):
 
 
 def test_class_that_needs_a_tokenizer_json(tmp_path):
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "AlbertTokenizer"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CamembertTokenizer"}')
     (tmp_path / "spiece.model").touch()
-    with pytest.raises(UserError, match="tokenizer_class 'AlbertTokenizer'.*save_pretrained"):
+    with pytest.raises(UserError, match="tokenizer_class 'CamembertTokenizer'.*save_pretrained"):
         load_tokenizer(tmp_path)
