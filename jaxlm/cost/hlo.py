@@ -63,11 +63,11 @@ def collectives(text: str) -> list[Collective]:
     turns = _turns(parts)
     found: dict[tuple[str, str], Collective] = {}
     for name, lines in parts.items():
-        looped, times = turns.get(name, (False, 1))
         for number, line in enumerate(lines):
             match = _INSTRUCTION.match(line)
             if match is None:
                 continue
+            looped, times = turns.get(name, (False, 1))
             kind, shapes, size, op_name = match["kind"], _results(match), _group_size(line), _search(_OP_NAME, line)
             if kind == "recv":
                 kind, size = _between_slices(line), 0

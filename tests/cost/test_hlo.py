@@ -110,6 +110,26 @@ def test_a_channel_counts_once_a_scatter_by_its_results_and_what_crosses_slices(
     ]
 
 
+PEELED = """
+%body (p: (s32[], bf16[2,8])) -> (s32[], bf16[2,8]) {
+  %next = bf16[16,8]{1,0} all-gather(%p), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+ENTRY %main (p: bf16[2,8]) -> f32[16,8] {
+  %first = bf16[16,8]{1,0} all-gather(%p), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
+  %loop = (s32[], bf16[2,8]) while(%tuple), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %after = f32[16,8]{1,0} all-reduce(%q), channel_id=6, replica_groups=[1,8]<=[8], to_apply=%add
+}
+"""
+
+
+def test_what_follows_a_loop_whose_first_turn_stands_before_it_counts_once():
+    assert collectives(PEELED) == [
+        Collective("all-gather", (("bf16", (16, 8)),), 8, True, 3, ""),
+        Collective("all-reduce", (("f32", (16, 8)),), 8, False, 1, ""),
+    ]
+
+
 def test_the_tpu_compilers_reduce_scatter_and_kernels():
     shapes = (("f32", (2, 8)), ("bf16", (2,)))
     assert collectives(FUSED) == [Collective("reduce-scatter", shapes, 8, False, 1, "jit(step)/dot")]
