@@ -26,6 +26,8 @@ LAYERS = [
     "training",
     "cost",
     "bench",
+    "commands",
+    "options",
     "cli",
     "__main__",
 ]

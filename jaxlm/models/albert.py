@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,9 @@ from jaxlm.models.encoder import (
     BERT_FIELDS,
     POSITION_IDS,
     Block,
-    Embeddings,
     EncoderConfig,
+    EncoderTrunk,
+    Stack,
     decoder_copies,
     embedding_rules,
     masked_lm_rules,
@@ -32,8 +33,7 @@ from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.attention import Mask
 from jaxlm.nn.heads import masked_lm, pooled_classifier, pooling, span_ends, token_classifier
-from jaxlm.nn.layers import ComputeConfig, Key, dense, init_stack, run_stack, split_key, take_columns
-from jaxlm.parallel.sharding import constrain
+from jaxlm.nn.layers import ComputeConfig, Key, init_stack, run_stack, split_key, take_columns
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,15 @@ class AlbertConfig:
         return [len(list(layers)) for _, layers in groupby(range(self.num_layers), lambda layer: int(layer / share))]
 
 
-class SharedStack(nn.Module):
-    """All blocks. The parameters of the groups are stacked along a leading axis."""
+@dataclass(frozen=True)
+class SharedConfig(EncoderConfig):
+    """What the trunk reads of an `AlbertConfig`."""
 
-    sizes: EncoderConfig
-    group_sizes: tuple[int, ...]
-    compute: ComputeConfig
+    group_sizes: tuple[int, ...] = ()
+
+
+class SharedStack(Stack):
+    """All blocks. The parameters of the groups are stacked along a leading axis."""
 
     @nn.compact
     def __call__(
@@ -89,14 +92,15 @@ class SharedStack(nn.Module):
         key: Key = None,
     ) -> Float[Array, "B Q D"]:
         """Returns the states of all positions, or of `slot_positions` alone, as `encoder.Stack`."""
+        sizes: tuple[int, ...] = cast(SharedConfig, self.config).group_sizes
         # Of the two sublayers' outputs only that of attention is dropped.
-        block = Block(replace(self.sizes, dropout=0.0), self.compute)
+        block = Block(replace(self.config, dropout=0.0), self.compute)
         mask = Mask(segment_ids_BT, segment_ids_BT)
-        params = self.param("layers", init_stack(block, len(self.group_sizes), x_BTD, x_BTD, mask))
+        params = self.param("layers", init_stack(block, len(sizes), x_BTD, x_BTD, mask))
 
         x = x_BTD
-        keys = split_key(key, len(self.group_sizes))
-        for group, (num_layers, k) in enumerate(zip(self.group_sizes, keys, strict=True)):
+        keys = split_key(key, len(sizes))
+        for group, (num_layers, k) in enumerate(zip(sizes, keys, strict=True)):
             shared = jax.tree.map(lambda p, group=group: p[group], params)
 
             def apply(_: Any, x: Array, k: Key, shared: Any = shared) -> Any:
@@ -106,50 +110,20 @@ class SharedStack(nn.Module):
                 slots_BSD = take_columns(x, slot_positions_BS)
                 return block.apply({"params": shared}, slots_BSD, x, mask.at(slot_positions_BS), k)
 
-            at_slots = slot_positions_BS is not None and group == len(self.group_sizes) - 1
+            at_slots = slot_positions_BS is not None and group == len(sizes) - 1
             x = run_stack(apply, jnp.arange(num_layers), x, k, self.compute, apply_at_slots if at_slots else None)
         return x
 
 
-class AlbertTrunk(nn.Module):
-    """Embeddings, their projection, which has a bias and is there whatever the widths, and the blocks."""
-
-    config: AlbertConfig
-    compute: ComputeConfig
-
-    def setup(self) -> None:
-        c = self.config
-        sizes = EncoderConfig(
-            vocab_size=c.vocab_size, num_positions=c.max_positions, num_types=c.num_types, table_dim=c.table_dim,
-            num_layers=c.num_layers, embed_dim=c.embed_dim, num_heads=c.num_heads, mlp_dim=c.mlp_dim,
-            activation=c.activation, norm_eps=c.norm_eps, dropout=c.dropout, attention_dropout=c.attention_dropout,
-            attention_output_dropout=c.dropout, init_std=c.init_std,
-        )  # fmt: skip
-        self.embed = Embeddings(sizes, self.compute)
-        nn.share_scope(self, self.embed)  # its parameters are the trunk's own
-        self.stack = SharedStack(sizes, tuple(c.group_sizes), self.compute)
-
-    @property
-    def tokens(self) -> Float[Array, "V E"]:
-        """The token table."""
-        return self.embed.tokens
-
-    @nn.compact
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
-        positions: Int[Array, "B T"],
-        token_types: Int[Array, "B T"] | None = None,
-        slot_positions: Int[Array, "B S"] | None = None,
-        key: Key = None,
-    ) -> Float[Array, "B Q D"]:
-        c = self.config
-        embed_key, stack_key = split_key(key, 2)
-        x = self.embed(tokens, positions, token_types, embed_key)
-        x = dense(self, "project", x, (c.table_dim, c.embed_dim), ("embed_in", "embed"))
-        x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
-        return self.stack(x, segment_ids, slot_positions, stack_key)
+def _trunk(config: AlbertConfig, compute: ComputeConfig) -> EncoderTrunk:
+    c = config
+    encoder = SharedConfig(
+        vocab_size=c.vocab_size, num_positions=c.max_positions, num_types=c.num_types, table_dim=c.table_dim,
+        num_layers=c.num_layers, embed_dim=c.embed_dim, num_heads=c.num_heads, mlp_dim=c.mlp_dim,
+        activation=c.activation, norm_eps=c.norm_eps, dropout=c.dropout, attention_dropout=c.attention_dropout,
+        attention_output_dropout=c.dropout, init_std=c.init_std, projects=True, group_sizes=tuple(c.group_sizes),
+    )  # fmt: skip
+    return EncoderTrunk(encoder, compute, SharedStack)
 
 
 _FIELDS = {
@@ -196,7 +170,7 @@ FAMILY = Family(
         "xxlarge": _XXLARGE,
     },
     published={"base": 11_685_122, "large": 17_686_018, "xlarge": 58_728_962, "xxlarge": 222_603_778},
-    trunk=AlbertTrunk,
+    trunk=_trunk,
     heads={
         "classification": Head(
             pooled_classifier("tanh", dropout_before=False), "AlbertForSequenceClassification", _POOLED, LABEL_PARAMS

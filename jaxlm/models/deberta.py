@@ -169,7 +169,7 @@ class DisentangledStack(Stack):
 
     def relative_positions(self, length: int) -> Float[Array, "R D"]:
         """The table of relative positions, which all layers share."""
-        c = self.config
+        c: Any = self.config
         span = c.max_distance if c.num_buckets is None else c.num_buckets
         table = embedding_table(self, "positions", 2 * span, c.embed_dim, "positions")
         table = constrain(table, (None, None), self.compute.rules)

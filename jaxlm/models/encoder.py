@@ -1,4 +1,4 @@
-"""The trunk of BERT, RoBERTa, DistilBERT and ELECTRA: summed embeddings, post-norm blocks, and their names in HF.
+"""The trunk of BERT and of families like it: summed embeddings, post-norm blocks, and their names in HF.
 
 Shape letters: B rows, T row length, S slots, Q queries (T or S), E table width, D embed, N heads, H head_dim, F mlp.
 """
@@ -62,6 +62,8 @@ class EncoderConfig:
     init_std: float
     first_position: int = 0
     """Row of the position table that an example's first token reads."""
+    projects: bool = False
+    """The embeddings are projected even where they are as wide as the blocks."""
 
     def __post_init__(self) -> None:
         if self.embed_dim % self.num_heads:
@@ -161,7 +163,7 @@ class Stack(nn.Module):
       block: the class of a block.
     """
 
-    config: Any
+    config: EncoderConfig
     compute: ComputeConfig
     block: type[Block] = Block
 
@@ -245,7 +247,7 @@ class EncoderTrunk(nn.Module):
         """Returns the states of embedded tokens, at the slots alone where given."""
         c = self.config
         x = x_BTE
-        if c.table_dim != c.embed_dim:
+        if c.projects or c.table_dim != c.embed_dim:
             x = dense(self, "project", x, (c.table_dim, c.embed_dim), ("embed_in", "embed"))
             x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
         return self.stack(x, segment_ids, slot_positions, key)

@@ -24,6 +24,7 @@ from jaxlm.nn.layers import (
     embedding_lookup,
     embedding_table,
     init_stack,
+    plain_rope_frequencies,
     rms_norm,
     run_stack,
     shard_heads,
@@ -108,11 +109,7 @@ def rope_frequencies(config: LlamaConfig) -> np.ndarray:
     divided where fewer than `rope_low_factor` turns fit the original positions, as it is where more than
     `rope_high_factor` do, and in between a mean of both, linear in the number of turns (Grattafiori et al., 2024).
     """
-    head_dim, number = config.heads[2], np.float32
-    exponents = np.arange(0, head_dim, 2, dtype=number) / number(head_dim)
-    # Each operation rounds to float32, as where these models were trained: at position 100,000 the last bit of a
-    # frequency is 0.006 radians. The power is that of float64, rounded.
-    plain = number(1) / np.power(float(config.rope_theta), exponents.astype(np.float64)).astype(number)
+    number, plain = np.float32, plain_rope_frequencies(config.rope_theta, config.heads[2])
     factor, low, high = map(number, (config.rope_factor, config.rope_low_factor, config.rope_high_factor))
     if config.rope_type == "default":
         return plain

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -32,6 +31,7 @@ from jaxlm.nn.layers import (
     normal,
     normalize,
     param,
+    plain_rope_frequencies,
     run_stack,
     shard_heads,
     split_key,
@@ -105,12 +105,6 @@ def layer_pattern(num_layers: int, every: int = EVERY) -> tuple[bool, ...]:
     return tuple(bool(i % every) for i in range(num_layers))
 
 
-def _frequencies(theta: float, head_dim: int) -> np.ndarray:
-    """Radians per position of each pair of a head's dimensions, float32 [H / 2]: theta^(-2h/H)."""
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    return np.float32(1) / np.power(float(theta), exponents.astype(np.float64)).astype(np.float32)
-
-
 class Block(nn.Module):
     """x + attention of its norm, x + gated MLP of its norm; the first layer's attention reads x itself."""
 
@@ -144,9 +138,9 @@ class Block(nn.Module):
         y = jnp.where(first, x_BTD, normalize(x_BTD, norm_D, None, c.norm_eps))
         qkv = linear("qkv", constrain(y, activations, rules), (D, 3, N, H), ("embed", "qkv", "heads", "head_dim"))
         q, k, v = (qkv[:, :, i] for i in range(3))
-        frequencies = _frequencies(c.rope_theta, H)
+        frequencies = plain_rope_frequencies(c.rope_theta, H)
         if mask.windowed is not None:
-            frequencies = jnp.where(mask.windowed, _frequencies(c.local_rope_theta, H), frequencies)
+            frequencies = jnp.where(mask.windowed, plain_rope_frequencies(c.local_rope_theta, H), frequencies)
         q, k = (apply_rope(x, positions_BT, frequencies) for x in (q, k))
         q, k, v = shard_heads(q, k, v, rules)
         q = take_columns(q, slots_BQ)

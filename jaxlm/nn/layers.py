@@ -185,6 +185,16 @@ def rms_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Arra
     return (x32 * inverse * add_leading_axes(scale, x.ndim)).astype(x.dtype)
 
 
+def plain_rope_frequencies(theta: float, head_dim: int) -> np.ndarray:
+    """Radians per position of each pair of a head's dimensions, theta^(-2h/H), float32 [H / 2].
+
+    Each operation rounds to float32, as where the published models were trained: at position 100,000 the last bit of a
+    frequency is 0.006 radians. The power is that of float64, rounded.
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    return np.float32(1) / np.power(float(theta), exponents.astype(np.float64)).astype(np.float32)
+
+
 def apply_rope(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray | jax.Array) -> jax.Array:
     """Rotary position embedding (Su et al., 2021): turns the pair (h, h + H/2) by position x frequency h.
 

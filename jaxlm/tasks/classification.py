@@ -20,13 +20,14 @@ from jaxlm.data.examples.texts import TextCells, log_skipped
 from jaxlm.data.label_names import hf_label_names
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.fields import EXAMPLES, Batch, Field
+from jaxlm.fields import Batch, Field
 from jaxlm.metrics.classification import PRIMARY, classification_metrics, metric_names, predicted_labels
 from jaxlm.objectives.classification import LOSSES
 from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
 from jaxlm.tasks.classification_report import PredictedRow, classification_sections
+from jaxlm.tasks.first_row import show_first_row
 from jaxlm.tasks.labels import LabelEncoder, LabelSet, labels_of_checkpoint, labels_of_rows
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, TaskConfig
 from jaxlm.tasks.window_pooling import WindowPooling, pool_windows
@@ -257,20 +258,16 @@ class Classification(RowTask):
         }
 
     def show(self, batch: Batch) -> list[str]:
-        lines = [f"task: {self.labels.describe()}", "first packed row:"]
-        for slot, example in enumerate(batch[EXAMPLES][0]):
-            if example < 0:
-                continue
-            inside = batch["segment_ids"][0] == slot + 1
+        def describe(slot: int, inside: np.ndarray) -> str:
             label = batch["labels"][0, slot]
             if self.problem == "multilabel":
                 shown = ", ".join(name for name, on in zip(self.label_names, label, strict=True) if on) or "none"
             else:
                 shown = f"{float(label):g}" if self.problem == "regression" else self.label_names[int(label)]
             text = self.context.tokenizer.decode(batch["tokens"][0][inside], skip_special_tokens=False)
-            lines.append(f"  {slot + 1:3d}  example {example + 1}, {int(inside.sum())} tokens, label {shown}: {text}")
-        padding = int((batch["segment_ids"][0] == 0).sum())
-        return [*lines, f"       {padding} tokens of padding"]
+            return f", label {shown}: {text}"
+
+        return [f"task: {self.labels.describe()}", *show_first_row(batch, "example", describe)]
 
     def baselines(self, train: Dataset, test: Dataset) -> dict[str, dict[str, float]]:
         if not self.config.baselines or self.problem not in ("binary", "multiclass"):

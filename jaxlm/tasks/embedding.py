@@ -19,7 +19,7 @@ from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.sentence_modules import KEY, SentenceModules
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.fields import EXAMPLES, Batch, Field
+from jaxlm.fields import Batch, Field
 from jaxlm.metrics.embeddings import RETRIEVAL
 from jaxlm.objectives.embeddings import NEGATIVE, POSITIVE, EmbeddingLoss
 from jaxlm.report.sections import ReportSection
@@ -29,6 +29,7 @@ from jaxlm.tasks.embedding_corpus import EmbeddingSources, corpus_column, open_c
 from jaxlm.tasks.embedding_report import pair_report, retrieval_report
 from jaxlm.tasks.embedding_rows import EmbeddingConfig, answered_columns, make_examples
 from jaxlm.tasks.embedding_scores import RowVectors, Search, pair_scores, tfidf_scores
+from jaxlm.tasks.first_row import show_first_row
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request
 
 log = logging.getLogger("jaxlm")
@@ -200,14 +201,11 @@ class Embedding(RowTask):
         return {"problem": "sentence embeddings", "label_names": [], "task": task}
 
     def show(self, batch: Batch) -> list[str]:
-        lines = ["first packed row:"]
-        for slot, example in enumerate(batch[EXAMPLES][0]):
-            if example >= 0:
-                inside = batch["segment_ids"][0] == slot + 1
-                text = self.context.tokenizer.decode(batch["tokens"][0][inside], skip_special_tokens=False)
-                role = _ROLES.get(int(batch["roles"][0, slot]), "anchor")
-                lines.append(f"  {slot + 1:3d}  text {example + 1}, {role}: {text}")
-        return [*lines, f"       {int((batch['segment_ids'][0] == 0).sum())} tokens of padding"]
+        def describe(slot: int, inside: np.ndarray) -> str:
+            role = _ROLES.get(int(batch["roles"][0, slot]), "anchor")
+            return f", {role}: {self.context.tokenizer.decode(batch['tokens'][0][inside], skip_special_tokens=False)}"
+
+        return show_first_row(batch, "text", describe)
 
     def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
         labelled = [answer for answer in answers if answer.label is not None]

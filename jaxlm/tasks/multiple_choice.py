@@ -18,10 +18,11 @@ from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.examples.texts import TextCells, log_skipped
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.fields import EXAMPLES, Batch, Field
+from jaxlm.fields import Batch, Field
 from jaxlm.objectives.multiple_choice import multiple_choice_loss
 from jaxlm.report.sections import ReportSection, excerpt
 from jaxlm.tasks.base import RowTask
+from jaxlm.tasks.first_row import show_first_row
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, TaskConfig
 
 log = logging.getLogger("jaxlm")
@@ -202,14 +203,11 @@ class MultipleChoice(RowTask):
         return {"problem": "multiple choice", "label_names": [], "task": {**task, "choices": self.num_choices}}
 
     def show(self, batch: Batch) -> list[str]:
-        lines = ["first packed row:"]
-        for slot, example in enumerate(batch[EXAMPLES][0]):
-            if example >= 0:
-                inside = batch["segment_ids"][0] == slot + 1
-                text = self.context.tokenizer.decode(batch["tokens"][0][inside], skip_special_tokens=False)
-                right = " (right)" if batch["labels"][0, slot] else ""
-                lines.append(f"  {slot + 1:3d}  candidate {example + 1}{right}: {text}")
-        return [*lines, f"       {int((batch['segment_ids'][0] == 0).sum())} tokens of padding"]
+        def describe(slot: int, inside: np.ndarray) -> str:
+            right = " (right)" if batch["labels"][0, slot] else ""
+            return f"{right}: {self.context.tokenizer.decode(batch['tokens'][0][inside], skip_special_tokens=False)}"
+
+        return show_first_row(batch, "candidate", describe)
 
     def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
         """The questions whose right candidate was found least likely."""

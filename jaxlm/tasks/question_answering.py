@@ -17,7 +17,7 @@ from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.fields import EXAMPLES, Batch, Field
+from jaxlm.fields import Batch, Field
 from jaxlm.metrics.squad import AnswerScore, BestThreshold, best_threshold
 from jaxlm.objectives.spans import span_loss
 from jaxlm.report.sections import ReportSection
@@ -25,6 +25,7 @@ from jaxlm.tasks.answer_rows import QuestionColumns, QuestionRows
 from jaxlm.tasks.answer_settings import AnswerSettings, settle
 from jaxlm.tasks.answer_windows import Span, best_spans, merge_spans
 from jaxlm.tasks.base import RowTask
+from jaxlm.tasks.first_row import show_first_row
 from jaxlm.tasks.question_answering_baselines import sentence_like_question
 from jaxlm.tasks.question_answering_report import AnsweredQuestion, answer_sections
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request, TaskConfig
@@ -249,20 +250,14 @@ class QuestionAnswering(RowTask):
         }
 
     def show(self, batch: Batch) -> list[str]:
-        lines, decode = [f"task: {self.settings.summary()}", "first packed row:"], self.context.tokenizer.decode
-        for slot, example in enumerate(batch[EXAMPLES][0]):
-            if example < 0:
-                continue
-            inside = batch["segment_ids"][0] == slot + 1
+        tokens, decode = batch["tokens"][0], self.context.tokenizer.decode
+
+        def describe(slot: int, inside: np.ndarray) -> str:
             start, end = int(batch["start_positions"][0, slot]), int(batch["end_positions"][0, slot])
-            answer = (
-                "no answer here" if start == int(np.argmax(inside)) else decode(batch["tokens"][0][start : end + 1])
-            )
-            text = decode(batch["tokens"][0][inside], skip_special_tokens=False)
-            lines.append(
-                f"  {slot + 1:3d}  window {example + 1}, {int(inside.sum())} tokens, answer {answer!r}: {text}"
-            )
-        return [*lines, f"       {int((batch['segment_ids'][0] == 0).sum())} tokens of padding"]
+            answer = "no answer here" if start == int(np.argmax(inside)) else decode(tokens[start : end + 1])
+            return f", answer {answer!r}: {decode(tokens[inside], skip_special_tokens=False)}"
+
+        return [f"task: {self.settings.summary()}", *show_first_row(batch, "window", describe)]
 
     def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
         questions = []

@@ -20,10 +20,11 @@ from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.examples.texts import log_skipped
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.fields import EXAMPLES, Batch, Field
+from jaxlm.fields import Batch, Field
 from jaxlm.metrics.entities import OUTSIDE, Entity, entities_of, entity_scores, split_tag
 from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.base import RowTask
+from jaxlm.tasks.first_row import show_first_row
 from jaxlm.tasks.labels import hf_label_names
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request, TaskConfig
 from jaxlm.tasks.tag_schemes import (
@@ -290,17 +291,12 @@ class Tagging(RowTask):
         return {"problem": "tagging", "label_names": list(self.label_names), "task": task}
 
     def show(self, batch: Batch) -> list[str]:
-        lines = ["first packed row:"]
-        for slot, example in enumerate(batch[EXAMPLES][0]):
-            inside = batch["segment_ids"][0] == slot + 1
-            if example < 0:
-                continue
+        def describe(slot: int, inside: np.ndarray) -> str:
             names = self.context.tokenizer.tokens(batch["tokens"][0][inside])
-            labels, weights = batch["labels"][0][inside], batch["weights"][0][inside]
-            tagged = zip(names, labels, weights, strict=True)
-            shown = " ".join(f"{n}/{self.label_names[int(i)]}" if w else n for n, i, w in tagged)
-            lines.append(f"  {slot + 1:3d}  example {example + 1}, {int(inside.sum())} tokens: {shown}")
-        return [*lines, f"       {int((batch['segment_ids'][0] == 0).sum())} tokens of padding"]
+            tagged = zip(names, batch["labels"][0][inside], batch["weights"][0][inside], strict=True)
+            return ": " + " ".join(f"{n}/{self.label_names[int(i)]}" if w else n for n, i, w in tagged)
+
+        return show_first_row(batch, "example", describe)
 
     def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
         rows = [(self._words(a.row), a.label, a.kept) for a in answers if a.label is not None]

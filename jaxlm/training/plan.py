@@ -11,6 +11,7 @@ import jax
 import optax
 
 from jaxlm.data.dataset import Loader
+from jaxlm.data.examples.example import Examples
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch
 from jaxlm.optim import make_optimizer, make_schedule
@@ -81,10 +82,14 @@ class Plan:
         return abstract_state(setup.model.shapes, self.optimizer, self.key, setup.rules, offload=offload)
 
 
-def _rows_of(setup: Setup) -> int | None:
-    """Training rows that are learned from; None of a corpus."""
-    examples = setup.datasets["train"].examples()
-    return None if examples is None else len({example.row for example in examples.examples})
+def _warn_of_a_short_epoch(batch_size: int, examples: Examples | None) -> None:
+    """Says that all training data are one batch, unless they fill it."""
+    rows = None if examples is None else len({example.row for example in examples.examples})
+    if rows is None or rows < batch_size:
+        log.warning(
+            "train.batch_size=%d is more than the training data%s: an epoch is one step",
+            batch_size, "" if rows is None else f", {rows:,} rows",
+        )  # fmt: skip
 
 
 def make_plan(setup: Setup) -> Plan:
@@ -99,12 +104,9 @@ def make_plan(setup: Setup) -> Plan:
     loader = setup.datasets["train"].loader(setup.layout)
     epochs = DEFAULT_EPOCHS if train.epochs is None else train.epochs
     total = train.steps if train.steps is not None else max(1, round(epochs * (loader.steps_per_epoch or 0)))
-    rows = _rows_of(setup)
-    if loader.steps_per_epoch == 1 and train.batch_tokens is None and (rows is None or rows < train.batch_size):
-        log.warning(
-            "train.batch_size=%d is more than the training data%s: an epoch is one step",
-            train.batch_size, "" if rows is None else f", {rows:,} rows",
-        )  # fmt: skip
+    examples = setup.datasets["train"].examples()
+    if loader.steps_per_epoch == 1 and train.batch_tokens is None:
+        _warn_of_a_short_epoch(train.batch_size, examples)
     if total >= 2**31:
         raise UserError(f"train.steps, train.epochs: {total} steps; expected less than {2**31}")
     schedule = make_schedule(config.optimizer, total)
@@ -114,7 +116,6 @@ def make_plan(setup: Setup) -> Plan:
         optimizer = offloaded(optimizer, model.shapes, setup.rules)
     shardings = state_shardings(model.shapes, optimizer, setup.rules, offload=offload)
     sharded = setup.rules.mesh is not None and setup.rules.mesh.size > 1
-    examples = setup.datasets["train"].examples()
     make = cached_gradients if examples is not None and examples.grouped else accumulated_gradients
     gradients = make(setup.apply, setup.task.loss, sharded=sharded)
     step = jax.jit(

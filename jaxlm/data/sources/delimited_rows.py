@@ -48,7 +48,7 @@ def read_delimited(
     if len(columns) > 1 and columns[0] == "":
         log.info("%s: the first column has no name, as an index that pandas wrote; it is ignored", name)
         return columns[1:], _without_index(_rows(fields, columns, quoting, delimiter, key, named=True))
-    return columns, _rows(fields, columns, quoting, delimiter, key, named=True)
+    return columns, _rows(fields, columns, quoting, delimiter, key, named=len(columns) > 1)
 
 
 def _without_index(records: Iterator[Record]) -> Iterator[Record]:
@@ -94,13 +94,15 @@ def _rows(
     *,
     named: bool = False,
 ) -> Iterator[Record]:
-    """Args:
-    named: the names come from the file's first line.
+    """Yields the records of lines of fields.
+
+    Args:
+      named: the names come from the file's first line, which may stand elsewhere once more, as where files were joined.
     """
     for line, row in fields:
         if isinstance(row, BadRow):
             yield line, row
-        elif named and [field.strip() for field in row] == list(columns):
+        elif named and row and row[0].strip() == columns[0] and [field.strip() for field in row] == list(columns):
             yield line, BadRow("the names of the columns stand here once more; remove the line")
         elif len(row) == len(columns):
             yield line, dict(zip(columns, row, strict=True))

@@ -179,12 +179,12 @@ def open_rows(
         )
     if kind == "conll":
         names = source.columns or ("tokens", "tags")
-        sentences = _decoded(read_conll(lines, names, source.separator))
-        return RowReader(str(path), sentences, names, fraction=file.fraction)
+        sentences = read_conll(lines, names, source.separator)
+        return RowReader(str(path), _decoded(sentences) if lenient else sentences, names, fraction=file.fraction)
     if kind == "squad":
         return RowReader(str(path), read_squad("".join(lines), str(path)))
     if kind == "jsonl":
-        checked = (undecoded(line) or line for line in lines)
+        checked = (undecoded(line) or line for line in lines) if lenient else lines
         return RowReader(str(path), read_json(checked, str(path)), fraction=file.fraction)
     quoting = source.quoting if source.quoting != "auto" else kind == "csv"
     columns, records = read_delimited(
@@ -200,7 +200,7 @@ def open_rows(
         if source.columns
         else f"the first line was read as the header: if it is a row, set {setting(key, 'columns')}"
     )
-    return RowReader(str(path), _decoded(records), columns, hint, file.fraction)
+    return RowReader(str(path), _decoded(records) if lenient else records, columns, hint, file.fraction)
 
 
 def _decoded(records: Iterator[Record]) -> Iterator[Record]:

@@ -1,0 +1,194 @@
+"""What each command of the command line does, given its options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from jaxlm.console import printable
+from jaxlm.errors import UserError
+from jaxlm.files import sha256
+from jaxlm.plugins import load_plugins
+
+log = logging.getLogger("jaxlm")
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    _train(options, pretraining=True)
+
+
+def finetune(options: argparse.Namespace) -> None:
+    _train(options, pretraining=False)
+
+
+def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
+    from jaxlm.cost import topology
+
+    absent = topology.requested(options.topology, options.overrides, dry_run=options.dry_run)
+    if absent is not None:
+        absent.set_environment()  # before anything imports JAX, as the tasks of the schema do
+    from jaxlm.config.loading import load_config
+    from jaxlm.tasks import TASKS
+
+    load_plugins(options.plugin)
+
+    config = load_config(Path(options.config), topology.other_overrides(options.overrides))
+    if pretraining != (TASKS[config.task.kind].reads == "corpus"):
+        right = "finetune" if pretraining else "pretrain"
+        raise UserError(f"{options.config}: task.kind={config.task.kind} is for `jaxlm {right}`")
+    if absent is not None:
+        from jaxlm.cost.compile import dry_run_for
+
+        print(printable(dry_run_for(config, absent)))
+        return
+    from jaxlm.report.format import score_lines
+    from jaxlm.training.stages import run_chain, run_pretraining
+
+    if options.dry_run:
+        from jaxlm.cost.dryrun import dry_run
+
+        _say(dry_run(run_pretraining(config)))
+        return
+    _say(score_lines(run_chain(config, command=options.command_line)))
+
+
+def _say(text: str) -> None:
+    """Prints a command's answer, of several processes on the first."""
+    from jaxlm.parallel.processes import is_first
+
+    if is_first():
+        print(printable(text))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from jaxlm.inference.evaluate import evaluate_run
+
+    load_plugins(options.plugin)
+    scores = evaluate_run(options.run, split=options.split, data=options.data, overrides=options.overrides)
+    _say(json.dumps(scores, indent=2, ensure_ascii=False))
+
+
+def predict(options: argparse.Namespace) -> None:
+    from jaxlm.data.sources.files import check_file
+    from jaxlm.inference.input_rows import open_input
+    from jaxlm.inference.output import to_csv, to_jsonl, write_binary, write_output
+    from jaxlm.inference.predict import open_predictor, predict_stream
+    from jaxlm.inference.vector_files import check_suffix, vector_writer
+    from jaxlm.parallel import processes
+
+    load_plugins(options.plugin)
+    if options.input == "-" and processes.is_multiprocess():
+        raise UserError(
+            "--input -: of several processes, only one has a standard input; expected a file that all can read"
+        )
+    if options.input != "-":
+        check_file(Path(options.input), "--input")
+        processes.assert_same(f"the contents of {options.input}", lambda: sha256(Path(options.input)))
+    samples = {name: getattr(options, name) for name in ("tokens", "temperature", "top_k", "top_p")}
+    policy = "skip" if options.on_bad_row == "error" else "stop"
+    predictor = open_predictor(
+        options.run,
+        text=_columns(options.text),
+        samples=samples,
+        on_bad_row=policy,
+        overrides=options.overrides,
+    )
+    table = {".csv": ",", ".tsv": "\t"}.get(Path(options.output).suffix)
+    arrays = check_suffix(options.output, vectors=predictor.trained.setup.task.vectors)
+    reading = {
+        "columns": options.columns and tuple(options.columns),
+        "separator": options.separator,
+        "quoting": None if options.quoting is None else options.quoting == "true",
+        "format": options.format,
+    }
+    with open_input(options.input, predictor.trained.setup.config, reading) as rows:
+        answers = predict_stream(predictor, rows.records, rows.name)
+        if processes.is_first() and arrays is not None:
+            write_binary(options.output, lambda file: vector_writer(arrays)(answers, file))
+        elif processes.is_first():
+            write_output(options.output, to_jsonl(answers) if table is None else to_csv(answers, table))
+        else:
+            for _ in answers:
+                pass
+
+
+def _columns(text: list[str] | None) -> str | list[str] | None:
+    if text is not None and len(text) > 2:
+        raise UserError(f"--text: expected one or two columns, found {len(text)}")
+    return text[0] if text and len(text) == 1 else text
+
+
+def convert(options: argparse.Namespace) -> None:
+    from jaxlm.hf import convert
+
+    load_plugins(options.plugin)
+    if options.action == "inspect":
+        if len(options.paths) != 1:
+            raise UserError("convert inspect: expected one HF-format directory, run directory or hub id")
+        print(printable(convert.inspect(options.paths[0])))
+        return
+    if len(options.paths) != 2:
+        raise UserError("convert export: expected RUN_DIR HF_DIR")
+    convert.export_run(options.paths[0], Path(options.paths[1]))
+    log.info("wrote %s", options.paths[1])
+
+
+def train_tokenizer(options: argparse.Namespace) -> None:
+    from jaxlm.setup.tokenizer_training import train_to_directory
+    from jaxlm.tokenizer.config import TokenizerTrainingConfig
+
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    for name, kinds in _OPTIONS_OF_TYPES.items():
+        if name in given and options.type not in kinds:
+            raise UserError(f"--{name.replace('_', '-')}: not for type {options.type}; only for {', '.join(kinds)}")
+    if options.vocab_size is None and options.type != "char":
+        raise UserError(f"--vocab-size: type {options.type} needs the size of the vocabulary")
+    # Unchecked: training itself knows the smallest vocabulary of each type.
+    settings = TokenizerTrainingConfig.model_construct(
+        **{name: given[name] for name in TokenizerTrainingConfig.model_fields if name in given}
+    )
+    limit = {"max_sentences": options.max_sentences} if "max_sentences" in given else {}
+    train_to_directory(options.input, Path(options.output), settings, column=options.column, **limit)
+
+
+_OPTIONS_OF_TYPES = {
+    "lowercase": ("wordpiece",),
+    "min_frequency": ("wordpiece", "byte_bpe"),
+    "max_sentences": ("unigram", "bpe"),
+}
+
+
+def bench(options: argparse.Namespace) -> None:
+    if options.suite == "corpus":
+        from jaxlm.bench.corpus import bench_corpus
+
+        print(bench_corpus(gigabytes=options.gigabytes))
+        return
+    if options.suite == "evaluation":
+        from jaxlm.bench.evaluation import bench_evaluation
+
+        print(bench_evaluation(rows=options.rows))
+        return
+    if options.suite == "scaling":
+        from jaxlm.bench import scaling
+
+        shared = {"steps": options.steps, "warmup": options.warmup}
+        if options.worker:
+            print(json.dumps(scaling.measure(options.preset, **shared)))
+        else:
+            print(scaling.bench_scaling(rounds=options.rounds, **shared))
+        return
+    from jaxlm.bench import finetune
+
+    for name in ("model", "train"):
+        if not Path(getattr(options, name)).exists():
+            raise UserError(f"--{name}: no {getattr(options, name)}; see docs/data.md for where to get it")
+    shared = {"steps": options.steps, "warmup": options.warmup, "dtype": options.dtype}
+    if options.worker:
+        batches = {"packing": not options.no_packing, "order": options.order, "seed": options.seed}
+        figures = finetune.measure(options.model, options.train, **batches, **shared)
+        print(json.dumps(figures))
+        return
+    print(finetune.bench(options.model, options.train, rounds=options.rounds, peer=options.peer, **shared))

@@ -1,0 +1,135 @@
+"""The options of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from jaxlm import commands
+
+
+def _mark(text: str) -> str:
+    mark = "\t" if text == "\\t" else text
+    if len(mark) != 1:
+        raise argparse.ArgumentTypeError(f"expected one character, found {text!r}")
+    return mark
+
+
+def _add_plugins(command: argparse.ArgumentParser) -> None:
+    text = "a Python file that registers a task or a model family; may be given several times"
+    command.add_argument("--plugin", action="append", default=[], metavar="FILE", help=text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0; found {text!r}")
+    return int(text)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxlm", description="Trains, scores, applies and exports language models."
+    )
+    parser.add_argument("--verbose", action="store_true", help="log debugging details")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run_command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(name, help=text, description=text)
+        sub.set_defaults(run_command=run_command)
+        return sub
+
+    for name, train in (("pretrain", commands.pretrain), ("finetune", commands.finetune)):
+        text = "Pretrain" if name == "pretrain" else "Fine-tune"
+        sub = command(name, train, f"{text} by a config; the same command resumes an unfinished run.")
+        sub.add_argument("--config", required=True, metavar="FILE")
+        sub.add_argument("--dry-run", action="store_true", help="check, build and compile one step, then stop")
+        sub.add_argument(
+            "--topology", metavar="KIND:SIZES",
+            help="with --dry-run: compile for devices that are not here, for instance v5e:2x4, v5p:4x4x4 or h200:8",
+        )  # fmt: skip
+        sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the config")
+
+    sub = command("evaluate", commands.evaluate, "Score a finished run on a split of its config or on a file.")
+    sub.add_argument("--run", required=True, metavar="RUN_DIR")
+    sub.add_argument("--split", choices=("train", "validation", "test"), default=None)
+    sub.add_argument("--data", metavar="FILE", help="a labelled file with the columns of the run's config")
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the run's config")
+
+    sub = command(
+        "predict", commands.predict, "Answer rows: jsonl, csv, tsv or parquet in, the same rows and `prediction` out."
+    )
+    sub.add_argument("--run", required=True, metavar="RUN_OR_HF_DIR")
+    sub.add_argument("--input", required=True, metavar="FILE|-")
+    sub.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE|-",
+        help="jsonl, or by its name .csv, .tsv; vectors also .npz, .parquet",
+    )
+    sub.add_argument("--columns", nargs="+", metavar="NAME", help="columns of a csv or tsv input without a header")
+    sub.add_argument("--separator", type=_mark, metavar="MARK", help="between the fields of a csv or tsv input")
+    sub.add_argument("--quoting", choices=("true", "false"), help="whether double quotes enclose fields")
+    sub.add_argument(
+        "--format", choices=("jsonl", "csv", "tsv", "parquet", "squad"), help="of an input whose name does not tell"
+    )
+    sub.add_argument(
+        "--on-bad-row", choices=("error", "stop"), default="error", help="write an `error` into its line, or stop"
+    )
+    sub.add_argument("--text", nargs="+", metavar="COLUMN", help="text columns for a bare HF directory (default: text)")
+    sub.add_argument("--tokens", type=int, metavar="N", help="language models: tokens written, at most")
+    sub.add_argument("--temperature", type=float, metavar="T", help="language models: 0 always takes the likeliest")
+    sub.add_argument("--top-k", type=int, metavar="K", help="language models: draw from the K likeliest tokens")
+    sub.add_argument("--top-p", type=float, metavar="P", help="language models: draw from P of the probability")
+    text = "override how the run computes: mesh, dtype, attention"
+    sub.add_argument("overrides", nargs="*", metavar="mesh.key=value", help=text)
+
+    for sub in subparsers.choices.values():
+        _add_plugins(sub)
+        hosts = sub.add_argument_group(
+            "several processes", "one command to a host; not needed on SLURM and Cloud TPU (docs/scaling.md)"
+        )
+        hosts.add_argument("--coordinator", metavar="HOST:PORT", help="where the first process listens")
+        hosts.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
+        hosts.add_argument("--process-id", type=int, metavar="I", help="number of this one, from 0")
+        text = "wait for all processes (default: 60, or JAXLM_CONNECT_TIMEOUT)"
+        hosts.add_argument("--connect-timeout", type=int, metavar="SECONDS", help=text)
+        text = "silence after which a process counts as dead (default: 100, or JAXLM_HEARTBEAT)"
+        hosts.add_argument("--heartbeat", type=int, metavar="SECONDS", help=text)
+
+    sub = command("convert", commands.convert, "Export a run in HF format, or show what a checkpoint holds.")
+    _add_plugins(sub)
+    sub.add_argument("action", choices=("export", "inspect"))
+    sub.add_argument("paths", nargs="+", metavar="DIR")
+
+    sub = command("train-tokenizer", commands.train_tokenizer, "Learn a vocabulary from files; writes an HF directory.")
+    sub.add_argument("--input", nargs="+", required=True, metavar="FILE", help="text, .jsonl, .parquet; also .gz, .zst")
+    sub.add_argument("--type", choices=("unigram", "bpe", "wordpiece", "byte_bpe", "char"), required=True)
+    sub.add_argument("--vocab-size", type=_positive, metavar="N", help="most tokens (char: default all characters)")
+    sub.add_argument("--output", required=True, metavar="DIR")
+    sub.add_argument("--family", help="whose special tokens (default by type: t5, llama, bert, gpt2)")
+    sub.add_argument("--lowercase", action=argparse.BooleanOptionalAction, help="wordpiece (default: lower case)")
+    sub.add_argument("--min-frequency", type=_positive, metavar="N", help="wordpiece, byte_bpe (default: 2)")
+    sub.add_argument("--column", default="text", help="of .jsonl and .parquet (default: text)")
+    sub.add_argument("--max-sentences", type=_positive, metavar="N", help="unigram, bpe: most pieces to learn from")
+
+    sub = command(
+        "bench", commands.bench, "Speed of fine-tuning, of a corpus, of fake devices; memory of an evaluation."
+    )
+    sub.add_argument("--suite", choices=("finetune", "corpus", "evaluation", "scaling"), default="finetune")
+    sub.add_argument("--rows", type=_positive, default=200_000, help="evaluation: rows of the split")
+    sub.add_argument("--gigabytes", type=float, default=1.0, help="corpus: size of the text that is tokenized and read")
+    sub.add_argument("--peer", action="store_true", help="the Transformers Trainer beside it (extra: parity)")
+    sub.add_argument("--model", default="models/minilm", metavar="HF_DIR")
+    sub.add_argument("--train", default="data/classification/sst2/train.tsv", metavar="TSV")
+    sub.add_argument("--steps", type=int, default=50)
+    sub.add_argument("--warmup", type=int, default=10)
+    sub.add_argument("--rounds", type=int, default=3)
+    sub.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    sub.add_argument("--worker", action="store_true", help="one measurement in this process, as JSON")
+    sub.add_argument("--no-packing", action="store_true", help="with --worker: pad instead of packing")
+    sub.add_argument("--preset", default="ddp", help="scaling, with --worker: mesh preset over this process's devices")
+    sub.add_argument(
+        "--order", choices=("random", "balanced"), default="random", help="with --worker: data.batch_order"
+    )
+    sub.add_argument("--seed", type=int, default=0)
+    return parser
