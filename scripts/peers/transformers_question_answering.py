@@ -22,14 +22,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
-from step_clock import StepClock
+from timed_trainer import add_common_options, timed_trainer
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
     DataCollatorWithPadding,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
 )
 
 N_BEST = 20
@@ -174,46 +171,29 @@ def run(args: argparse.Namespace) -> dict:
     train_questions, questions = read(args.train)[: args.limit], read(args.validation)
     train = Windows(train_questions, tokenizer, args.max_length, args.stride)
     validation = Windows(questions, tokenizer, args.max_length, args.stride)
-    clock = StepClock(args.warmup)
     with tempfile.TemporaryDirectory() as directory:
-        trainer = Trainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=directory,
-                num_train_epochs=args.epochs,
-                per_device_train_batch_size=args.batch_size,
-                per_device_eval_batch_size=args.batch_size,
-                learning_rate=args.learning_rate,
-                weight_decay=args.weight_decay,
-                bf16=args.precision == "bf16",
-                dataloader_pin_memory=torch.cuda.is_available(),
-                seed=args.seed,
-                logging_strategy="no",
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-            ),
+        trainer, clock = timed_trainer(
+            model,
+            args,
+            directory,
+            settings={"num_train_epochs": args.epochs},
             train_dataset=train,
             data_collator=DataCollatorWithPadding(tokenizer),
-            callbacks=[clock],
         )
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
         starts, ends = trainer.predict(validation).predictions[:2]  # pyright: ignore[reportAssignmentType]
     texts, differences = best_answers(questions, validation, starts, ends, args.max_answer_tokens)
     if args.predictions:
         named = {q.id: {"answer": t, "difference": d} for q, t, d in zip(questions, texts, differences, strict=True)}
         args.predictions.write_text(json.dumps(named, ensure_ascii=False, indent=1), encoding="utf-8")
-    seconds = clock.ends[-1] - clock.ends[args.warmup - 1]
-    steps = len(clock.ends) - args.warmup
     return {
         "peer": "transformers-run-qa",
         **score(questions, texts, differences),
         "questions": len(questions),
         "windows": len(train),
         "steps": len(clock.ends),
-        "seconds_per_step": seconds / steps,
-        "windows_per_second": args.batch_size * steps / seconds,
+        "seconds_per_step": clock.seconds / clock.steps,
+        "windows_per_second": args.batch_size * clock.steps / clock.seconds,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -223,22 +203,15 @@ def run(args: argparse.Namespace) -> dict:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; the defaults are those of configs/finetune/qa_squad.yaml."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", required=True, help="HF-format directory or hub id, with its tokenizer")
+    add_common_options(parser, batch_size=16, learning_rate=1e-4, weight_decay=0.0)
     parser.add_argument("--train", required=True, type=Path)
     parser.add_argument("--validation", required=True, type=Path)
     parser.add_argument("--predictions", type=Path, help="write the answers to this file, for scores of other scripts")
     parser.add_argument("--limit", type=int, help="only the first training questions")
     parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--warmup", type=int, default=10, help="steps before the clock starts, at least 1")
-    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=384)
     parser.add_argument("--stride", type=int, default=128)
     parser.add_argument("--max-answer-tokens", type=int, default=30)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
-    parser.add_argument("--threads", type=int, help="CPU threads; absent: torch's own choice")
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
 

@@ -19,14 +19,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
-from step_clock import StepClock
+from timed_trainer import add_common_options, timed_trainer
 from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     DataCollatorForTokenClassification,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
 )
 
 IGNORED = -100
@@ -133,42 +130,24 @@ def run(args: argparse.Namespace) -> dict:
     )
     train = Rows(train_sentences, names, tokenizer, args.max_length)
     validation = Rows(sentences, names, tokenizer, args.max_length)
-    clock = StepClock(args.warmup)
     with tempfile.TemporaryDirectory() as directory:
-        trainer = Trainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=directory,
-                num_train_epochs=args.epochs,
-                per_device_train_batch_size=args.batch_size,
-                per_device_eval_batch_size=args.batch_size,
-                learning_rate=args.learning_rate,
-                weight_decay=args.weight_decay,
-                warmup_steps=args.warmup_share,
-                bf16=args.precision == "bf16",
-                dataloader_pin_memory=torch.cuda.is_available(),
-                seed=args.seed,
-                logging_strategy="no",
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-            ),
+        trainer, clock = timed_trainer(
+            model,
+            args,
+            directory,
+            settings={"num_train_epochs": args.epochs, "warmup_steps": args.warmup_share},
             train_dataset=train,
             data_collator=DataCollatorForTokenClassification(tokenizer),
-            callbacks=[clock],
         )
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
         logits = np.asarray(trainer.predict(validation).predictions)
-    seconds = clock.ends[-1] - clock.ends[args.warmup - 1]
-    steps = len(clock.ends) - args.warmup
     return {
         "peer": "transformers-run-ner",
         **score(sentences, predicted_tags(sentences, validation, logits, names)),
         "sentences": len(train_sentences),
         "steps": len(clock.ends),
-        "seconds_per_step": seconds / steps,
-        "sentences_per_second": args.batch_size * steps / seconds,
+        "seconds_per_step": clock.seconds / clock.steps,
+        "sentences_per_second": args.batch_size * clock.steps / clock.seconds,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -178,22 +157,15 @@ def run(args: argparse.Namespace) -> dict:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; the defaults are those of configs/finetune/wnut17.yaml."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", required=True, help="HF-format directory or hub id, with its tokenizer")
+    add_common_options(parser, batch_size=16, learning_rate=1e-4, weight_decay=0.01)
     parser.add_argument("--train", required=True, type=Path)
     parser.add_argument("--validation", required=True, type=Path, help="the file that is scored after the last step")
     parser.add_argument("--limit", type=int, help="only the first training sentences")
     parser.add_argument("--epochs", type=float, default=5)
-    parser.add_argument("--warmup", type=int, default=10, help="steps before the clock starts, at least 1")
     parser.add_argument(
         "--warmup-share", type=float, default=0.1, help="of the learning rate's, as a share of all steps"
     )
-    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--weight-decay", type=float, default=0.01)
-    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
-    parser.add_argument("--threads", type=int, help="CPU threads; absent: torch's own choice")
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
 

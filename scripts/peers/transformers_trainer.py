@@ -19,15 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from step_clock import StepClock
+from timed_trainer import add_common_options, timed_trainer
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
 )
 
 
@@ -84,38 +81,26 @@ def run(args: argparse.Namespace) -> dict:
         model = AutoModelForSequenceClassification.from_pretrained(args.model, dtype=torch.float32, **options)
     train = Examples(args.train, tokenizer, args.max_length, labels)
     validation = Examples(args.validation, tokenizer, args.max_length, labels) if args.validation else None
-    collator, clock = CountingCollator(tokenizer, args.pad_to_multiple_of), StepClock(args.warmup)
+    collator = CountingCollator(tokenizer, args.pad_to_multiple_of)
     with tempfile.TemporaryDirectory() as directory:
-        trainer = Trainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=directory,
-                max_steps=args.steps,
-                per_device_train_batch_size=args.batch_size,
-                per_device_eval_batch_size=args.batch_size,
-                learning_rate=args.learning_rate,
-                weight_decay=args.weight_decay,
-                train_sampling_strategy="group_by_length" if args.group_by_length else "random",
-                bf16=args.precision == "bf16",
-                torch_compile=args.compile,
-                dataloader_pin_memory=torch.cuda.is_available(),
-                seed=args.seed,
-                logging_strategy="no",
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-            ),
+        trainer, clock = timed_trainer(
+            model,
+            args,
+            directory,
+            settings={
+                "max_steps": args.steps,
+                "train_sampling_strategy": "group_by_length" if args.group_by_length else "random",
+                "torch_compile": args.compile,
+            },
             train_dataset=train,
             eval_dataset=validation,
             data_collator=collator,
             compute_metrics=lambda p: {"accuracy": float(np.mean(np.argmax(p.predictions, -1) == p.label_ids))},
-            callbacks=[clock],
         )
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
         measured = collator.batches[args.warmup : args.steps]
         scores = trainer.evaluate() if validation else {}
-    seconds = clock.ends[-1] - clock.ends[args.warmup - 1]
+    seconds = clock.seconds
     examples, tokens, cells = (sum(column) for column in zip(*measured, strict=True))
     per_example = sum(len(row["input_ids"]) for row in train.rows) / len(train)
     return {
@@ -142,22 +127,15 @@ def run(args: argparse.Namespace) -> dict:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; see the module's docstring for what is measured."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", required=True, help="HF-format directory or hub id, with its tokenizer")
+    add_common_options(parser, batch_size=32, learning_rate=5e-5, weight_decay=0.01)
     parser.add_argument("--train", required=True, type=Path)
     parser.add_argument("--validation", type=Path, help="score the trained model on this file")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--warmup", type=int, default=10, help="steps before the clock starts, at least 1")
-    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
-    parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--group-by-length", action="store_true", help="batches of like lengths")
     parser.add_argument("--pad-to-multiple-of", type=int, help="fewer shapes, and tensor cores' favourites, on a GPU")
-    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     parser.add_argument("--random-weights", action="store_true", help="take only the config and tokenizer of the model")
-    parser.add_argument("--threads", type=int, help="CPU threads; absent: torch's own choice")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one line of JSON and nothing else")
     args = parser.parse_args(argv)
     if not 1 <= args.warmup < args.steps:
