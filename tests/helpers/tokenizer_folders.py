@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -93,3 +94,31 @@ def run(script: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     return done.stdout
+
+
+def assert_ids_of_transformers(transformers: Any, directory: Path, work: Path, texts: list[str], second: str) -> str:
+    """Compares the ids of texts, and of pairs: of a folder, then of the tokenizer.json that Transformers makes of it.
+
+    Args:
+      transformers: the module (a fixture).
+    Returns:
+      The name of Transformers' class.
+    """
+    theirs: Any = None
+    for _ in range(2):
+        theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), load_tokenizer(directory)
+        for text in texts:
+            assert ids(ours, text) == theirs(text).input_ids, text
+            assert ids(ours, text, second) == theirs(text, second).input_ids, text
+        directory = work / "theirs"
+        theirs.save_pretrained(directory)
+    assert (directory / "tokenizer.json").is_file()
+    return type(theirs).__name__
+
+
+def sentencepiece_folder(source: Path, target: Path, model_type: str, **config: object) -> Path:
+    """A copy of a folder with a SentencePiece model, with a config.json and this tokenizer_config.json."""
+    shutil.copytree(source, target)
+    (target / "tokenizer_config.json").write_text(json.dumps(config))
+    (target / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return target

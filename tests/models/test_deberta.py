@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 
 import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.hf_folders import load_checkpoint, write_checkpoint
-from helpers.tiny_models import FAST, assert_close, examples, inputs, pack, tiny, token_logits, weights
+from helpers.tiny_models import examples, pack, token_logits
 from helpers.torch_reference import random_config, randomise, torch_inputs
 from safetensors.numpy import load_file, save_file
 
 from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import export_model
-from jaxlm.models import FAMILIES, Model
-from jaxlm.models.base import flatten, override
+from jaxlm.models import FAMILIES
 from jaxlm.models.deberta import position_rows
 
 FAMILY = FAMILIES["deberta-v2"]
@@ -53,30 +50,6 @@ def test_rows_are_those_of_transformers(buckets, farthest, transformers):
     np.testing.assert_array_equal(
         position_rows(distances, buckets, farthest), np.clip(theirs + buckets, 0, 2 * buckets - 1)
     )
-
-
-def test_slots_have_the_states_of_their_columns_and_gradients_reach_every_map():
-    """Of positions with maps of their own, all distances told apart."""
-    changes = {"num_layers": 1, "own_position_maps": True, "num_buckets": None, "max_distance": 5}
-    model = Model(FAMILY, override(tiny("deberta-v2").config, changes), "token_classification", 3)
-    texts = examples(3, seed=4, longest=7)
-    batch = inputs(pack([texts], length=21, slots=4), model)
-    slots = batch["slot_positions"] = np.asarray([[3, 0, 12, 7]], np.int32)
-    mix = np.random.default_rng(0).normal(size=(1, 4, 3)).astype(np.float32)
-
-    def loss(params, batch):
-        outputs = model.apply(params, batch)
-        if "slot_positions" not in batch:
-            outputs = jnp.take_along_axis(outputs, jnp.asarray(slots)[..., None], axis=1)
-        return (jnp.sin(outputs) * mix).sum()
-
-    gradients = jax.jit(jax.value_and_grad(loss), compiler_options=FAST)
-    params, everywhere = weights(model), {name: x for name, x in batch.items() if name != "slot_positions"}
-    at_slots, expected = (jax.device_get(gradients(params, arrays)) for arrays in (batch, everywhere))
-    assert_close(at_slots, expected)
-    for name, gradient in flatten(at_slots[1]).items():
-        if not name.endswith("/position_k_bias"):  # adds the same to all logits of a query
-            assert np.abs(gradient).max() > 1e-4, name
 
 
 def test_a_config_of_the_hub_is_read_and_written():

@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.hf_folders import load_checkpoint, write_checkpoint
-from helpers.tiny_models import FAST, assert_close, examples, inputs, pack, tiny, weights
 from safetensors.numpy import load_file, save_file
 
 from jaxlm.errors import UserError
-from jaxlm.models import FAMILIES, Model
-from jaxlm.models.base import flatten, override
+from jaxlm.models import FAMILIES
 
 FAMILY = FAMILIES["mpnet"]
-
-
-def test_slots_have_the_states_of_their_columns_and_gradients_reach_the_biases():
-    config = override(tiny("mpnet").config, {"num_layers": 1})
-    model = Model(FAMILY, config, "token_classification", 3)
-    batch = inputs(pack([examples(3, seed=4, longest=7)], length=21, slots=4), model)
-    slots = batch["slot_positions"] = np.asarray([[3, 0, 12, 7]], np.int32)
-    mix = np.random.default_rng(0).normal(size=(1, 4, 3)).astype(np.float32)
-
-    def loss(params, batch):
-        outputs = model.apply(params, batch)
-        if "slot_positions" not in batch:
-            outputs = jnp.take_along_axis(outputs, jnp.asarray(slots)[..., None], axis=1)
-        return (jnp.sin(outputs) * mix).sum()
-
-    gradients = jax.jit(jax.value_and_grad(loss), compiler_options=FAST)
-    params, everywhere = weights(model), {name: x for name, x in batch.items() if name != "slot_positions"}
-    at_slots, expected = (jax.device_get(gradients(params, arrays)) for arrays in (batch, everywhere))
-    assert_close(at_slots, expected)
-    for name, gradient in flatten(at_slots[1]).items():
-        if not name.endswith("/k_bias"):  # adds the same to all logits of a query
-            assert np.abs(gradient).max() > 1e-4, name
 
 
 def test_configs_are_read_and_written_and_other_buckets_refused():

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import sentencepiece
-import tokenizers
-from helpers.tokenizer_folders import LOREM, ids
+from helpers.tokenizer_folders import LOREM, assert_ids_of_transformers, ids, sentencepiece_folder
 
 from jaxlm.errors import UserError
 from jaxlm.tokenizer.tokenizer import load_tokenizer
@@ -51,10 +49,7 @@ def pieces(tmp_path_factory) -> Path:
 
 
 def folder(source: Path, target: Path, **config) -> Path:
-    shutil.copytree(source, target)
-    (target / "tokenizer_config.json").write_text(json.dumps(config))
-    (target / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
-    return target
+    return sentencepiece_folder(source, target, "deberta-v2", **config)
 
 
 def test_texts_are_composed_and_spaces_single_and_nothing_else_is_folded(pieces, tmp_path):
@@ -97,11 +92,4 @@ def test_models_that_transformers_would_read_as_something_else_are_refused(optio
 )
 def test_ids_are_those_of_transformers(config, pieces, tmp_path, transformers):
     directory = folder(pieces, tmp_path / "spm", **config)
-    for _ in range(2):  # of spm.model, then of Transformers' own tokenizer.json
-        theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), load_tokenizer(directory)
-        for text in TEXTS:
-            assert ids(ours, text) == theirs(text).input_ids, text
-            assert ids(ours, text, "the dog") == theirs(text, "the dog").input_ids, text
-        directory = tmp_path / "theirs"
-        theirs.save_pretrained(directory)
-    assert (directory / "tokenizer.json").is_file() and isinstance(theirs.backend_tokenizer, tokenizers.Tokenizer)
+    assert_ids_of_transformers(transformers, directory, tmp_path, TEXTS, "the dog")
