@@ -27,9 +27,7 @@ def _positive(text: str) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jaxlm", description="Trains, scores, applies and exports language models."
-    )
+    parser = argparse.ArgumentParser(prog="jaxlm", description="Trains, scores, applies and exports language models.")
     parser.add_argument("--verbose", action="store_true", help="log debugging details")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -33,14 +33,25 @@ def _demote_orbax(record: logging.LogRecord) -> bool:
 @cache
 def _hold_closed_loops_back() -> None:
     """After a failed save, TensorStore's threads report to an event loop that Orbax has closed, and print a traceback
-    for each array, also when the checkpoints are closed; hence for the rest of the process."""
-    earlier = sys.excepthook
+    for each array, also when the checkpoints are closed; hence for the rest of the process. They print by either of
+    Python's two hooks."""
+    earlier, earlier_unraisable = sys.excepthook, sys.unraisablehook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        last = traceback.extract_tb(trace)[-1].name if trace is not None else ""
-        if kind is RuntimeError and str(error) == "Event loop is closed" and last == "_check_closed":
-            _log.debug("tensorstore: %s", error)
-        else:
+        if not _is_of_a_closed_loop(error, trace):
             earlier(kind, error, trace)
 
-    sys.excepthook = hook
+    def unraisable_hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not _is_of_a_closed_loop(unraisable.exc_value, unraisable.exc_traceback):
+            earlier_unraisable(unraisable)
+
+    sys.excepthook, sys.unraisablehook = hook, unraisable_hook
+
+
+def _is_of_a_closed_loop(error: BaseException | None, trace: TracebackType | None) -> bool:
+    """Whether an event loop refused because it is closed; that is then in the debug log."""
+    last = traceback.extract_tb(trace)[-1].name if trace is not None else ""
+    if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed" or last != "_check_closed":
+        return False
+    _log.debug("tensorstore: %s", error)
+    return True
