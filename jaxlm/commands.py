@@ -180,6 +180,17 @@ def bench(options: argparse.Namespace) -> None:
         else:
             print(scaling.bench_scaling(rounds=options.rounds, **shared))
         return
+    if options.suite == "config":
+        from jaxlm.bench import config_speed
+
+        if options.config is None:
+            raise UserError("--suite config: needs --config FILE")
+        shared = {"steps": options.steps, "warmup": options.warmup}
+        if options.worker:
+            print(json.dumps(config_speed.measure(Path(options.config), seed=options.seed, **shared)))
+        else:
+            print(config_speed.bench_config(Path(options.config), rounds=options.rounds, peer=options.peer, **shared))
+        return
     from jaxlm.bench import finetune
 
     for name in ("model", "train"):

@@ -113,7 +113,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(
         "bench", commands.bench, "Speed of fine-tuning, of a corpus, of fake devices; memory of an evaluation."
     )
-    sub.add_argument("--suite", choices=("finetune", "corpus", "evaluation", "scaling"), default="finetune")
+    sub.add_argument("--suite", choices=("finetune", "config", "corpus", "evaluation", "scaling"), default="finetune")
+    sub.add_argument("--config", metavar="YAML", help="config: the run whose training steps are timed")
     sub.add_argument("--rows", type=_positive, default=200_000, help="evaluation: rows of the split")
     sub.add_argument("--gigabytes", type=float, default=1.0, help="corpus: size of the text that is tokenized and read")
     sub.add_argument("--peer", action="store_true", help="the Transformers Trainer beside it (extra: parity)")

@@ -1,13 +1,25 @@
-"""Runs a measurement in a process of its own, so that neither its memory nor its compiled programs touch another."""
+"""Measurements in a process each, so that neither memory nor compiled programs of one touch another; their table."""
 
 from __future__ import annotations
 
 import json
+import os
+import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from jaxlm.errors import RunFailure
+from jaxlm.errors import RunFailure, UserError
+from jaxlm.parallel.cpu_env import settings
+
+TUNED = settings({"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")}, keep_memory=True)
+"""What `jaxlm.parallel.cpu_env` has set for this process, and would not be there otherwise."""
+
+
+def plain_environ() -> dict[str, str]:
+    """This process's environment without `TUNED`: jaxlm takes it by itself, and others run as their users run them."""
+    return {name: value for name, value in os.environ.items() if TUNED.get(name) != value}
 
 
 def run_measurement(
@@ -27,3 +39,32 @@ def run_measurement(
     if done.returncode != 0:
         raise RunFailure(f"{' '.join(command)} failed:\n{(done.stderr or 'see above')[-2000:]}")
     return json.loads(done.stdout.strip().split("\n")[-1])
+
+
+def peer_script(name: str) -> Path:
+    """The path of a script in scripts/peers.
+
+    Raises:
+      UserError: jaxlm does not stand in a checkout.
+    """
+    path = Path(__file__).resolve().parents[2] / "scripts" / "peers" / name
+    if not path.is_file():
+        raise UserError("--peer: needs a checkout of the repository, with scripts/peers/")
+    return path
+
+
+def speed_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A Markdown table of contenders by name, each with its measurements in the order of the rounds; the first is what
+    the others are compared with."""
+    speeds = {name: [run["examples_per_second"] for run in runs] for name, runs in results.items()}
+    base = next(iter(speeds.values()))
+    lines = [
+        "| | examples/s: min, median, max | padding | first row / this, median of rounds |",
+        "|---|---|---|---|",
+    ]
+    for name, values in speeds.items():
+        ratio = statistics.median(ours / other for ours, other in zip(base, values, strict=True))
+        padding = statistics.median(run["padding_share"] for run in results[name])
+        low, middle, high = min(values), statistics.median(values), max(values)
+        lines.append(f"| {name} | {low:.1f}, {middle:.1f}, {high:.1f} | {padding:.1%} | {ratio:.2f} |")
+    return "\n".join(lines)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 
@@ -27,10 +31,31 @@ class StepClock(TrainerCallback):
         """From the end of the last step of warm-up to that of the last step."""
         return self.ends[-1] - self.ends[self.warmup - 1]
 
-    @property
-    def steps(self) -> int:
-        """How many are measured."""
-        return len(self.ends) - self.warmup
+
+class CountingCollator:
+    """Collates as another does, and counts what it padded."""
+
+    def __init__(self, collate: Callable[[list[dict]], Any]):
+        self.collate = collate
+        self.batches: list[tuple[int, int, int]] = []
+
+    def __call__(self, rows: list[dict]) -> Any:
+        batch = self.collate(rows)
+        self.batches.append((len(rows), int(batch["attention_mask"].sum()), batch["input_ids"].numel()))
+        return batch
+
+
+def speed(clock: StepClock, collator: CountingCollator) -> dict[str, float]:
+    """Examples and tokens a second of the measured steps, and how much of their batches was padding."""
+    measured = collator.batches[clock.warmup : len(clock.ends)]
+    examples, tokens, cells = (sum(column) for column in zip(*measured, strict=True))
+    return {
+        "steps": len(measured),
+        "seconds": clock.seconds,
+        "examples_per_second": examples / clock.seconds,
+        "tokens_per_second": tokens / clock.seconds,
+        "padding_share": 1 - tokens / cells,
+    }
 
 
 def timed_trainer(
@@ -39,7 +64,7 @@ def timed_trainer(
     """Returns a trainer and its clock.
 
     Args:
-      args: a peer's command line: batch_size, learning_rate, weight_decay, precision, seed, warmup.
+      args: a peer's command line: batch_size, learning_rate, weight_decay, precision, seed, warmup, steps.
       directory: where the trainer may write.
       settings: further `TrainingArguments`, the length of training among them.
       options: further arguments of `Trainer`.
@@ -56,6 +81,7 @@ def timed_trainer(
             bf16=args.precision == "bf16",
             dataloader_pin_memory=torch.cuda.is_available(),
             seed=args.seed,
+            max_steps=args.steps or -1,
             logging_strategy="no",
             save_strategy="no",
             report_to="none",
@@ -70,8 +96,12 @@ def timed_trainer(
 
 
 def add_common_options(parser: argparse.ArgumentParser, **defaults: float) -> None:
-    """Adds the options that `timed_trainer` reads, and `--model` and `--threads`."""
+    """Adds the options that `timed_trainer` reads, and those that every peer has."""
     parser.add_argument("--model", required=True, help="HF-format directory or hub id, with its tokenizer")
+    parser.add_argument("--train", required=True, type=Path)
+    parser.add_argument("--validation", type=Path, help="the file that is scored after the last step; absent: none")
+    parser.add_argument("--steps", type=int, help="of training; absent: as many as the epochs have")
+    parser.add_argument("--json", action="store_true", help="one line of JSON and nothing else")
     parser.add_argument("--warmup", type=int, default=10, help="steps before the clock starts, at least 1")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float)
@@ -80,3 +110,11 @@ def add_common_options(parser: argparse.ArgumentParser, **defaults: float) -> No
     parser.add_argument("--threads", type=int, help="CPU threads; absent: torch's own choice")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(**defaults)
+
+
+def print_figures(run: Callable[[argparse.Namespace], dict[str, Any]], args: argparse.Namespace) -> None:
+    """Runs a peer as its command line asks, and prints what it measured as JSON."""
+    if args.json:
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+    print(json.dumps(run(args), indent=None if args.json else 2))

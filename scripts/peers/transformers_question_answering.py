@@ -22,11 +22,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
-from timed_trainer import add_common_options, timed_trainer
+from timed_trainer import CountingCollator, add_common_options, print_figures, speed, timed_trainer
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
     DataCollatorWithPadding,
+    Trainer,
 )
 
 N_BEST = 20
@@ -161,6 +162,18 @@ def score(questions: list[Question], texts: list[str], differences: list[float])
     return found
 
 
+def answer_all(trainer: Trainer, tokenizer, args: argparse.Namespace) -> dict[str, float]:
+    """Answers the questions of `--validation`; their scores."""
+    questions = read(args.validation)
+    windows = Windows(questions, tokenizer, args.max_length, args.stride)
+    starts, ends = trainer.predict(windows).predictions[:2]  # pyright: ignore[reportAssignmentType]
+    texts, differences = best_answers(questions, windows, starts, ends, args.max_answer_tokens)
+    if args.predictions:
+        named = {q.id: {"answer": t, "difference": d} for q, t, d in zip(questions, texts, differences, strict=True)}
+        args.predictions.write_text(json.dumps(named, ensure_ascii=False, indent=1), encoding="utf-8")
+    return score(questions, texts, differences)
+
+
 def run(args: argparse.Namespace) -> dict:
     """Fine-tunes as asked; the figures to print."""
     transformers.set_seed(args.seed)
@@ -168,9 +181,9 @@ def run(args: argparse.Namespace) -> dict:
         torch.set_num_threads(args.threads)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForQuestionAnswering.from_pretrained(args.model, dtype=torch.float32, attn_implementation="sdpa")
-    train_questions, questions = read(args.train)[: args.limit], read(args.validation)
+    train_questions = read(args.train)[: args.limit]
     train = Windows(train_questions, tokenizer, args.max_length, args.stride)
-    validation = Windows(questions, tokenizer, args.max_length, args.stride)
+    collator = CountingCollator(DataCollatorWithPadding(tokenizer))
     with tempfile.TemporaryDirectory() as directory:
         trainer, clock = timed_trainer(
             model,
@@ -178,22 +191,17 @@ def run(args: argparse.Namespace) -> dict:
             directory,
             settings={"num_train_epochs": args.epochs},
             train_dataset=train,
-            data_collator=DataCollatorWithPadding(tokenizer),
+            data_collator=collator,
         )
         trainer.train()
-        starts, ends = trainer.predict(validation).predictions[:2]  # pyright: ignore[reportAssignmentType]
-    texts, differences = best_answers(questions, validation, starts, ends, args.max_answer_tokens)
-    if args.predictions:
-        named = {q.id: {"answer": t, "difference": d} for q, t, d in zip(questions, texts, differences, strict=True)}
-        args.predictions.write_text(json.dumps(named, ensure_ascii=False, indent=1), encoding="utf-8")
+        figures = speed(clock, collator)  # evaluation collates, too
+        if args.validation:
+            figures |= answer_all(trainer, tokenizer, args)
     return {
         "peer": "transformers-run-qa",
-        **score(questions, texts, differences),
-        "questions": len(questions),
+        "questions": len(train_questions),
         "windows": len(train),
-        "steps": len(clock.ends),
-        "seconds_per_step": clock.seconds / clock.steps,
-        "windows_per_second": args.batch_size * clock.steps / clock.seconds,
+        **figures,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -204,8 +212,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; the defaults are those of configs/finetune/qa_squad.yaml."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_common_options(parser, batch_size=16, learning_rate=1e-4, weight_decay=0.0)
-    parser.add_argument("--train", required=True, type=Path)
-    parser.add_argument("--validation", required=True, type=Path)
     parser.add_argument("--predictions", type=Path, help="write the answers to this file, for scores of other scripts")
     parser.add_argument("--limit", type=int, help="only the first training questions")
     parser.add_argument("--epochs", type=float, default=3)
@@ -216,7 +222,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    print(json.dumps(run(parse()), indent=2))
+    print_figures(run, parse())
 
 
 if __name__ == "__main__":

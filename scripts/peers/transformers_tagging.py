@@ -11,7 +11,6 @@ The clock starts at the end of step `--warmup` and stops at the end of the last 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
-from timed_trainer import add_common_options, timed_trainer
+from timed_trainer import CountingCollator, add_common_options, print_figures, speed, timed_trainer
 from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -122,14 +121,14 @@ def run(args: argparse.Namespace) -> dict:
     transformers.set_seed(args.seed)
     if args.threads:
         torch.set_num_threads(args.threads)
-    train_sentences, sentences = read(args.train)[: args.limit], read(args.validation)
+    train_sentences = read(args.train)[: args.limit]
     names = ["O", *sorted({tag for s in train_sentences for tag in s.tags} - {"O"})]
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForTokenClassification.from_pretrained(
         args.model, num_labels=len(names), dtype=torch.float32, attn_implementation="sdpa"
     )
     train = Rows(train_sentences, names, tokenizer, args.max_length)
-    validation = Rows(sentences, names, tokenizer, args.max_length)
+    collator = CountingCollator(DataCollatorForTokenClassification(tokenizer))
     with tempfile.TemporaryDirectory() as directory:
         trainer, clock = timed_trainer(
             model,
@@ -137,17 +136,19 @@ def run(args: argparse.Namespace) -> dict:
             directory,
             settings={"num_train_epochs": args.epochs, "warmup_steps": args.warmup_share},
             train_dataset=train,
-            data_collator=DataCollatorForTokenClassification(tokenizer),
+            data_collator=collator,
         )
         trainer.train()
-        logits = np.asarray(trainer.predict(validation).predictions)
+        figures = speed(clock, collator)  # evaluation collates, too
+        if args.validation:
+            sentences = read(args.validation)
+            validation = Rows(sentences, names, tokenizer, args.max_length)
+            logits = np.asarray(trainer.predict(validation).predictions)
+            figures |= score(sentences, predicted_tags(sentences, validation, logits, names))
     return {
         "peer": "transformers-run-ner",
-        **score(sentences, predicted_tags(sentences, validation, logits, names)),
         "sentences": len(train_sentences),
-        "steps": len(clock.ends),
-        "seconds_per_step": clock.seconds / clock.steps,
-        "sentences_per_second": args.batch_size * clock.steps / clock.seconds,
+        **figures,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -158,8 +159,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; the defaults are those of configs/finetune/wnut17.yaml."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_common_options(parser, batch_size=16, learning_rate=1e-4, weight_decay=0.01)
-    parser.add_argument("--train", required=True, type=Path)
-    parser.add_argument("--validation", required=True, type=Path, help="the file that is scored after the last step")
     parser.add_argument("--limit", type=int, help="only the first training sentences")
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument(
@@ -170,7 +169,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    print(json.dumps(run(parse()), indent=2))
+    print_figures(run, parse())
 
 
 if __name__ == "__main__":

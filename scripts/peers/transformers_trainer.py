@@ -11,7 +11,6 @@ by falling length: measure a multiple of 50 steps (the default), or the result d
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import tempfile
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from timed_trainer import add_common_options, timed_trainer
+from timed_trainer import CountingCollator, add_common_options, print_figures, speed, timed_trainer
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -47,19 +46,6 @@ class Examples(torch.utils.data.Dataset):
         return self.rows[index]
 
 
-class CountingCollator:
-    """Pads as the default collator does, and counts what it padded."""
-
-    def __init__(self, tokenizer, multiple: int | None):
-        self.collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
-        self.batches: list[tuple[int, int, int]] = []
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        batch = self.collate(rows)
-        self.batches.append((len(rows), int(batch["attention_mask"].sum()), batch["input_ids"].numel()))
-        return batch
-
-
 def label_ids(path: Path) -> dict[str, int]:
     """The label names of a file, numbered in sorted order."""
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -81,14 +67,13 @@ def run(args: argparse.Namespace) -> dict:
         model = AutoModelForSequenceClassification.from_pretrained(args.model, dtype=torch.float32, **options)
     train = Examples(args.train, tokenizer, args.max_length, labels)
     validation = Examples(args.validation, tokenizer, args.max_length, labels) if args.validation else None
-    collator = CountingCollator(tokenizer, args.pad_to_multiple_of)
+    collator = CountingCollator(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=args.pad_to_multiple_of))
     with tempfile.TemporaryDirectory() as directory:
         trainer, clock = timed_trainer(
             model,
             args,
             directory,
             settings={
-                "max_steps": args.steps,
                 "train_sampling_strategy": "group_by_length" if args.group_by_length else "random",
                 "torch_compile": args.compile,
             },
@@ -98,10 +83,7 @@ def run(args: argparse.Namespace) -> dict:
             compute_metrics=lambda p: {"accuracy": float(np.mean(np.argmax(p.predictions, -1) == p.label_ids))},
         )
         trainer.train()
-        measured = collator.batches[args.warmup : args.steps]
         scores = trainer.evaluate() if validation else {}
-    seconds = clock.seconds
-    examples, tokens, cells = (sum(column) for column in zip(*measured, strict=True))
     per_example = sum(len(row["input_ids"]) for row in train.rows) / len(train)
     return {
         "peer": "transformers-trainer",
@@ -109,13 +91,9 @@ def run(args: argparse.Namespace) -> dict:
         "precision": args.precision,
         "compile": args.compile,
         "batch_size": args.batch_size,
-        "steps": len(measured),
-        "seconds": seconds,
-        "examples_per_second": examples / seconds,
-        "tokens_per_second": tokens / seconds,
+        **(figures := speed(clock, collator)),
         # What the token rate means at the data's mean length: free of the luck of the draw.
-        "examples_per_second_at_mean_length": tokens / seconds / per_example,
-        "padding_share": 1 - tokens / cells,
+        "examples_per_second_at_mean_length": figures["tokens_per_second"] / per_example,
         "accuracy": scores.get("eval_accuracy"),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
@@ -127,16 +105,12 @@ def run(args: argparse.Namespace) -> dict:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; see the module's docstring for what is measured."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_common_options(parser, batch_size=32, learning_rate=5e-5, weight_decay=0.01)
-    parser.add_argument("--train", required=True, type=Path)
-    parser.add_argument("--validation", type=Path, help="score the trained model on this file")
-    parser.add_argument("--steps", type=int, default=60)
+    add_common_options(parser, batch_size=32, learning_rate=5e-5, weight_decay=0.01, steps=60)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--group-by-length", action="store_true", help="batches of like lengths")
     parser.add_argument("--pad-to-multiple-of", type=int, help="fewer shapes, and tensor cores' favourites, on a GPU")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     parser.add_argument("--random-weights", action="store_true", help="take only the config and tokenizer of the model")
-    parser.add_argument("--json", action="store_true", help="one line of JSON and nothing else")
     args = parser.parse_args(argv)
     if not 1 <= args.warmup < args.steps:
         parser.error(f"--warmup {args.warmup}: expected at least 1 and less than --steps {args.steps}")
@@ -144,11 +118,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse()
-    if args.json:
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-    print(json.dumps(run(args), indent=None if args.json else 2))
+    print_figures(run, parse())
 
 
 if __name__ == "__main__":

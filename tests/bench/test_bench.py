@@ -1,4 +1,4 @@
-"""The benchmark of fine-tuning: what one measurement counts, and what the peer may be measured on."""
+"""Benchmarks of training: what one measurement counts, and what the peer may be measured on."""
 
 from __future__ import annotations
 
@@ -47,3 +47,20 @@ def test_an_evaluation_holds_little_beyond_its_answers(capsys):
     assert run("bench", "--suite", "evaluation", "--rows", 3000) == 0
     found = re.search(r"3,000 rows \| growth (-?\d+) MiB, of which answers (\d+) MiB", capsys.readouterr().out)
     assert int(found.group(1)) < 200
+
+
+def test_the_training_of_a_config(job, tmp_path, capsys):
+    folder = job[job.index("--model") + 1].parent
+    train = {"path": str(folder / "train.tsv"), "columns": ["text", "label"]}
+    task, data = {"text": "text", "label": "label"}, {"train": train}
+    settings = {"name": "spam", "model": {"init": str(folder / "model")}, "task": task, "data": data}
+    config = tmp_path / "spam.yaml"
+    config.write_text(json.dumps({**settings, "train": {"epochs": 9}}), encoding="utf-8")
+    command = ["bench", "--suite", "config", "--config", config, "--steps", 2, "--warmup", 1]
+    assert run(*command, "--worker") == 0
+    figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert figures["examples_per_second"] > 0
+    assert run(*command, "--peer") == 2
+    assert "task.kind=classification has no peer; expected one of tagging" in capsys.readouterr().err
+    assert run("bench", "--suite", "config") == 2
+    assert "--suite config: needs --config FILE" in capsys.readouterr().err
