@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 
 class StepClock(TrainerCallback):
@@ -58,6 +58,14 @@ def speed(clock: StepClock, collator: CountingCollator) -> dict[str, float]:
     }
 
 
+def load_model(kind: Any, args: argparse.Namespace, **settings: Any) -> Any:
+    """The model of a peer's command line in float32, by one of Transformers' Auto classes."""
+    settings["attn_implementation"] = "sdpa"
+    if args.random_weights:
+        return kind.from_config(AutoConfig.from_pretrained(args.model, **settings))
+    return kind.from_pretrained(args.model, dtype=torch.float32, **settings)
+
+
 def timed_trainer(
     model: Any, args: argparse.Namespace, directory: str, *, settings: dict[str, Any], **options: Any
 ) -> tuple[Trainer, StepClock]:
@@ -98,6 +106,7 @@ def timed_trainer(
 def add_common_options(parser: argparse.ArgumentParser, **defaults: float) -> None:
     """Adds the options that `timed_trainer` reads, and those that every peer has."""
     parser.add_argument("--model", required=True, help="HF-format directory or hub id, with its tokenizer")
+    parser.add_argument("--random-weights", action="store_true", help="take only the config and tokenizer of the model")
     parser.add_argument("--train", required=True, type=Path)
     parser.add_argument("--validation", type=Path, help="the file that is scored after the last step; absent: none")
     parser.add_argument("--steps", type=int, help="of training; absent: as many as the epochs have")

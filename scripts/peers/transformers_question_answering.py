@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
-from timed_trainer import CountingCollator, add_common_options, print_figures, speed, timed_trainer
+from timed_trainer import CountingCollator, add_common_options, load_model, print_figures, speed, timed_trainer
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
@@ -180,7 +180,7 @@ def run(args: argparse.Namespace) -> dict:
     if args.threads:
         torch.set_num_threads(args.threads)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForQuestionAnswering.from_pretrained(args.model, dtype=torch.float32, attn_implementation="sdpa")
+    model = load_model(AutoModelForQuestionAnswering, args)
     train_questions = read(args.train)[: args.limit]
     train = Windows(train_questions, tokenizer, args.max_length, args.stride)
     collator = CountingCollator(DataCollatorWithPadding(tokenizer))

@@ -1,9 +1,9 @@
 """The peer of tagging: the recipe of Transformers' run_ner with its Trainer, and conlleval's scores as JSON.
 
-It runs as a process of its own, so that torch and jax never share one, and imports nothing of jaxlm. Files are CoNLL's
-with tags in BIO: a word and its tag to a line, blank lines between sentences. A word's first token carries its tag;
-words beyond `--max-length` tokens are cut off, and are wrong where they have an entity. Batches are padded to their
-longest sentence.
+It runs as a process of its own, so that torch and jax never share one, and imports nothing of jaxlm. Files are CoNLL's,
+a word and its tag to a line, blank lines between sentences, or jsonl with `tokens` and `tags`; tags are BIO, BMES or
+BIOES. A word's first token carries its tag; words beyond `--max-length` tokens are cut off, and are wrong where they
+have an entity. Batches are padded to their longest sentence.
 
 The clock starts at the end of step `--warmup` and stops at the end of the last step of training.
 """
@@ -11,6 +11,7 @@ The clock starts at the end of step `--warmup` and stops at the end of the last 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
-from timed_trainer import CountingCollator, add_common_options, print_figures, speed, timed_trainer
+from timed_trainer import CountingCollator, add_common_options, load_model, print_figures, speed, timed_trainer
 from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -34,7 +35,10 @@ class Sentence(NamedTuple):
 
 
 def read(path: Path) -> list[Sentence]:
-    """The sentences of a file whose columns are words and tags."""
+    """The sentences of a file."""
+    if path.suffix == ".jsonl":
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        return [Sentence(row["tokens"], row["tags"]) for row in rows]
     sentences, words, tags = [], [], []
     for line in [*path.read_text(encoding="utf-8").split("\n"), ""]:
         if line.strip():
@@ -96,6 +100,7 @@ def entities(tags: list[str]) -> set[tuple[str, int, int]]:
     found, kind, start = set(), "", 0
     for i, tag in enumerate([*tags, "O"]):
         mark, _, name = tag.partition("-")
+        mark = {"M": "I", "E": "I", "S": "B"}.get(mark, mark)
         if kind and (mark != "I" or name != kind):
             found.add((kind, start, i))
             kind = ""
@@ -124,9 +129,7 @@ def run(args: argparse.Namespace) -> dict:
     train_sentences = read(args.train)[: args.limit]
     names = ["O", *sorted({tag for s in train_sentences for tag in s.tags} - {"O"})]
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForTokenClassification.from_pretrained(
-        args.model, num_labels=len(names), dtype=torch.float32, attn_implementation="sdpa"
-    )
+    model = load_model(AutoModelForTokenClassification, args, num_labels=len(names))
     train = Rows(train_sentences, names, tokenizer, args.max_length)
     collator = CountingCollator(DataCollatorForTokenClassification(tokenizer))
     with tempfile.TemporaryDirectory() as directory:

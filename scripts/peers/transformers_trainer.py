@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from timed_trainer import CountingCollator, add_common_options, print_figures, speed, timed_trainer
+from timed_trainer import CountingCollator, add_common_options, load_model, print_figures, speed, timed_trainer
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -59,12 +58,7 @@ def run(args: argparse.Namespace) -> dict:
         torch.set_num_threads(args.threads)
     labels = label_ids(args.train)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    options = {"num_labels": len(labels), "attn_implementation": "sdpa"}
-    if args.random_weights:
-        config = AutoConfig.from_pretrained(args.model, **options)
-        model = AutoModelForSequenceClassification.from_config(config)
-    else:
-        model = AutoModelForSequenceClassification.from_pretrained(args.model, dtype=torch.float32, **options)
+    model = load_model(AutoModelForSequenceClassification, args, num_labels=len(labels))
     train = Examples(args.train, tokenizer, args.max_length, labels)
     validation = Examples(args.validation, tokenizer, args.max_length, labels) if args.validation else None
     collator = CountingCollator(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=args.pad_to_multiple_of))
@@ -110,7 +104,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--group-by-length", action="store_true", help="batches of like lengths")
     parser.add_argument("--pad-to-multiple-of", type=int, help="fewer shapes, and tensor cores' favourites, on a GPU")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
-    parser.add_argument("--random-weights", action="store_true", help="take only the config and tokenizer of the model")
     args = parser.parse_args(argv)
     if not 1 <= args.warmup < args.steps:
         parser.error(f"--warmup {args.warmup}: expected at least 1 and less than --steps {args.steps}")
