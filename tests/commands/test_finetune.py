@@ -238,7 +238,9 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("problem", TRAIN)
+@pytest.mark.parametrize(
+    "problem", ["pairs", "multiclass", "multilabel", pytest.param("regression", marks=pytest.mark.slow)]
+)
 def test_every_form_of_classification(tmp_path, problem):
     """Pairs stop early, and keep the best; batches of labels by tokens, over windows of long texts."""
     path = write_config(tmp_path, task=problem_data(tmp_path, problem), data={"test": None})

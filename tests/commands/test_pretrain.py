@@ -151,7 +151,7 @@ def test_a_pretraining_run_is_fine_tuned_with_a_new_head(masked, tmp_path):
     assert (tmp_path / "runs/fine" / tokenizer).read_bytes() == (masked / "runs/tiny-lm" / tokenizer).read_bytes()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "lstm"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_models_that_look_back_classify_by_the_last_token(request, tmp_path, family):
     if family == "gpt2":
         folder = request.getfixturevalue("causal")
@@ -171,6 +171,7 @@ def test_models_that_look_back_classify_by_the_last_token(request, tmp_path, fam
     assert min(log[-3:]) < 0.8 * log[0]
 
 
+@pytest.mark.slow
 def test_model_init_may_name_the_pretraining_config(tmp_path, capsys):
     pretraining = write_pretraining(tmp_path, "masked_lm", **MASKED)
     config = finetuning(tmp_path, str(pretraining), scratch_baseline=True)

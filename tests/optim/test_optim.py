@@ -164,7 +164,8 @@ def test_keys_that_would_be_ignored_are_refused(tmp_path, capsys, keys, message)
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("choice", [pytest.param("adafactor", marks=pytest.mark.slow), "muon-bfloat16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["adafactor", "muon-bfloat16"])
 def test_a_run_by_another_rule_learns(tmp_path, choice):
     rate = {"adafactor": 0.05, "muon-bfloat16": 5e-3}[choice]
     sizes = {"num_layers": 1, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "max_positions": 64}
