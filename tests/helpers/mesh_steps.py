@@ -43,7 +43,7 @@ WIDER: dict[str, Mesh] = {
     "context_fsdp_tp": ("context", (("context", 2), ("fsdp", 2), ("tensor", 2))),
 }
 FAMILIES_HERE = ("bert", "llama", "t5")
-CLASSIFIERS = ("albert", "bert", "modernbert")
+CLASSIFIERS = ("albert", "bert", "deberta-v2", "modernbert", "mpnet")
 """Families whose step is that of a classifier."""
 ROWS, LENGTH, SLOTS = 8, 24, 2
 

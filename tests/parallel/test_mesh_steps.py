@@ -52,7 +52,9 @@ def test_loss_and_gradients_are_those_of_one_device(family, mesh):
 
 
 @pytest.mark.parametrize("mesh", [pytest.param(m, marks=() if m == "context" else pytest.mark.slow) for m in MESHES])
-@pytest.mark.parametrize("family", [pytest.param("albert", marks=pytest.mark.slow), "modernbert"])
+@pytest.mark.parametrize(
+    "family", [*(pytest.param(f, marks=pytest.mark.slow) for f in ("albert", "deberta-v2", "mpnet")), "modernbert"]
+)
 def test_encoders_of_their_own_on_every_mesh(family, mesh):
     assert_same_step(family, mesh)
 
