@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxlm.tasks.label_cells import is_missing
+
 IMPOSSIBLE = "is_impossible"
 """Column that says whether a question has no answer; rows may do without."""
 NEARBY = 50
@@ -121,9 +123,12 @@ def _occurrences(text: str, part: str) -> int:
     return count
 
 
-def is_true(cell: Any) -> bool:
-    """Whether a cell of `is_impossible` says yes, in csv, too."""
-    return cell.strip().lower() in ("true", "1", "yes") if isinstance(cell, str) else bool(cell)
+def impossible(row: Mapping[str, Any]) -> bool | None:
+    """What a row says of `is_impossible`, in csv, too; None: nothing (no such column, null, NaN, blank)."""
+    cell = row.get(IMPOSSIBLE)
+    if is_missing(cell):
+        return None
+    return cell.strip().lower() in ("true", "1", "1.0", "yes") if isinstance(cell, str) else bool(cell)
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.texts import TextCells, log_skipped
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.tasks.answer_cells import IMPOSSIBLE, is_true, place_answer, read_answers, unplaced
+from jaxlm.tasks.answer_cells import IMPOSSIBLE, impossible, place_answer, read_answers, unplaced
 from jaxlm.tasks.answer_windows import Window, answer_tokens, make_windows
 from jaxlm.tasks.records import Context
 
@@ -112,14 +112,14 @@ class QuestionRows:
 
     def _read_gold(self, row: Mapping[str, Any], text: str) -> _Gold:
         """Raises ValueError: no answer where there must be one, or none that is in the context."""
-        answers, impossible = read_answers(row[self._columns.answers]), row.get(IMPOSSIBLE)
+        answers, said = read_answers(row[self._columns.answers]), impossible(row)
         if not answers:
             if not self._no_answer:
                 raise ValueError("the question has no answer; expected one, or task.no_answer=true")
-            if impossible is not None and not is_true(impossible):
+            if said is False:
                 raise ValueError(f"the question has no answer, and {IMPOSSIBLE} is false")
             return _Gold((), None)
-        if is_true(impossible):
+        if said:
             raise ValueError(f"the question has answers, and {IMPOSSIBLE} is true")
         placed = [place_answer(answer, text) for answer in answers]
         found = next((place for place in placed if place is not None), None)

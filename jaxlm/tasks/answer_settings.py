@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jaxlm.data.sources.table import Table
 from jaxlm.metrics.cmrc import score_cmrc
 from jaxlm.metrics.squad import AnswerScore, score_v1, score_v2
-from jaxlm.tasks.answer_cells import IMPOSSIBLE, is_true, read_answers
+from jaxlm.tasks.answer_cells import impossible, read_answers
 
 _FIRST_HAN, _LAST_HAN = "\u4e00", "\u9fff"
 _SAMPLE = 1000
@@ -64,8 +64,8 @@ def settle(
 
 
 def _says_no_answer(row: Mapping[str, Any], column: str) -> bool:
-    if (impossible := row.get(IMPOSSIBLE)) is not None:
-        return is_true(impossible)
+    if (said := impossible(row)) is not None:
+        return said
     try:
         return not read_answers(row[column])
     except ValueError:

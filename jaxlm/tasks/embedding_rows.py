@@ -21,6 +21,7 @@ from jaxlm.tasks.records import Context, TaskConfig
 log = logging.getLogger("jaxlm")
 
 Loss = Literal["ranking", "triplet", "cosent", "cosine_mse"]
+_ADVICE = " (data.on_bad_row=skip leaves it out)"
 FALLBACK = "text"
 """Column of rows to be answered that have none of the task's columns."""
 
@@ -205,10 +206,11 @@ class _Rows:
             texts = row[column] if isinstance(row[column], list) else self._cells[column].read(i)
             for text in texts:
                 if not isinstance(text, str) or not text.strip():
-                    raise UserError(f"{self._table.where(i)}: {column}: expected a text or a list of texts")
+                    raise UserError(f"{self._table.where(i)}: {column}: expected a text or a list of texts, found "
+                                    f"{text!r:.60}{_ADVICE}")  # fmt: skip
                 found.append(RowText(column, NEGATIVE, text))
         if config.objective == "triplet" and found[-1].role != NEGATIVE:
-            raise UserError(f"{self._table.where(i)}: {', '.join(config.negatives)}: expected a negative text")
+            raise UserError(f"{self._table.where(i)}: {', '.join(config.negatives)}: expected a negative text{_ADVICE}")
         return found, 1.0 if config.label is None else self._score(row[config.label], i)
 
     def _score(self, value: Any, i: int) -> float:
@@ -216,9 +218,9 @@ class _Rows:
         config = self._config
         where, score = f"{self._table.where(i)}: {config.label}={value!r:.60}", number(value)
         if score is None:
-            raise UserError(f"{where}: expected a number, how similar the two texts are")
+            raise UserError(f"{where}: expected a number, how similar the two texts are{_ADVICE}")
         low, high = config.score_range or (-1.0, 1.0)
         if (config.score_range is not None or config.objective == "cosine_mse") and not low <= score <= high:
             advice = "" if config.score_range else "; set task.score_range to the lowest and the highest score"
-            raise UserError(f"{where}: expected a score from {low:g} to {high:g}{advice}")
+            raise UserError(f"{where}: expected a score from {low:g} to {high:g}{advice}{_ADVICE}")
         return score if config.score_range is None else (score - low) / (high - low)

@@ -23,11 +23,13 @@ from jaxlm.objectives.multiple_choice import multiple_choice_loss
 from jaxlm.report.sections import ReportSection, excerpt
 from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.first_row import show_first_row
+from jaxlm.tasks.label_cells import number as as_number
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, TaskConfig
 
 log = logging.getLogger("jaxlm")
 
 _MISTAKES = 20
+_ADVICE = " (data.on_bad_row=skip leaves it out)"
 
 
 class MultipleChoiceConfig(TaskConfig):
@@ -107,7 +109,7 @@ class MultipleChoice(RowTask):
             try:
                 question, *choices = cells.read(i)
                 if isinstance(config.choices, str):
-                    choices = self._list(row[config.choices], f"{table.where(i)}: {config.choices}")
+                    choices = self._list(row[config.choices], f"{table.where(i)}: {config.choices}", blank=not labelled)
                 labels[i] = self._label(row[config.label], len(choices), table.where(i)) if labelled else None
                 read[i] = question, choices
             except UserError as error:
@@ -137,33 +139,36 @@ class MultipleChoice(RowTask):
                      data.max_length)  # fmt: skip
         return Examples(table, made, labels, {"truncated": truncated, "skipped": len(errors)}, errors)
 
-    def _list(self, value: Any, where: str) -> list[str]:
-        """The candidates in a cell."""
+    def _list(self, value: Any, where: str, *, blank: bool) -> list[str]:
+        """The candidates in a cell; `blank`: whether one may be."""
+        problem = ""
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise UserError(f"{where}: expected a list of texts")
-        if len(value) < 2:
-            raise UserError(f"{where}: expected at least two candidates, found {len(value)}")
-        if self.num_choices and len(value) != self.num_choices:
-            raise UserError(f"{where}: expected {self.num_choices} candidates, as in other rows, found {len(value)}")
+            problem = f"expected a list of texts, found {value!r:.60}"
+        elif len(value) < 2:
+            problem = f"expected at least two candidates, found {len(value)}"
+        elif self.num_choices and len(value) != self.num_choices:
+            problem = f"expected {self.num_choices} candidates, as in other rows, found {len(value)}"
+        elif not blank and (empty := next((i for i, text in enumerate(value) if not text.strip()), None)) is not None:
+            problem = f"candidate {empty} is blank; expected a text"
+        if problem:
+            raise UserError(f"{where}: {problem}{_ADVICE}")
         return value
 
     def _label(self, value: Any, count: int, where: str) -> int:
         """The number of the right candidate."""
         config = self.config
         names = [] if isinstance(config.choices, str) else list(config.choices)
-        text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+        text = value.strip() if isinstance(value, str) else ""
         if text in names:
             return names.index(text)
         letter = ord(text.upper()) - ord("A") if len(text) == 1 and text.isascii() and text.isalpha() else -1
-        number = int(text) if text.isascii() and text.isdigit() and len(text) < 5 else letter
+        place = as_number(value)
+        number = int(place) if place is not None and place.is_integer() else letter
         if not 0 <= number < count:
             expected = f"0 to {count - 1}, A to {chr(ord('A') + count - 1)}" + (
                 f", or {', '.join(names)}" * bool(names)
             )
-            raise UserError(
-                f"{where}: {config.label}={value!r:.60}: expected the right candidate, {expected} "
-                "(data.on_bad_row=skip leaves it out)"
-            )
+            raise UserError(f"{where}: {config.label}={value!r:.60}: expected the right candidate, {expected}{_ADVICE}")
         return number
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

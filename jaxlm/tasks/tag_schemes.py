@@ -15,6 +15,7 @@ Scheme = Literal["bio", "iob1", "iobes", "bmes", "bare"]
 """bio: B begins an entity, I goes on. iob1: B only where an entity touches one of its type. iobes: E ends, S is alone
 (bilou is read as it). bmes: as iobes, M for I. bare: a class to each token, without entities."""
 
+_MARKS = {"bio": "BI", "iob1": "BI", "iobes": "BIESLU", "bmes": "BMES"}
 _FORBIDDEN = -1e9
 """Score of what may not be; finite, so that a sequence without a legal path still has a best one."""
 
@@ -37,13 +38,25 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
             marks[mark] += 1
             begins |= mark == "I" and (previous[0] == OUTSIDE or previous[1] != label)
             previous = (mark, label)
-    if bare > 0.1 * (bare + marks.total()):
+    if bare and bare >= marks.total():
         return "bare"
-    if "M" in marks:
+    if marks["M"] > 0.1 * (marks["M"] + marks["I"]):
         return "bmes"
-    if any(mark in marks for mark in "ESLU"):
+    single = marks["S"] + marks["U"]
+    if marks["E"] + marks["L"] + single > 0.1 * (marks["B"] + single):  # each entity has one of these
         return "iobes"
     return "iob1" if begins else "bio"
+
+
+def check_mark(tag: str, scheme: Scheme) -> None:
+    """Refuses a tag whose mark the scheme of the other tags does not have.
+
+    Raises:
+      UserError: that is so.
+    """
+    if scheme != "bare" and has_mark(tag) and tag[0] not in _MARKS[scheme]:
+        raise UserError(f"tag {tag!r} is not of the scheme that the others are written in, {scheme} (marks "
+                        f"{', '.join(_MARKS[scheme])})")  # fmt: skip
 
 
 def has_mark(tag: str) -> bool:
@@ -127,6 +140,21 @@ def viterbi(scores: np.ndarray, transitions: tuple[np.ndarray, np.ndarray, np.nd
     for i in range(len(scores) - 1, 0, -1):
         path.append(int(back[i, path[-1]]))
     return np.asarray(path[::-1])
+
+
+def tag_between(before: str, after: str, names: Sequence[str]) -> str | None:
+    """Returns the tag of a word of which nothing is known: inside where the words around it are of one entity.
+
+    Args:
+      before, after: tags of the words around it.
+      names: the tags that there are.
+    Returns:
+      One of `names`; None where it is outside.
+    """
+    (mark, label), (next_mark, next_label) = split_tag(before), split_tag(after)
+    if mark not in "BI" or next_mark not in "IE" or label != next_label or not has_mark(before):
+        return None
+    return next((name for name in (f"I-{label}", f"M-{label}") if name in names), None)
 
 
 def check_tag(tag: object, names: Sequence[str]) -> str:

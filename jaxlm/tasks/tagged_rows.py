@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxlm.errors import UserError
 from jaxlm.metrics.entities import Entity
 from jaxlm.tasks.tag_schemes import Scheme, write_tags
 
-# A run of letters and digits, or any other character that is no white space; Chinese and Japanese characters stand
-# alone, since their words are not parted.
-_CJK = "\u2e80-\u2fdf\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORDS = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
+Span = tuple[int, int]
+"""First character, and the one behind the last."""
+_EXAMPLE = '{"start": 0, "end": 5, "label": "PER"}'
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,15 @@ class Words:
 
     Attributes:
       text: the words joined by a space, or the text that they stand in.
-      spans: first character of each word and the one behind its last.
+      spans: the characters of each word.
       split: the row gave the words; otherwise they were found in a text.
+      parts: of words found in a text, the smaller words that tokens join.
     """
 
     text: str
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[Span, ...]
     split: bool
+    parts: tuple[Span, ...] = ()
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -43,7 +44,7 @@ def words_of_tokens(value: Any) -> Words:
     """
     tokens = value.split() if isinstance(value, str) else value
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise UserError("expected a list of tokens")
+        raise UserError(f"expected a list of tokens, found {value!r:.60}")
     if not tokens:
         raise UserError("expected at least one token")
     spans, place = [], 0
@@ -53,66 +54,78 @@ def words_of_tokens(value: Any) -> Words:
     return Words(" ".join(tokens), tuple(spans), True)
 
 
-def words_of_text(value: Any) -> Words:
-    """Finds the words of a text.
-
-    Raises:
-      UserError: no string.
-    """
-    if not isinstance(value, str):
-        raise UserError("expected a text")
-    return Words(value, tuple(match.span() for match in _WORDS.finditer(value)), False)
-
-
 def tags_of_cell(value: Any, words: Words) -> list[str]:
     """Reads a cell of tags, one to a word.
 
     Raises:
-      UserError: no list of strings, or one of another length.
+      UserError: no list of strings, one of another length, or a blank tag.
     """
     tags = value.split() if isinstance(value, str) else value
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise UserError("expected a list of tags")
+        raise UserError(f"expected a list of tags, words such as 'B-PER', found {value!r:.60}")
     if len(tags) != len(words):
         raise UserError(f"{len(tags)} tags for {len(words)} tokens; expected one for each")
+    if (blank := next((i for i, tag in enumerate(tags) if not tag.strip()), None)) is not None:
+        raise UserError(f"the tag of token {blank + 1} is blank; expected one, O outside of entities")
     return tags
 
 
-def entities_of_cell(value: Any, words: Words) -> tuple[list[Entity], int]:
+class EntityCell(NamedTuple):
+    """The entities of a text, over its words.
+
+    Attributes:
+      widened: spans that begin or end inside a word or a token, and were widened to its ends.
+      sharing: entities that share a token with the one before, and were left out or begin behind it.
+    """
+
+    entities: list[Entity]
+    widened: int
+    sharing: int
+
+
+def entities_of_cell(value: Any, words: Words) -> EntityCell:
     """Reads a cell of character spans: a list of {"start", "end", "label"}, `end` exclusive.
 
-    Returns:
-      The entities over words, and how many spans begin or end inside a word and were widened to its ends.
     Raises:
-      UserError: spans that overlap, are empty, lie outside the text or hold no word.
+      UserError: spans that overlap, are empty, lie outside the text, hold no word or share one.
     """
     if not isinstance(value, list):
-        raise UserError('expected a list of entities such as {"start": 0, "end": 5, "label": "PER"}')
+        raise UserError(f"expected a list of entities such as {_EXAMPLE}, found {value!r:.60}")
     found: list[Entity] = []
-    widened, last = 0, -1
-    for span in sorted((_span(entity, words) for entity in value), key=lambda span: span[0]):
-        start, end, label = span
+    widened, sharing, last, last_part = 0, 0, -1, 0
+    for start, end, label in sorted((_span(entity, words) for entity in value), key=lambda span: span[0]):
         if start < last:
             raise UserError(f"entities overlap at character {start}; expected each character in one at most")
         last = end
-        inside = [i for i, (a, b) in enumerate(words.spans) if a < end and b > start]
-        if not inside:
+        part, behind_part = _inside(words.parts, start, end)
+        if part == behind_part:
             raise UserError(f"the entity at characters {start} to {end} holds no word")
-        first, behind = inside[0], inside[-1] + 1
+        if part < last_part:
+            raise UserError(f"entities share the word at character {words.parts[part][0]}; expected one to a word")
+        last_part = behind_part
+        first, behind = _inside(words.spans, start, end)
         if found and found[-1].end > first:
-            raise UserError(f"entities share the word at character {words.spans[first][0]}; expected one to a word")
-        stripped = words.text[start:end]
-        begin, stop = start + len(stripped) - len(stripped.lstrip()), end - len(stripped) + len(stripped.rstrip())
-        widened += (words.spans[first][0], words.spans[behind - 1][1]) != (begin, stop)
+            sharing, first = sharing + 1, found[-1].end
+            if first >= behind:
+                continue
+        solid = words.text[start:end]
+        begin, stop = start + len(solid) - len(solid.lstrip()), end - len(solid) + len(solid.rstrip())
+        widened += words.spans[first][0] < begin or words.spans[behind - 1][1] > stop
         found.append(Entity(label, first, behind))
-    return found, widened
+    return EntityCell(found, widened, sharing)
+
+
+def _inside(spans: Sequence[Span], start: int, end: int) -> tuple[int, int]:
+    """The spans that have characters from `start` to `end`: the first, and the one behind the last."""
+    first = bisect_right(spans, start, key=lambda span: span[1])
+    return first, max(first, bisect_left(spans, end, key=lambda span: span[0]))
 
 
 def _span(entity: Any, words: Words) -> tuple[int, int, str]:
     if not isinstance(entity, Mapping) or not {"start", "end", "label"} <= set(entity):
-        raise UserError(f"expected an entity such as {{'start': 0, 'end': 5, 'label': 'PER'}}, found {entity!r:.80}")
+        raise UserError(f"expected an entity such as {_EXAMPLE}, found {entity!r:.80}")
     start, end, label = entity["start"], entity["end"], entity["label"]
-    if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label:
+    if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label.strip():
         raise UserError(f"expected whole numbers and a name, found {entity!r:.80}")
     if not 0 <= start < end <= len(words.text):
         raise UserError(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import jax
@@ -29,10 +29,12 @@ from jaxlm.tasks.labels import hf_label_names
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request, TaskConfig
 from jaxlm.tasks.tag_schemes import (
     Scheme,
+    check_mark,
     check_tag,
     convert_tags,
     detect_scheme,
     has_mark,
+    tag_between,
     tag_names,
     transition_scores,
     viterbi,
@@ -42,11 +44,11 @@ from jaxlm.tasks.tagged_rows import (
     entities_of_cell,
     tags_of_cell,
     tags_of_entities,
-    words_of_text,
     words_of_tokens,
     written_entities,
 )
 from jaxlm.tasks.tagging_report import tagging_sections
+from jaxlm.tasks.text_words import words_of_text
 from jaxlm.tasks.word_windows import word_windows
 
 log = logging.getLogger("jaxlm")
@@ -127,7 +129,7 @@ class Tagging(RowTask):
             for column in (*cls.text_columns(config), config.tags if config.text is None else config.entities):
                 train.require(column, key="task")
             if config.text is None:
-                sentences = [tags for row in train.rows if (tags := _tags(row[config.tags])) is not None]
+                sentences = _sentences(train, config.tags)
                 found = detect_scheme(sentences)
         names = config.labels or known
         if train is None and known is not None and config.scheme == "auto":
@@ -137,14 +139,17 @@ class Tagging(RowTask):
             scheme = config.scheme if config.scheme != "auto" else "bio" if found == "iob1" else found
         if names is None:
             names = _names(train, sentences, config, scheme)
+        made = cls(config, context, scheme, tuple(names))
         if len(names) < 2:
+            if train is not None:
+                made.examples(train, labelled=True, key="data.train")  # a bad cell may be why there are so few
             raise UserError(f"task.tags: expected at least two different tags, found {', '.join(names) or 'none'}")
         if train is not None:
             counts = Counter(tag for tags in sentences for tag in tags)
             log.info("task: tagging, scheme %s (tags are written in %s); %d tags: %s", scheme,
                      found if sentences else "character spans", len(names),
                      ", ".join(f"{n} {counts[n]:,}" if n in counts else n for n in names[:30]))  # fmt: skip
-        return cls(config, context, scheme, tuple(names))
+        return made
 
     @property
     def num_outputs(self) -> int:
@@ -171,15 +176,19 @@ class Tagging(RowTask):
         made: list[Example] = []
         labels: list[np.ndarray | None] = []
         errors: dict[int, str] = {}
-        counts = Counter(truncated=0, widened_entities=0, words_without_tokens=0)
+        counts = Counter(truncated=0, widened_entities=0, entities_sharing_a_token=0, words_without_tokens=0)
+        written: Scheme = "bare"
+        if labelled and self.config.text is None:
+            written = detect_scheme(_sentences(table, gold_column))
         for i, row in enumerate(table.rows):
-            gold = None
+            gold, place = None, column
             try:
-                words = (words_of_tokens if column == self.config.tokens else words_of_text)(row[column])
+                words = self._read_words(column, row[column])
                 if labelled:
-                    gold = self._gold(row[gold_column], words, counts)
+                    place = gold_column
+                    gold = self._gold(row[gold_column], words, written, counts)
             except UserError as error:
-                message = f"{table.where(i)}: {error}"
+                message = f"{table.where(i)}: {place}: {error}"
                 if data.on_bad_row == "stop":
                     raise UserError(f"{message} (data.on_bad_row=skip leaves the row out)") from None
                 errors[i] = message
@@ -203,16 +212,23 @@ class Tagging(RowTask):
                 log.info("%s: %d %s", table.name, count, name.replace("_", " "))
         return Examples(table, made, labels, {**counts, "skipped": len(errors)}, errors)
 
-    def _gold(self, value: Any, words: Words, counts: Counter[str]) -> np.ndarray:
-        """int32 [W]: ids of the words' tags in the model's scheme."""
+    def _gold(self, value: Any, words: Words, written: Scheme, counts: Counter[str]) -> np.ndarray:
+        """int32 [W]: ids of the words' tags in the model's scheme.
+
+        Args:
+          written: the scheme of the tags in the table.
+        """
         if self.config.text is None:
             tags = tags_of_cell(value, words)
+            for tag in tags:
+                check_mark(tag, written)
             if self.scheme != "bare":
                 tags = [tag if tag == OUTSIDE or has_mark(tag) else check_tag(tag, self.label_names) for tag in tags]
             tags = convert_tags(tags, self.scheme)
         else:
-            entities, widened = entities_of_cell(value, words)
+            entities, widened, sharing = entities_of_cell(value, words)
             counts["widened_entities"] += widened
+            counts["entities_sharing_a_token"] += sharing
             tags = tags_of_entities(entities, words, self.scheme)
         return np.asarray([self._ids[check_tag(tag, self.label_names)] for tag in tags], np.int32)
 
@@ -243,21 +259,33 @@ class Tagging(RowTask):
         return values[example.host >= 0]
 
     def answer(self, row: Mapping[str, Any], parts: Sequence[tuple[Example, np.ndarray]]) -> np.ndarray:
-        """int16 [W]: the tag of each word; O for a word without tokens."""
-        num_words = len(self._words(row))
+        """int16 [W]: the tag of each word; O for a word without tokens, unless it stands inside an entity."""
         index = np.concatenate([example.host[example.host >= 0] for example, _ in parts])
         values = np.concatenate([part for _, part in parts])
-        if self.config.decode == "viterbi":
-            scores = np.zeros((num_words, self.num_outputs))
-            scores[index] = values
-            return viterbi(scores, self._transitions).astype(np.int16)
-        tags = np.full(num_words, self._ids.get(OUTSIDE, 0), np.int16)
-        tags[index] = values
+        order = np.argsort(index)
+        index, values = index[order], values[order]
+        tags = np.full(len(self._words(row)), self._ids.get(OUTSIDE, 0), np.int16)
+        tags[index] = viterbi(values, self._transitions) if self.config.decode == "viterbi" else values
+        for gap in np.flatnonzero(np.diff(index) > 1).tolist():
+            first, last = int(index[gap]), int(index[gap + 1])
+            name = tag_between(self.label_names[tags[first]], self.label_names[tags[last]], self.label_names)
+            if name is not None:
+                tags[first + 1 : last] = self._ids[name]
         return tags
 
     def _words(self, row: Mapping[str, Any]) -> Words:
         [column] = self.input_columns(self.config, tuple(row))
-        return (words_of_tokens if column == self.config.tokens else words_of_text)(row[column])
+        return self._read_words(column, row[column])
+
+    def _read_words(self, column: str, value: Any) -> Words:
+        if column == self.config.tokens:
+            return words_of_tokens(value)
+        return self._words_of_text(value) if isinstance(value, str) else words_of_text(value, self.context.tokenizer)
+
+    @cached_property
+    def _words_of_text(self) -> Callable[[str], Words]:
+        """A text is read when it is tokenized, answered and written."""
+        return lru_cache(maxsize=64)(partial(words_of_text, tokenizer=self.context.tokenizer))
 
     def _entities(self, tags: np.ndarray) -> list[Entity]:
         if self.scheme == "bare":
@@ -333,9 +361,14 @@ class Tagging(RowTask):
         }
 
 
-def _tags(value: Any) -> list[str] | None:
-    tags = value.split() if isinstance(value, str) else value
-    return tags if isinstance(tags, list) and all(isinstance(tag, str) for tag in tags) else None
+def _sentences(table: Table, column: str) -> list[list[str]]:
+    """The tags of the rows that have some."""
+    found = []
+    for row in table.rows:
+        tags = row[column].split() if isinstance(row[column], str) else row[column]
+        if isinstance(tags, list) and all(isinstance(tag, str) and tag.strip() for tag in tags):
+            found.append(tags)
+    return found
 
 
 def _names(
@@ -345,7 +378,8 @@ def _names(
     if config.text is not None:
         rows = [] if train is None else [row[config.entities] for row in train.rows]
         found = [e for value in rows if isinstance(value, list) for e in value if isinstance(e, Mapping)]
-        return tag_names(sorted({str(e["label"]) for e in found if "label" in e}), scheme)
+        labels = [e["label"] for e in found if "label" in e]
+        return tag_names(sorted({label for label in labels if isinstance(label, str) and label.strip()}), scheme)
     if scheme == "bare":
         return tuple(sorted({tag for tags in sentences for tag in tags}))
     return tag_names(sorted({split_tag(tag)[1] for tags in sentences for tag in tags if has_mark(tag)}), scheme)

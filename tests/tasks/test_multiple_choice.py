@@ -56,7 +56,9 @@ def table(*rows: dict[str, Any]) -> Table:
     return Table("t.jsonl", tuple(rows[0]), rows, tuple(range(1, len(rows) + 1)))
 
 
-@pytest.mark.parametrize(("label", "expected"), [(1, 1), ("1", 1), ("B", 1), ("b", 1), (0, 0), ("two", 1)])
+@pytest.mark.parametrize(
+    ("label", "expected"), [(1, 1), ("1", 1), ("B", 1), ("b", 1), (0, 0), ("two", 1), (1.0, 1), ("1.0", 1)]
+)
 def test_candidates_in_columns(label, expected):
     made = make(choices=("one", "two"))
     found = made.examples(table({"question": "q", "one": "x", "two": "y", "label": label}), labelled=True, key="x")
@@ -71,7 +73,8 @@ def test_candidates_in_columns(label, expected):
     [
         ({"question": "q", "choices": ["a", "b"], "label": 0}, "choices: expected 3 candidates, as in other"),
         ({"question": "q", "choices": ["a"], "label": 0}, "at least two candidates"),
-        ({"question": "q", "choices": ["a", 1, "c"], "label": 0}, "expected a list of texts"),
+        ({"question": "q", "choices": ["a", 1, "c"], "label": 0}, "choices: expected a list of texts, found"),
+        ({"question": "q", "choices": ["a", " ", "c"], "label": 0}, "choices: candidate 1 is blank; expected a text"),
         ({"question": "q", "choices": ["a", "b", "c"], "label": 3}, "label=3: expected the right candidate, 0 to 2"),
         ({"question": "q", "choices": ["a", "b", "c"], "label": None}, "label=None: expected the right candidate"),
         ({"question": "q", "choices": ["a", "b", "c"], "label": True}, "label=True: expected the right candidate"),

@@ -205,6 +205,11 @@ def test_settings_follow_the_data(tokenizer):
     assert make(tokenizer, row(), row(None, id="b")).settings.no_answer
     assert not make(tokenizer, row(), row(None, id="b", is_impossible=False)).settings.no_answer
     assert make(tokenizer, row(is_impossible="False"), row(None, is_impossible="True")).settings.no_answer
+    for absent in (float("nan"), None, " "):  # the column says nothing
+        said = make(tokenizer, row(is_impossible=absent), row(None, id="b", is_impossible=absent))
+        assert said.settings.no_answer and not make(tokenizer, row(is_impossible=absent)).settings.no_answer
+        rows = table(row(is_impossible=absent), row(None, id="b", is_impossible=absent))
+        assert said.examples(rows, labelled=True, key="x").labels == [("1911",), ()]
     assert make(tokenizer, row(context="今天的天气很好", answers=["天气"])).settings.scoring == "cmrc"
     assert make(tokenizer, row(), no_answer=True, scoring="cmrc").settings[:2] == (True, "cmrc")
     tuned = make(tokenizer, no_answer=True).tune([answer(None, 3.0), answer("1911", 1.0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from helpers.corpora import byte_tokenizer
 
 from jaxlm.data.config import DataConfig
+from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.sources.conll_rows import read_conll
 from jaxlm.data.sources.table import Table
 from jaxlm.data.sources.text_files import BadRow
@@ -19,7 +21,9 @@ from jaxlm.metrics.entities import entities_of
 from jaxlm.tasks.records import Context
 from jaxlm.tasks.tag_schemes import convert_tags, detect_scheme, tag_names, transition_scores, viterbi
 from jaxlm.tasks.tagging import Tagging, TaggingConfig
+from jaxlm.tasks.text_words import words_of_text
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
+from jaxlm.tokenizer.stand_in import word_tokenizer
 from jaxlm.tokenizer.tokenizer import Tokenizer
 from jaxlm.tokenizer.training import train_tokenizer
 
@@ -75,6 +79,7 @@ def test_schemes_are_told_and_converted_both_ways():
     assert detect_scheme([["B-A", "E-A"]]) == detect_scheme([["U-A", "O"]]) == "iobes"
     assert detect_scheme([["B-A", "M-A", "E-A"]]) == "bmes"
     assert detect_scheme([["NN", "O", "B-x"]]) == "bare"
+    assert detect_scheme([["B-A", "I-A", "E-A"], *[["B-A", "I-A"]] * 20, ["M-A", "PER"]]) == "bio"  # odd ones
     assert convert_tags(["I-A", "I-A", "B-A"], "bio") == ["B-A", "I-A", "B-A"]
 
 
@@ -127,6 +132,51 @@ def test_words_keep_their_tags_and_characters(kind, wordpiece):
     assert [e["text"] for e in answer["entities"]] == [text[a:b] for a, b, _ in spans]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cafe\u0301s de\u0301ja\u0300", ["cafe\u0301s", "de\u0301ja\u0300"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("שָׁלוֹם!", ["שָׁלוֹם", "!"]),
+        ("می\u200cخواهم تهران", ["می\u200cخواهم", "تهران"]),
+        ("👨\u200d👩\u200d👧👍🏽❤\ufe0fok", ["👨\u200d👩\u200d👧", "👍🏽", "❤\ufe0f", "ok"]),
+        ("🇩🇪🇫🇷x1\ufe0f\u20e3", ["🇩🇪", "🇫🇷", "x1\ufe0f\u20e3"]),
+        ("東か\u3099x", ["東", "か\u3099", "x"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("U.S., \u0301", ["U", ".", "S", ".", ",", "\u0301"]),
+    ],
+)
+def test_words_of_a_text_keep_their_marks(text, words):
+    found = words_of_text(text, byte_tokenizer())
+    assert [text[a:b] for a, b in found.spans] == words
+
+
+def test_words_that_share_a_token_are_one(caplog):
+    """Spans that split a token are widened; of two in one token the first stands; both are counted."""
+    made = task(word_tokenizer(["Mr", "U.S.A.", "北京大学", "rose"]), text="text", scheme="iobes",
+                labels=("O", "B-LOC", "I-LOC", "E-LOC", "S-LOC"))  # fmt: skip
+    text = "Mr U.S.A. 北京大学 rose"
+    spans = [(0, 5, "LOC"), (10, 12, "LOC"), (12, 14, "LOC")]
+    rows = table({"text": text, "entities": [{"start": a, "end": b, "label": label} for a, b, label in spans]})
+    with caplog.at_level(logging.INFO, "jaxlm"):
+        found = made.examples(rows, labelled=True, key="x")
+    assert found.counts["widened_entities"] == 2 and found.counts["entities_sharing_a_token"] == 1
+    assert found.counts["words_without_tokens"] == 0 and "1 entities sharing a token" in caplog.text
+    [answer] = answered(made, rows, [found.labels[0].tolist()])
+    assert [e["text"] for e in answer["entities"]] == ["Mr U.S.A.", "北京大学"]
+
+
+def test_a_word_without_tokens_goes_on_inside_an_entity(wordpiece):
+    for decode in ("greedy", "viterbi"):
+        made = task(wordpiece, decode=decode, text="text")
+        rows = table({"tokens": ["anna", "\u200b", "met", "\u200b"]})
+        said = [[1, 0, 2, 0]] if decode == "greedy" else [np.eye(5)[[1, 0, 2, 0]]]
+        [example] = made.examples(rows, labelled=False, key="x").examples
+        values = np.asarray([said[0][max(0, word)] for word in example.host])
+        kept = made.answer(rows.rows[0], [(example, made.decode(example, {"any": values}))])
+        assert made.prediction(rows.rows[0], kept)["tags"] == ["B-PER", "I-PER", "I-PER", "O"]
+
+
 def test_every_word_is_answered_where_it_has_most_context(wordpiece):
     made = task(wordpiece, 12)
     words = ["anna", "met", "the", "world"] * 6
@@ -156,6 +206,8 @@ def test_conll_files():
     assert rows[3] == (13, {"tokens": ["last"], "pos": ["NN"], "tags": ["O"]})
     spaced = list(read_conll(iter(["New York\tB-LOC\n", "\ufeff\tO\r\n"]), ("tokens", "tags")))
     assert spaced == [(1, {"tokens": ["New York", "\ufeff"], "tags": ["B-LOC", "O"]})]
+    untidy = ["a \t O \n", "-DOCSTART-\tO\n", "b\tB-X\n", "\n", "# newdoc\n", "c\tO\n"]
+    assert [row["tags"] for _, row in read_conll(iter(untidy), ("tokens", "tags"))] == [["O"], ["B-X"], ["O"]]
     assert list(read_conll(iter(["a;B\n"]), ("tokens", "tags"), ";")) == [(1, {"tokens": ["a"], "tags": ["B"]})]
 
 
@@ -164,10 +216,11 @@ def test_conll_files():
     [
         ({"tokens": ["a", "b"], "tags": ["O"]}, "1 tags for 2 tokens"),
         ({"tokens": ["a"], "tags": ["X-PER"]}, "tag 'X-PER' is not one of the 5 tags"),
-        ({"tokens": ["a"], "tags": ["B-ORG"]}, "tag 'B-ORG' is not one of"),
-        ({"tokens": [], "tags": []}, "expected at least one token"),
-        ({"tokens": [1], "tags": ["O"]}, "expected a list of tokens"),
-        ({"tokens": ["a"], "tags": None}, "expected a list of tags"),
+        ({"tokens": ["a"], "tags": ["B-ORG"]}, "tags: tag 'B-ORG' is not one of"),
+        ({"tokens": [], "tags": []}, "tokens: expected at least one token"),
+        ({"tokens": [1], "tags": ["O"]}, "tokens: expected a list of tokens, found"),
+        ({"tokens": ["a"], "tags": None}, "tags: expected a list of tags, words such as 'B-PER', found None"),
+        ({"tokens": ["a", "b"], "tags": ["O", " "]}, "tags: the tag of token 2 is blank"),
     ],
 )
 def test_bad_rows_of_tokens(wordpiece, row, problem):
@@ -175,6 +228,24 @@ def test_bad_rows_of_tokens(wordpiece, row, problem):
         task(wordpiece).examples(table(row), labelled=True, key="x")
     skipped = task(wordpiece, data={"on_bad_row": "skip"}).examples(table(row), labelled=True, key="x")
     assert not skipped.examples and problem in skipped.errors[0]
+
+
+def test_odd_marks_are_bad_rows(wordpiece):
+    """A tag outside the scheme of the others neither changes the scheme nor is learned."""
+    rows = [{"tokens": ["a", "b"], "tags": ["B-PER", "I-PER"]}] * 11
+    for odd in ("E-PER", "M-PER", "S-PER"):
+        bad = table(*rows, {"tokens": ["a", "b"], "tags": ["B-PER", odd]})
+        with pytest.raises(UserError, match=rf"row 12: tags: tag '{odd}' is not of the scheme .* bio \(marks B, I\)"):
+            task(wordpiece).examples(bad, labelled=True, key="x")
+    other = table(*[{"tokens": ["a", "b"], "tags": ["B-PER", "E-PER"]}] * 2)  # a file of another scheme
+    assert task(wordpiece).examples(other, labelled=True, key="x").labels[0].tolist() == [1, 2]
+
+
+def test_tags_that_are_no_words_are_named(wordpiece):
+    bad = table({"tokens": ["a", "b"], "tags": [3, 0]})
+    sources = TableSources({"train": bad}, {}, ("tokens",))
+    with pytest.raises(UserError, match=r"t\.conll, row 1: tags: expected a list of tags, .* found \[3, 0\]"):
+        Tagging.create(TaggingConfig(), Context(DataConfig(), wordpiece), sources)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +262,7 @@ def test_bad_rows_of_tokens(wordpiece, row, problem):
 )
 def test_bad_spans(wordpiece, spans, problem):
     entities = [{"start": a, "end": b, "label": label} for a, b, label in spans]
-    with pytest.raises(UserError, match=problem):
+    with pytest.raises(UserError, match="row 1: entities: .*" + problem):
         task(wordpiece, text="text").examples(
             table({"text": "Anna met York", "entities": entities}), labelled=True, key="x"
         )

@@ -9,13 +9,15 @@ from jaxlm.data.sources.text_files import BadRow, Record
 
 DOCUMENT_MARK = "-DOCSTART-"
 _SPACES = re.compile(r"[ \t]+")
+_COMMENT = re.compile(r"#\s*(\S+ = |newdoc\b|newpar\b)")
 
 
 def read_conll(lines: Iterator[str], columns: Sequence[str], separator: str | None = None) -> Iterator[Record]:
     """Yields a row for each sentence: each column is the list of its tokens' fields.
 
-    Lines with a tab are cut at tabs, others at runs of blanks. Document marks (-DOCSTART-) are passed over, and so are
-    comments: lines that begin with "#" and have another number of fields, or, before a sentence, "# name = value".
+    Lines with a tab are cut at tabs, others at runs of blanks. Document marks (-DOCSTART-) end a sentence and are
+    passed over, and so are comments: lines that begin with "#" and have another number of fields, or, before a
+    sentence, "# name = value", "# newdoc" and "# newpar".
 
     Args:
       separator: what stands between fields; None: as above.
@@ -36,13 +38,16 @@ def read_conll(lines: Iterator[str], columns: Sequence[str], separator: str | No
             sentence, problem = [], ""
             continue
         fields = _fields(line, separator)
+        if fields[0] == DOCUMENT_MARK:
+            if sentence or problem:
+                yield row()
+            sentence, problem = [], ""
+            continue
         begins = not sentence and not problem
-        if line.startswith("#") and (len(fields) != len(columns) or begins and re.match(r"#\s*\S+ = ", line)):
+        if line.startswith("#") and (len(fields) != len(columns) or begins and _COMMENT.match(line)):
             continue
         if begins:
             start = number
-        if fields[0] == DOCUMENT_MARK and begins:
-            continue
         if len(fields) != len(columns):
             problem = problem or (
                 f"line {number} has {len(fields)} fields, expected {len(columns)} ({', '.join(columns)}); name the "
@@ -54,6 +59,6 @@ def read_conll(lines: Iterator[str], columns: Sequence[str], separator: str | No
 
 
 def _fields(line: str, separator: str | None) -> list[str]:
-    if separator is not None:
-        return line.split(separator)
-    return line.split("\t") if "\t" in line else _SPACES.split(line.strip(" "))
+    if separator is not None or "\t" in line:
+        return [field.strip(" ") for field in line.split(separator or "\t")]
+    return _SPACES.split(line.strip(" "))
