@@ -94,6 +94,11 @@ class Family:
     init_cache: Callable[[Any, int, int, Any], Any] | None = None
     """(config, rows, length, dtype) -> the empty state of step-by-step decoding; None: the family cannot generate."""
 
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether the trunk reads a text and a target: it then has `encode` and `decode` (`Model.encode`)."""
+        return "decoder_tokens" in self.inputs
+
     def weight_map(self, head: str) -> WeightMap:
         """Returns the rules of a model with this kind of head; what belongs to other heads is ignored."""
         trunk, own = self.trunk_map, self.heads[head].rules
@@ -118,9 +123,16 @@ class Network(nn.Module):
         states = self.trunk(**{name: batch[name] for name in self.inputs if name in batch}, key=trunk_key)
         return self._outputs(states, batch, head_key)
 
-    def decode(self, batch: Mapping[str, jax.Array], cache: Any) -> tuple[Any, Any]:
+    def encode(self, batch: Mapping[str, jax.Array]) -> Any:
+        """What the decoder reads of the encoder's texts."""
+        return cast(Any, self.trunk).encode(**batch)
+
+    def decode(self, batch: Mapping[str, jax.Array], cache: Any, encoded: Any = None) -> tuple[Any, Any]:
         """One step of generation: the head's outputs at the last column, and the cache with these tokens in it."""
-        states, cache = self.trunk(**batch, cache=cache)
+        if encoded is None:
+            states, cache = self.trunk(**batch, cache=cache)
+        else:
+            states, cache = cast(Any, self.trunk).decode(**batch, encoded=encoded, cache=cache)
         return self._outputs(states[:, -1:], batch, None), cache
 
     def _outputs(self, states: jax.Array, batch: Mapping[str, jax.Array], key: Key) -> Any:
@@ -194,6 +206,23 @@ class Model:
             raise UserError(f"model family {self.family.name!r} cannot generate text")
         return self.family.init_cache(self.config, rows, length, self.compute.dtype)
 
+    def encode(self, params: Any, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> Any:
+        """Reads the texts of an encoder-decoder, once for all tokens that are then written.
+
+        Args:
+          tokens, segment_ids, positions: int32 [B, T], a text to a row: segment 1, and 0 where padded, on either side.
+        Returns:
+          What `decode` takes: a tree of arrays, each with rows as its first axis, that may be taken and replaced.
+        Raises:
+          UserError: the family has no encoder beside its decoder.
+        """
+        if not self.family.is_encoder_decoder:
+            raise UserError(
+                f"model family {self.family.name!r} has no encoder beside a decoder; expected one such as t5"
+            )
+        batch = {"tokens": tokens, "segment_ids": segment_ids, "positions": positions}
+        return self._network.apply({"params": params}, batch, method=self._network.encode)
+
     def decode(
         self,
         params: Any,
@@ -202,21 +231,26 @@ class Model:
         positions: jax.Array,
         cache: Any,
         prefix: jax.Array | None = None,
+        encoded: Any = None,
     ) -> tuple[Any, Any]:
         """Reads further tokens of each row and returns what the head says at the last of them.
+
+        An encoder-decoder's first token is `config.decoder_start_id`.
 
         Args:
           tokens, segment_ids, positions: int32 [B, T], T columns that follow those already in the cache. Prompts of
             different lengths are padded on the left, with segment 0.
           cache: from `init_cache` or the last call.
           prefix: int32 [B, T], 1 for tokens that all of these columns read, before them or not.
+          encoded: from `encode`, of an encoder-decoder: of B rows, or of B / G where each is read by G rows that follow
+            one another (beams).
         Returns:
           The head's outputs [B, 1, ...], and the cache with these tokens in it.
         """
         batch = {"tokens": tokens, "segment_ids": segment_ids, "positions": positions}
         if prefix is not None:
             batch["prefix"] = prefix
-        return cast(Any, self._network.apply({"params": params}, batch, cache, method=self._network.decode))
+        return cast(Any, self._network.apply({"params": params}, batch, cache, encoded, method=self._network.decode))
 
     @cached_property
     def axes(self) -> Any:

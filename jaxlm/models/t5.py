@@ -13,13 +13,15 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import meta
 from jaxtyping import Array, Float, Int
 
 from jaxlm.errors import UserError
 from jaxlm.models.base import Family, Head
 from jaxlm.models.hf_config import read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.attention import Mask, attend
+from jaxlm.nn.attention import KVCache, Mask, attend, decoder_mask, empty_cache
+from jaxlm.nn.cross_attention import Encoded, States
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.heads import Batch, FactoredLogits, LanguageModelHead
 from jaxlm.nn.layers import (
@@ -28,11 +30,13 @@ from jaxlm.nn.layers import (
     Key,
     activation,
     dense,
+    dense_again,
     embedding_lookup,
     init_stack,
     normal,
     param,
     relative_bias,
+    relative_bias_at,
     rms_norm,
     run_stack,
     shard_heads,
@@ -84,39 +88,12 @@ class T5Config:
             raise UserError("model config: HF's name gated-gelu means the activation 'gelu_new'; expected that")
 
 
-def _attention(
-    block: Block,
-    name: str,
-    x_BTD: jax.Array,
-    mask: Mask,
-    key: Key,
-    *,
-    bias: jax.Array | None = None,
-    context_BSD: jax.Array | None = None,
-) -> jax.Array:
-    """Returns x + attention of its norm to itself, or to the states `context`; `name` prefixes the parameters."""
-    c, rules = block.config, block.compute.rules
-    D, N, H, f = c.embed_dim, c.num_heads, c.head_dim, c.init_factor
-    axes = ("embed", "heads", "head_dim")
-    probs_key, output_key = split_key(key, 2)
-    y = rms_norm(block, f"{name}norm", x_BTD, c.norm_eps)
-    source = y if context_BSD is None else context_BSD
-    # The logits are not scaled: the query's initialization is, instead.
-    q = dense(block, f"{name}q", y, (D, N, H), axes, init=normal(f * (D * H) ** -0.5), bias=False)
-    k = dense(block, f"{name}k", source, (D, N, H), axes, init=normal(f * D**-0.5), bias=False)
-    v = dense(block, f"{name}v", source, (D, N, H), axes, init=normal(f * D**-0.5), bias=False)
-    q, k, v = shard_heads(q, k, v, rules)
-    rate = c.dropout if c.attention_dropout is None else c.attention_dropout
-    y = attend(q, k, v, mask, block.compute, bias=bias, scale=1.0, dropout_rate=rate, key=probs_key)
-    y = dense(
-        block, f"{name}o", y, (N, H, D), axes[1:] + axes[:1],
-        contract=2, init=normal(f * (N * H) ** -0.5), bias=False,
-    )  # fmt: skip
-    return constrain(x_BTD + dropout(y, c.dropout, output_key), ("batch", "length", "act_embed"), rules)
-
-
 class Block(nn.Module):
-    """Attention to the stack itself, in a decoder then to the encoder, then the MLP, each added to the states."""
+    """Attention to the stack itself, in a decoder then to the encoder, then the MLP, each added to the states.
+
+    The states stay in float32 whatever the compute dtype: published weights drive them into the thousands, where half
+    precision loses what a layer adds, or overflows.
+    """
 
     config: T5Config
     compute: ComputeConfig
@@ -126,17 +103,32 @@ class Block(nn.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         mask: Mask,
-        bias_1NTT: Float[Array, "1 N T T"],
-        context_BSD: Float[Array, "B S D"] | None = None,
-        context_mask: Mask | None = None,
+        bias: Float[Array, "#B N T S"] | None = None,
+        context: States | Encoded | None = None,
         key: Key = None,
-    ) -> Float[Array, "B T D"]:
+        cache: KVCache | None = None,
+        layer: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        """Returns the new states, and the cache with this layer's keys and values.
+
+        Args:
+          bias: of the logits of self-attention.
+          context: what a decoder reads of the encoder.
+          layer: the layer's number, wanted with a cache.
+        """
         c, rules = self.config, self.compute.rules
         D, F, f = c.embed_dim, c.mlp_dim, c.init_factor
         self_key, cross_key, inner_key, output_key = split_key(key, 4)
-        x = _attention(self, "", x_BTD, mask, self_key, bias=bias_1NTT)
-        if context_BSD is not None and context_mask is not None:
-            x = _attention(self, "cross_", x, context_mask, cross_key, context_BSD=context_BSD)
+        keys = split_key(self_key, 2)
+        y = rms_norm(self, "norm", x_BTD, c.norm_eps)
+        q, k, v = self._project("q", y), self._project("k", y), self._project("v", y)
+        if cache is not None and layer is not None:
+            cache, k, v = cache.put(layer, k, v)
+        q, k, v = shard_heads(q, k, v, rules)
+        y = attend(q, k, v, mask, self.compute, bias=bias, scale=1.0, dropout_rate=self._attention_dropout, key=keys[0])
+        x = self._add(x_BTD, "o", y, keys[1])
+        if context is not None:
+            x = self._read(x, context, mask.query_BT, layer, cross_key)
 
         y = rms_norm(self, "mlp_norm", x, c.norm_eps)
         init, axes = normal(f * D**-0.5), ("embed", "mlp")
@@ -148,7 +140,52 @@ class Block(nn.Module):
         y = activation(c.activation)(first)
         y = dropout(y * second[0] if c.gated else y, c.dropout, inner_key)
         y = dense(self, "down", y, (F, D), axes[::-1], init=normal(f * F**-0.5), bias=False)
-        return constrain(x + dropout(y, c.dropout, output_key), ("batch", "length", "act_embed"), rules)
+        x = x + dropout(y, c.dropout, output_key).astype(x.dtype)
+        return constrain(x, ("batch", "length", "act_embed"), rules), cache
+
+    def cross_keys_values(self, context_BSD: Float[Array, "B S D"]) -> tuple[jax.Array, jax.Array]:
+        """Returns what cross-attention reads of the encoder's states, [B, S, N, H] each."""
+        k, v = (dense_again(self, f"cross_{name}", context_BSD, _HEADS_AXES) for name in "kv")
+        return k, v
+
+    def _read(self, x_BTD: Any, context: States | Encoded, segments_BT: Any, layer: Any, key: Key) -> Any:
+        """x + attention of its norm to the encoder."""
+        c = self.config
+        probs_key, output_key = split_key(key, 2)
+        y = rms_norm(self, "cross_norm", x_BTD, c.norm_eps)
+        q = self._project("cross_q", y)
+        if isinstance(context, Encoded):
+            y = context.attend(q, segments_BT, layer, self.compute, scale=1.0)
+            return self._add(x_BTD, "cross_o", y, output_key)
+        k, v = self._project("cross_k", context.states), self._project("cross_v", context.states)
+        q, k, v = shard_heads(q, k, v, self.compute.rules)
+        mask = Mask(segments_BT, context.segment_ids)
+        y = attend(q, k, v, mask, self.compute, scale=1.0, dropout_rate=self._attention_dropout, key=probs_key)
+        return self._add(x_BTD, "cross_o", y, output_key)
+
+    def _project(self, name: str, x: jax.Array) -> jax.Array:
+        c = self.config
+        # The logits are not scaled: the query's initialization is, instead.
+        fan = c.embed_dim * c.head_dim if name.endswith("q") else c.embed_dim
+        init = normal(c.init_factor * fan**-0.5)
+        return dense(self, name, x, (c.embed_dim, c.num_heads, c.head_dim), _HEADS_AXES, init=init, bias=False)
+
+    def _add(self, x_BTD: jax.Array, name: str, y_BTNH: jax.Array, key: Key) -> jax.Array:
+        """x + the output map `name` of the heads."""
+        c = self.config
+        sizes, init = (c.num_heads, c.head_dim, c.embed_dim), normal(c.init_factor * (c.num_heads * c.head_dim) ** -0.5)
+        axes = _HEADS_AXES[1:] + _HEADS_AXES[:1]
+        y = dense(self, name, y_BTNH, sizes, axes, contract=2, init=init, bias=False)
+        x = x_BTD + dropout(y, c.dropout, key).astype(x_BTD.dtype)
+        return constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
+
+    @property
+    def _attention_dropout(self) -> float:
+        c = self.config
+        return c.dropout if c.attention_dropout is None else c.attention_dropout
+
+
+_HEADS_AXES = ("embed", "heads", "head_dim")
 
 
 class Stack(nn.Module):
@@ -163,32 +200,55 @@ class Stack(nn.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         segment_ids_BT: Int[Array, "B T"],
-        context_BSD: Float[Array, "B S D"] | None = None,
-        context_ids_BS: Int[Array, "B S"] | None = None,
+        context: States | Encoded | None = None,
         key: Key = None,
-    ) -> Float[Array, "B T D"]:
-        """Bidirectional self-attention; with `context` (the decoder), causal self-attention and cross-attention."""
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        """Bidirectional self-attention; with `context` (the decoder), causal self-attention and cross-attention.
+
+        Returns the normalized states in the compute dtype, and the cache with these tokens in it.
+        """
         c, rules = self.config, self.compute.rules
         embed_key, stack_key, output_key = split_key(key, 3)
-        x = dropout(x_BTD.astype(self.compute.dtype), c.dropout, embed_key)
+        x = dropout(x_BTD.astype(jnp.float32), c.dropout, embed_key)
         x = constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
-        encodes = context_ids_BS is None
-        mask = Mask(segment_ids_BT, segment_ids_BT, causal=not encodes)
-        context_mask = None if encodes else Mask(segment_ids_BT, context_ids_BS)
+        if cache is not None:
+            cache = cache.extend(segment_ids_BT)
+        encodes = context is None
+        mask = Mask(segment_ids_BT, segment_ids_BT) if encodes else decoder_mask(segment_ids_BT, cache)
         table = param(
             self, "relative_bias", normal(c.init_factor * c.embed_dim**-0.5), (c.num_buckets, c.num_heads),
             ("buckets", "heads"),
         )  # fmt: skip
-        bias = relative_bias(table, x.shape[1], max_distance=c.max_distance, bidirectional=encodes)
-        bias = constrain(bias, (None, "act_heads", "length", "kv_length"), rules)
+        settings = {"max_distance": c.max_distance, "bidirectional": encodes}
+        if mask.columns_BT is None:
+            bias = relative_bias(table, x.shape[1], **settings)
+            bias = constrain(bias, (None, "act_heads", "length", "kv_length"), rules)
+        else:
+            bias = relative_bias_at(table, mask.columns_BT, mask.key_BS.shape[1], **settings)
+            bias = constrain(bias, ("batch", "act_heads", "length", "kv_length"), rules)
         block = Block(c, self.compute)
-        params = self.param("layers", init_stack(block, self.num_layers, x, mask, bias, context_BSD, context_mask))
+        # Parameters depend neither on a cache nor on what was encoded.
+        sample = (decoder_mask(segment_ids_BT, None), None, None if encodes else States(x, segment_ids_BT))
+        layers = self.param("layers", init_stack(block, self.num_layers, x, *sample))
+        layers = {"params": layers, "index": jnp.arange(self.num_layers, dtype=jnp.int32)}
 
-        def apply(layer: Any, x: Array, k: Key) -> Any:
-            return block.apply({"params": layer}, x, mask, bias, context_BSD, context_mask, k)
+        def apply(layer: Any, carry: Any, k: Key) -> Any:
+            x, cache = carry
+            return block.apply({"params": layer["params"]}, x, mask, bias, context, k, cache, layer["index"])
 
-        x = run_stack(apply, params, x, stack_key, self.compute)
-        return dropout(rms_norm(self, "final_norm", x, c.norm_eps), c.dropout, output_key)
+        x, cache = run_stack(apply, layers, (x, cache), stack_key, self.compute)
+        x = rms_norm(self, "final_norm", x, c.norm_eps).astype(self.compute.dtype)
+        return dropout(x, c.dropout, output_key), cache
+
+    def project(self, context: States) -> Encoded:
+        """Returns what all layers' cross-attention reads of the encoder."""
+        block = Block(self.config, self.compute, parent=None)
+
+        def one(layer: Any) -> Any:
+            return block.apply({"params": layer}, context.states, method=Block.cross_keys_values)
+
+        return Encoded.of_layers(one, meta.unbox(self.get_variable("params", "layers")), context, self.compute.rules)
 
 
 class T5Trunk(nn.Module):
@@ -196,10 +256,12 @@ class T5Trunk(nn.Module):
     compute: ComputeConfig
 
     def setup(self) -> None:
-        shape = (self.config.vocab_size, self.config.embed_dim)
-        self.tokens = param(self, "tokens", normal(self.config.init_factor), shape, ("vocab", "embed"))
+        c = self.config
+        shape = (c.vocab_size, c.embed_dim)
+        self.tokens = param(self, "tokens", normal(c.init_factor), shape, ("vocab", "embed"))
+        self.encoder = Stack(c, c.num_layers, self.compute)
+        self.decoder = Stack(c, c.num_decoder_layers or c.num_layers, self.compute)
 
-    @nn.compact
     def __call__(
         self,
         tokens: Int[Array, "B T"],
@@ -209,13 +271,41 @@ class T5Trunk(nn.Module):
         key: Key = None,
     ) -> Float[Array, "B U D"]:
         """Returns the decoder's states. A segment of the decoder reads the encoder's segment of the same number."""
-        c = self.config
         encoder_key, decoder_key = split_key(key, 2)
-        encoder = Stack(c, c.num_layers, self.compute, name="encoder")
-        decoder = Stack(c, c.num_decoder_layers or c.num_layers, self.compute, name="decoder")
-        context = encoder(embedding_lookup(self.tokens, tokens, self.compute.rules), segment_ids, key=encoder_key)
+        context = States(self.encode_states(tokens, segment_ids, key=encoder_key), segment_ids)
         x = embedding_lookup(self.tokens, decoder_tokens, self.compute.rules)
-        return decoder(x, decoder_segment_ids, context, segment_ids, key=decoder_key)
+        return self.decoder(x, decoder_segment_ids, context, decoder_key)[0]
+
+    def encode_states(
+        self, tokens: Int[Array, "B T"], segment_ids: Int[Array, "B T"], key: Key = None
+    ) -> Float[Array, "B T D"]:
+        """Returns the encoder's states."""
+        return self.encoder(embedding_lookup(self.tokens, tokens, self.compute.rules), segment_ids, key=key)[0]
+
+    def encode(
+        self, tokens: Int[Array, "B T"], segment_ids: Int[Array, "B T"], positions: Int[Array, "B T"]
+    ) -> Encoded:
+        """Returns what `decode` reads of the texts."""
+        del positions
+        return self.decoder.project(States(self.encode_states(tokens, segment_ids), segment_ids))
+
+    def decode(
+        self,
+        tokens: Int[Array, "R U"],
+        segment_ids: Int[Array, "R U"],
+        positions: Int[Array, "R U"],
+        encoded: Encoded,
+        cache: KVCache,
+    ) -> tuple[Float[Array, "R U D"], KVCache | None]:
+        """Returns the decoder's states of the next tokens, and the cache with them in it."""
+        del positions
+        x = embedding_lookup(self.tokens, tokens, self.compute.rules)
+        return self.decoder(x, segment_ids, encoded, cache=cache)
+
+
+def _init_cache(config: T5Config, rows: int, length: int, dtype: Any) -> KVCache:
+    layers = config.num_decoder_layers or config.num_layers
+    return empty_cache(layers, rows, length, config.num_heads, config.head_dim, dtype)
 
 
 class ScaledHead(nn.Module):
@@ -382,6 +472,7 @@ FAMILY = Family(
     from_hf=_from_hf,
     to_hf=_to_hf,
     inputs=("tokens", "segment_ids", "decoder_tokens", "decoder_segment_ids"),
+    init_cache=_init_cache,
 )
 
 MT5_FAMILY = replace(

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from flax.core import meta
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxlm.parallel.sharding import Rules, constrain
 
@@ -91,7 +91,8 @@ def dense(
 
 def dense_again(module: nn.Module, name: str, x: jax.Array, axes: Sequence[str]) -> jax.Array:
     """Maps another x [..., inputs] by the parameters of a `dense` that this module has declared before."""
-    kernel, bias = (meta.unbox(module.get_variable("params", key)) for key in (name, f"{name}_bias"))
+    kernel = meta.unbox(module.get_variable("params", name))
+    bias = meta.unbox(module.get_variable("params", f"{name}_bias"))  # None where there is none
     return _affine(cast(Any, module).compute, x, kernel, bias, axes, 1)
 
 
@@ -244,6 +245,24 @@ def relative_bias(
     of_distance_NK = table_XN[buckets].T
     num_heads, width = of_distance_NK.shape
     return by_distance(jnp.broadcast_to(of_distance_NK[:, None], (num_heads, length, width)))[None]
+
+
+def relative_bias_at(
+    table_XN: Float[Array, "X N"],
+    columns_BT: Int[Array, "B T"],
+    length: int,
+    *,
+    max_distance: int,
+    bidirectional: bool,
+) -> Float[Array, "B N T S"]:
+    """As `relative_bias`, for queries in the given columns of a row of `length` keys."""
+    distances = np.arange(1 - length, length)
+    buckets = relative_buckets(
+        distances, num_buckets=table_XN.shape[0], max_distance=max_distance, bidirectional=bidirectional
+    )
+    keys_S = jnp.arange(length, dtype=jnp.int32)
+    index_BTS = keys_S[None, None] - columns_BT[:, :, None] + (length - 1)
+    return jnp.moveaxis(jnp.take(table_XN[buckets], index_BTS, axis=0), 3, 1)
 
 
 def by_distance(x: Float[Array, "*N T U"]) -> Float[Array, "*N T T"]:
