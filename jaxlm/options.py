@@ -64,11 +64,15 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE|-",
         help="jsonl, or by its name .csv, .tsv; vectors also .npz, .parquet",
     )
-    sub.add_argument("--columns", nargs="+", metavar="NAME", help="columns of a csv or tsv input without a header")
-    sub.add_argument("--separator", type=_mark, metavar="MARK", help="between the fields of a csv or tsv input")
+    sub.add_argument(
+        "--columns", nargs="+", metavar="NAME", help="columns of a csv or tsv without a header, or of conll"
+    )
+    sub.add_argument("--separator", type=_mark, metavar="MARK", help="between the fields of a csv, tsv or conll input")
     sub.add_argument("--quoting", choices=("true", "false"), help="whether double quotes enclose fields")
     sub.add_argument(
-        "--format", choices=("jsonl", "csv", "tsv", "parquet", "squad"), help="of an input whose name does not tell"
+        "--format",
+        choices=("jsonl", "csv", "tsv", "parquet", "conll", "squad"),
+        help="of an input whose name does not tell",
     )
     sub.add_argument(
         "--on-bad-row", choices=("error", "stop"), default="error", help="write an `error` into its line, or stop"

@@ -19,11 +19,13 @@ class ModelConfig(Section):
     """An HF-format directory, a hub id, an earlier run's directory, or the config of a pretraining run, which is run
     first if it has no result yet; absent: random, from `family` + `preset`."""
     family: str | None = None
-    """Architecture of a model that starts from random weights, for instance `bert`."""
+    """Architecture of a model that starts from random weights, for instance `bert`; an unknown name is answered with
+    all there are."""
     preset: str | None = None
-    """Size of that architecture, for instance `small`."""
+    """Size of that architecture, for instance `base`; an unknown name is answered with all there are."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """Overrides of the family's own config fields, for instance `{num_layers: 4}`; only without `init`."""
+    """Overrides of the family's own config fields, for instance `{num_layers: 4, embed_dim: 256, num_heads: 4, mlp_dim:
+    1024}`; only without `init`. An unknown one is answered with all there are."""
     tokenizer: LocalPath | None = None
     """A tokenizer directory or hub id; absent: the one in `init`."""
     train_tokenizer: TokenizerTrainingConfig | None = None

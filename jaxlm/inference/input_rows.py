@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxlm.config.schema import Config
 from jaxlm.data.config import SourceConfig
-from jaxlm.data.sources.files import check_file, file_format, open_rows
+from jaxlm.data.sources.files import check_file, file_format, named_format, open_rows, plain_suffix
 from jaxlm.data.sources.sources import read_jsonl_stream, rename_records
 from jaxlm.data.sources.text_files import Record
 from jaxlm.parallel import processes
@@ -45,15 +45,37 @@ def open_input(path: str, config: Config, given: Mapping[str, Any] | None = None
     if Path(path).stat().st_size == 0:
         yield InputRows(path, iter(()))
         return
-    like = next((s for s in (config.data.test, config.data.validation, config.data.train) if s is not None), None)
-    settings = {} if like is None or like.path is None else like.model_dump(include=_KEPT)
-    settings |= {name: value for name, value in (given or {}).items() if value is not None}
-    source = SourceConfig(path=path, **settings)
-    kind = file_format(Path(path), source, "--input")
-    if kind not in ("csv", "tsv") and not (given or {}).get("separator"):
-        source = source.model_copy(update={"separator": None})
+    source, kind = _source(path, config, {name: value for name, value in (given or {}).items() if value is not None})
     with ExitStack() as stack:
         reader = open_rows(Path(path), kind, source, "--input", stack, lenient=True)
         names = None if reader.columns is None else tuple(source.rename.get(name, name) for name in reader.columns)
         stack.enter_context(processes.collective_section())
         yield InputRows(reader.name, rename_records(reader.records, source.rename), names)
+
+
+def _source(path: str, config: Config, given: Mapping[str, Any]) -> tuple[SourceConfig, str]:
+    """Returns how the file is read, and its format: as it was given, else as its name says, else as the run's own file.
+
+    Raises:
+      UserError: nothing tells the format.
+    """
+    like = next((s for s in (config.data.test, config.data.validation, config.data.train) if s is not None), None)
+    if like is None or not isinstance(like.path, str):
+        source = SourceConfig(path=path, **given)
+        return source, file_format(Path(path), source, "--input")
+    settings = {**like.model_dump(include=_KEPT), **given}
+    own, named = _format(like), named_format(Path(path))
+    if named is None and "format" not in given and plain_suffix(Path(path)) == plain_suffix(Path(like.path)):
+        settings["format"] = like.format
+    if "columns" not in given and own == "conll" == settings.get("format", named):
+        settings["columns"] = like.columns
+    source = SourceConfig(path=path, **settings)
+    kind = file_format(Path(path), source, "--input")
+    if "separator" not in given and kind != own and not {kind, own} <= {"csv", "tsv"}:
+        source = source.model_copy(update={"separator": None})
+    return source, kind
+
+
+def _format(source: SourceConfig) -> str | None:
+    named = named_format(Path(str(source.path))) or ("tsv" if source.columns else None)
+    return named if source.format == "auto" else source.format

@@ -157,7 +157,8 @@ def open_predictor(
 
 def predict_stream(predictor: Predictor, rows: Iterable[Record], name: str) -> Iterator[dict[str, Any]]:
     """Yields each row with its answer, chunk by chunk; says at the end how many have none."""
-    records, first, bad = iter(rows), 1, 0
+    records, first = iter(rows), 1
+    bad, first_error = 0, ""
     said: set[str] = set()
     while chunk := list(islice(records, CHUNK)):
         for column in OURS:
@@ -166,10 +167,12 @@ def predict_stream(predictor: Predictor, rows: Iterable[Record], name: str) -> I
                 said.add(column)
                 log.warning("%s: its column %r is called %r in the output", name, column, kept_name(column, row))
         for row in predictor.answer(chunk, name, first):
-            bad += "error" in row
+            if "error" in row:
+                bad, first_error = bad + 1, first_error or row["error"]
             yield row
         first += len(chunk)
     if first == 1:
         log.warning("%s: 0 rows, so that there is nothing to answer", name)
     if bad:
-        log.warning("%s: %d of %d rows could not be answered; their lines have an `error`", name, bad, first - 1)
+        log.warning("%s: %d of %d rows could not be answered; their lines have an `error`; the first: %s",
+                    name, bad, first - 1, first_error)  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _WRITTEN = {"f1": "F1", "roc": "ROC", "auc": "AUC", "mse": "MSE", "mae": "MAE", "r2": "R²", "lm": "language model"}
-_WRITTEN |= {name.lower(): name for name in ("Matthews", "Pearson", "Spearman")}
+_WRITTEN |= {name.lower(): name for name in ("Matthews", "Pearson", "Spearman", "nDCG", "MRR")}
 
 
 def format_score(value: float | None) -> str:
@@ -16,9 +16,9 @@ def format_score(value: float | None) -> str:
 
 
 def format_name(name: str) -> str:
-    """Returns a key as people write it: `tokens_per_s` -> `tokens/s`, `f1_macro` -> `F1 macro`."""
-    words = name.replace("_per_s", "/s").split("_")
-    return " ".join(_WRITTEN.get(word, word) for word in words)
+    """Returns a key as people write it: `tokens_per_s` -> `tokens/s`, `ndcg_at_10` -> `nDCG@10`."""
+    words = name.replace("_per_s", "/s").replace("_at_", "@").split("_")
+    return " ".join("@".join(_WRITTEN.get(part, part) for part in word.split("@")) for word in words)
 
 
 def format_number(value: Any) -> str:

@@ -115,8 +115,9 @@ def _summary(path: Path) -> dict[str, Any]:
 def _subtitle(summary: Mapping[str, Any]) -> str:
     """Says what was trained: the task, its problem, how many labels, the model."""
     model = summary.get("model", {})
-    kinds = dict.fromkeys([summary.get("task", {}).get("kind"), summary.get("problem")])
-    parts = [format_name(str(kind)) for kind in kinds if kind]
+    names = (summary.get("task", {}).get("kind"), summary.get("problem"))
+    kind, problem = (format_name(str(name or "")) for name in names)
+    parts = [part for part in ("" if kind in problem else kind, problem) if part]
     if len(labels := summary.get("label_names") or []) > 2:
         parts.append(f"{len(labels)} labels")
     if model.get("family"):

@@ -75,7 +75,8 @@ class QuestionRows:
                 if self._context.data.on_bad_row == "stop":
                     raise
                 errors[i] = str(error)
-        log_skipped(table, errors, key)
+        if labelled:
+            log_skipped(table, errors, key)
         for name, words in _SAID.items():
             if self._counts[name]:
                 log.info("%s: %d %s", table.name, self._counts[name], words)

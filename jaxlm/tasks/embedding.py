@@ -22,6 +22,7 @@ from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
 from jaxlm.metrics.embeddings import RETRIEVAL
 from jaxlm.objectives.embeddings import NEGATIVE, POSITIVE, EmbeddingLoss
+from jaxlm.report.format import format_name
 from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.embedding_corpus import KEY as CORPUS
@@ -215,7 +216,7 @@ class Embedding(RowTask):
         width = labelled[0].kept.vectors.shape[1]
         sizes = [size for size in sorted(set(self.config.dimensions), reverse=True) if size < width]
         table = [[size or width, *self._scores(answers, size).values()] for size in (None, *sizes)] if sizes else []
-        names = ["numbers of a vector", *self._scores(answers, None)]
+        names = ["Length", *map(format_name, self._scores(answers, None))]
         cut = [ReportSection("Shorter vectors", "table", {"columns": names, "rows": table})] if sizes else []
         return [*make(answers), *cut]
 

@@ -26,7 +26,7 @@ def pair_report(answers: Sequence[Answer]) -> list[ReportSection]:
         i, answer, cosine, score = pairs[k]
         texts = [excerpt(text.text) for text in answer.kept.texts[:2]]
         rows.append([i, *texts, score, cosine, float(places[1][k]), float(places[0][k])])
-    columns = ["line", "first text", "second text", "score", "cosine", "rank of the score", "rank of the cosine"]
+    columns = ["Line", "First text", "Second text", "Score", "Cosine", "Rank of the score", "Rank of the cosine"]
     chosen = np.linspace(0, len(pairs) - 1, min(_DOTS, len(pairs))).astype(int)
     dots = {"x": gold[chosen].tolist(), "y": cosines[chosen].tolist(), "style": "dots", "name": "pairs"}
     chart = {
@@ -37,7 +37,7 @@ def pair_report(answers: Sequence[Answer]) -> list[ReportSection]:
     return [
         ReportSection("Cosine by score", "chart", chart, f"{len(chosen)} of {len(pairs)} pairs."),
         ReportSection("Worst pairs", "texts", {"columns": columns, "rows": rows},
-                      "Ranks from 0 (least similar) to 1."),
+                      "Ranks from 0 (least similar) to 1; line numbers are those of the split's file in predictions/."),
     ]  # fmt: skip
 
 
@@ -52,9 +52,9 @@ def retrieval_report(answers: Sequence[Answer]) -> list[ReportSection]:
     bounds = [(1, 1), (2, 3), (4, 10), (11, 100), (101, len(documents))]
     table = [
         [f"{low}" if low == high else f"{low} to {high}", int(count), float(count / len(ranks))]
-        for low, high in bounds
-        if low <= len(documents)
-        for count in [((ranks >= low) & (ranks <= max(low, high))).sum()]
+        for low, high in ((low, min(high, len(documents))) for low, high in bounds)
+        if low <= high
+        for count in [((ranks >= low) & (ranks <= high)).sum()]
     ]
     rows = [
         [rank, excerpt(query), excerpt(documents[wanted]), excerpt(documents[first])]
@@ -62,9 +62,9 @@ def retrieval_report(answers: Sequence[Answer]) -> list[ReportSection]:
         if rank > 1
     ]
     note = f"{len(ranks):,} queries among {len(documents):,} different texts."
-    columns = {"columns": ["rank of the first right text", "queries", "share"], "rows": table, "bars": "share"}
+    columns = {"columns": ["Rank of the first right text", "Queries", "Share"], "rows": table, "bars": "Share"}
     sections = [ReportSection("Ranks", "table", columns, note)]
     if rows:
-        names = ["rank", "query", "right", "found first"]
+        names = ["Rank", "Query", "Right", "Found first"]
         sections.append(ReportSection("Worst searches", "texts", {"columns": names, "rows": rows}))
     return sections

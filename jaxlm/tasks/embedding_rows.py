@@ -135,7 +135,8 @@ def make_examples(
             if context.data.on_bad_row == "stop":
                 raise
             errors[i] = str(error)
-    log_skipped(table, errors, key)
+    if labelled:
+        log_skipped(table, errors, key)
     numbers: dict[str, int] = {}
     for texts in read.values():
         for text in texts:

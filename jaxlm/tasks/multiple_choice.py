@@ -76,11 +76,14 @@ class MultipleChoice(RowTask):
         if not isinstance(config.choices, str):
             if len(config.choices) < 2:
                 raise UserError(f"task.choices: expected at least two columns, found {len(config.choices)}")
-            return cls(config, context, len(config.choices))
         train = None if sources is None else sources.tables.get("train")
-        number = 0
         if train is not None:
             train.require(*cls.text_columns(config), key="task")
+            train.require(config.label, key="task.label")
+        if not isinstance(config.choices, str):
+            return cls(config, context, len(config.choices))
+        number = 0
+        if train is not None:
             sizes = Counter(len(c) for row in train.rows if isinstance(c := row[config.choices], list))
             number = sizes.most_common(1)[0][0] if sizes else 0
         return cls(config, context, number)
@@ -116,7 +119,8 @@ class MultipleChoice(RowTask):
                 if data.on_bad_row == "stop":
                     raise
                 errors[i] = str(error)
-        log_skipped(table, errors, key)
+        if labelled:
+            log_skipped(table, errors, key)
         firsts = [question for question, choices in read.values() for _ in choices]
         seconds = [choice for _, choices in read.values() for choice in choices]
         encoded = iter(self.context.tokenizer.encode(firsts, seconds, max_length=data.max_length))
@@ -228,8 +232,9 @@ class MultipleChoice(RowTask):
             )  # fmt: skip
         if not rows:
             return []
-        columns = ["line", "question", "right", "chosen", "probability of the right one"]
-        return [ReportSection("Worst mistakes", "texts", {"columns": columns, "rows": rows})]
+        columns = ["Line", "Question", "Right", "Chosen", "P(right)"]
+        note = "Whose right candidate was least likely; line numbers are those of the split's file in predictions/."
+        return [ReportSection("Worst mistakes", "texts", {"columns": columns, "rows": rows}, note)]
 
     def _texts(self, row: Mapping[str, Any]) -> list[str]:
         choices = self.config.choices

@@ -54,20 +54,48 @@ def words_of_tokens(value: Any) -> Words:
     return Words(" ".join(tokens), tuple(spans), True)
 
 
-def tags_of_cell(value: Any, words: Words) -> list[str]:
+def check_sentences(cells: Sequence[Any], name: str) -> None:
+    """Refuses a file of a word to a line that was read as a table, each of whose rows is then a single word.
+
+    Args:
+      cells: the cells of tokens of the training rows.
+      name: of the file, for the message.
+    Raises:
+      UserError: each cell is a string of one word; lists of one word are taken as they are.
+    """
+    if len(cells) > 1 and all(isinstance(cell, str) and len(cell.split()) == 1 for cell in cells):
+        raise UserError(
+            f"{name}: each of its {len(cells)} rows has a single word; expected sentences. If the file has a word to a "
+            "line and blank lines between sentences, set data.train.format=conll (and of the other splits)"
+        )
+
+
+def tags_of_cell(value: Any, words: Words, names: Sequence[str] | None = None) -> list[str]:
     """Reads a cell of tags, one to a word.
 
+    Args:
+      names: of tags that are numbers, from 0.
     Raises:
-      UserError: no list of strings, one of another length, or a blank tag.
+      UserError: no list of strings, one of another length, or a blank tag; numbers without names.
     """
     tags = value.split() if isinstance(value, str) else value
+    numbers = isinstance(tags, list) and bool(tags) and all(type(tag) is int for tag in tags)
+    if numbers and names is not None:
+        tags = _named([int(tag) for tag in tags], names)
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise UserError(f"expected a list of tags, words such as 'B-PER', found {value!r:.60}")
+        advice = "; numbers have names where task.labels gives these, in order from 0" if numbers else ""
+        raise UserError(f"expected a list of tags, words such as 'B-PER', found {value!r:.60}{advice}")
     if len(tags) != len(words):
         raise UserError(f"{len(tags)} tags for {len(words)} tokens; expected one for each")
     if (blank := next((i for i, tag in enumerate(tags) if not tag.strip()), None)) is not None:
         raise UserError(f"the tag of token {blank + 1} is blank; expected one, O outside of entities")
     return tags
+
+
+def _named(tags: Sequence[int], names: Sequence[str]) -> list[str]:
+    if not all(0 <= tag < len(names) for tag in tags):
+        raise UserError(f"found tags from {min(tags)} to {max(tags)}; task.labels names 0 to {len(names) - 1}")
+    return [names[tag] for tag in tags]
 
 
 class EntityCell(NamedTuple):

@@ -41,13 +41,14 @@ from jaxlm.tasks.tag_schemes import (
 )
 from jaxlm.tasks.tagged_rows import (
     Words,
+    check_sentences,
     entities_of_cell,
     tags_of_cell,
     tags_of_entities,
     words_of_tokens,
     written_entities,
 )
-from jaxlm.tasks.tagging_report import tagging_sections
+from jaxlm.tasks.tagging_report import TaggedSentence, tagging_sections
 from jaxlm.tasks.text_words import words_of_text
 from jaxlm.tasks.word_windows import word_windows
 
@@ -62,7 +63,8 @@ class TaggingConfig(TaskConfig):
     tokens: str = "tokens"
     """Column of the words: a list, or a string of words between white space."""
     tags: str = "tags"
-    """Column of the tags, one to a word; any of BIO, IOB1, IOBES, BILOU and BMES, or bare tags."""
+    """Column of the tags, one to a word; any of BIO, IOB1, IOBES, BILOU and BMES, or bare tags; or their numbers in
+    `labels`."""
     text: str | None = None
     """Instead of `tokens`: column of plain texts."""
     entities: str = "entities"
@@ -129,7 +131,8 @@ class Tagging(RowTask):
             for column in (*cls.text_columns(config), config.tags if config.text is None else config.entities):
                 train.require(column, key="task")
             if config.text is None:
-                sentences = _sentences(train, config.tags)
+                check_sentences([row[config.tokens] for row in train.rows], train.name)
+                sentences = _sentences(train, config.tags, config.labels)
                 found = detect_scheme(sentences)
         names = config.labels or known
         if train is None and known is not None and config.scheme == "auto":
@@ -143,6 +146,10 @@ class Tagging(RowTask):
         if len(names) < 2:
             if train is not None:
                 made.examples(train, labelled=True, key="data.train")  # a bad cell may be why there are so few
+                if config.text is not None:
+                    raise UserError(
+                        f"task.entities: no row of {train.name} has an entity in its column {config.entities!r}"
+                    )
             raise UserError(f"task.tags: expected at least two different tags, found {', '.join(names) or 'none'}")
         if train is not None:
             counts = Counter(tag for tags in sentences for tag in tags)
@@ -179,7 +186,7 @@ class Tagging(RowTask):
         counts = Counter(truncated=0, widened_entities=0, entities_sharing_a_token=0, words_without_tokens=0)
         written: Scheme = "bare"
         if labelled and self.config.text is None:
-            written = detect_scheme(_sentences(table, gold_column))
+            written = detect_scheme(_sentences(table, gold_column, self.config.labels))
         for i, row in enumerate(table.rows):
             gold, place = None, column
             try:
@@ -206,7 +213,8 @@ class Tagging(RowTask):
                 arrays = {"tokens": tokens, "token_types": np.zeros(len(tokens), np.int32), "labels": label,
                           "weights": carries.astype(np.float32)}  # fmt: skip
                 made.append(Example(arrays, i, host=word))
-        log_skipped(table, errors, key)
+        if labelled:
+            log_skipped(table, errors, key)
         for name, count in counts.items():
             if count and name != "truncated":
                 log.info("%s: %d %s", table.name, count, name.replace("_", " "))
@@ -219,7 +227,7 @@ class Tagging(RowTask):
           written: the scheme of the tags in the table.
         """
         if self.config.text is None:
-            tags = tags_of_cell(value, words)
+            tags = tags_of_cell(value, words, self.config.labels)
             for tag in tags:
                 check_mark(tag, written)
             if self.scheme != "bare":
@@ -327,7 +335,11 @@ class Tagging(RowTask):
         return show_first_row(batch, "example", describe)
 
     def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
-        rows = [(self._words(a.row), a.label, a.kept) for a in answers if a.label is not None]
+        rows = [
+            TaggedSentence(line, self._words(answer.row), answer.label, answer.kept)
+            for line, answer in enumerate(answers, 1)
+            if answer.label is not None
+        ]
         return tagging_sections(rows, self.label_names, self._entities)
 
     def baselines(self, train: Dataset, test: Dataset) -> dict[str, dict[str, float]]:
@@ -361,12 +373,20 @@ class Tagging(RowTask):
         }
 
 
-def _sentences(table: Table, column: str) -> list[list[str]]:
-    """The tags of the rows that have some."""
+def _sentences(table: Table, column: str, names: Sequence[str] | None) -> list[list[str]]:
+    """The tags of the rows that have some.
+
+    Args:
+      names: of tags that are numbers, from 0.
+    """
     found = []
     for row in table.rows:
         tags = row[column].split() if isinstance(row[column], str) else row[column]
-        if isinstance(tags, list) and all(isinstance(tag, str) and tag.strip() for tag in tags):
+        if not isinstance(tags, list):
+            continue
+        if names is not None and all(type(tag) is int and 0 <= tag < len(names) for tag in tags):
+            found.append([names[tag] for tag in tags])
+        elif all(isinstance(tag, str) and tag.strip() for tag in tags):
             found.append(tags)
     return found
 

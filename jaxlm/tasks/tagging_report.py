@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,12 +16,18 @@ _SENTENCES = 20
 _TYPES = 300
 _MATRIX = 25
 
-Row = tuple[Words, np.ndarray, np.ndarray]
-"""Words, gold tags and predicted tags, ids each."""
+
+class TaggedSentence(NamedTuple):
+    """A labelled sentence: its line in the file of predictions, its words, and ids of its gold and predicted tags."""
+
+    line: int
+    words: Words
+    gold: np.ndarray
+    predicted: np.ndarray
 
 
 def tagging_sections(
-    rows: Sequence[Row], label_names: Sequence[str], entities_of: Callable[[np.ndarray], list[Entity]]
+    rows: Sequence[TaggedSentence], label_names: Sequence[str], entities_of: Callable[[np.ndarray], list[Entity]]
 ) -> list[ReportSection]:
     """Describes the tags of a split; of bounded size.
 
@@ -29,7 +36,7 @@ def tagging_sections(
     """
     if not rows:
         return []
-    gold, predicted = [entities_of(row[1]) for row in rows], [entities_of(row[2]) for row in rows]
+    gold, predicted = [entities_of(row.gold) for row in rows], [entities_of(row.predicted) for row in rows]
     if any(gold) or any(predicted):
         sections = [_by_type(gold, predicted), _kinds_of_mistakes(gold, predicted)]
     else:
@@ -45,7 +52,7 @@ def _by_type(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Enti
         [excerpt(t, 80), support[t], *(scores[f"{name}/{t}"] for name in ("precision", "recall", "f1"))]
         for t in types[:_TYPES]
     ]
-    columns = ["type", "entities", "precision", "recall", "F1"]
+    columns = ["Type", "Entities", "Precision", "Recall", "F1"]
     return ReportSection("Entities by type", "table", {"columns": columns, "rows": rows, "bars": "F1"})
 
 
@@ -69,14 +76,14 @@ def _kinds_of_mistakes(gold: Sequence[Sequence[Entity]], predicted: Sequence[Seq
         counts["missed"] += len(set(theirs) - overlapped)
     names = ("right", "right place, wrong type", "right type, wrong ends", "wrong type and ends", "invented", "missed")
     rows = [[name, counts[name]] for name in names]
-    return ReportSection("Kinds of mistakes", "table", {"columns": ["predicted entities", "count"], "rows": rows})
+    return ReportSection("Kinds of mistakes", "table", {"columns": ["Entities", "Count"], "rows": rows})
 
 
-def _tag_matrix(rows: Sequence[Row], label_names: Sequence[str]) -> ReportSection:
+def _tag_matrix(rows: Sequence[TaggedSentence], label_names: Sequence[str]) -> ReportSection:
     count = len(label_names)
     matrix = np.zeros((count, count), np.int64)
-    for _, gold, predicted in rows:
-        np.add.at(matrix, (gold.astype(int), predicted.astype(int)), 1)
+    for row in rows:
+        np.add.at(matrix, (row.gold.astype(int), row.predicted.astype(int)), 1)
     chosen = np.sort(np.argsort(-matrix.sum(1), kind="stable")[:_MATRIX])
     names = [label_names[int(i)] for i in chosen]
     content = {
@@ -88,27 +95,28 @@ def _tag_matrix(rows: Sequence[Row], label_names: Sequence[str]) -> ReportSectio
 
 
 def _worst(
-    rows: Sequence[Row],
+    rows: Sequence[TaggedSentence],
     gold: Sequence[Sequence[Entity]],
     predicted: Sequence[Sequence[Entity]],
     label_names: Sequence[str],
 ) -> list[ReportSection]:
     """The sentences with most mistakes."""
-    wrong = [len(set(theirs) ^ set(ours)) or int((row[1] != row[2]).sum())
+    wrong = [len(set(theirs) ^ set(ours)) or int((row.gold != row.predicted).sum())
              for row, theirs, ours in zip(rows, gold, predicted, strict=True)]  # fmt: skip
     worst = [i for i in np.argsort(-np.asarray(wrong), kind="stable")[:_SENTENCES].tolist() if wrong[i]]
     if not worst:
         return []
     shown: list[list[int | str]] = []
     for i in worst:
-        words, theirs, ours = rows[i]
+        line, words, theirs, ours = rows[i]
         if gold[i] or predicted[i]:
             cells = [_entity_list(found[i], words) for found in (gold, predicted)]
         else:
             cells = [_tag_list(tags, words, theirs != ours, label_names) for tags in (theirs, ours)]
-        shown.append([i + 1, excerpt(words.text), *cells])
-    columns = ["labelled row", "text", "gold", "predicted"]
-    return [ReportSection("Sentences with most mistakes", "texts", {"columns": columns, "rows": shown})]
+        shown.append([line, excerpt(words.text), *cells])
+    columns = ["Line", "Text", "Gold", "Predicted"]
+    note = "Line numbers are those of the split's file in predictions/."
+    return [ReportSection("Sentences with most mistakes", "texts", {"columns": columns, "rows": shown}, note)]
 
 
 def _entity_list(entities: Sequence[Entity], words: Words) -> str:

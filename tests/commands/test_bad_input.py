@@ -234,7 +234,7 @@ def test_a_bad_row_in_prediction_is_answered_with_an_error(tmp_path, model, caps
     problems = ("missing", "found a list", "found a boolean", "found an object", "not valid JSON")
     for i, (row, problem) in enumerate(zip(rest, problems, strict=True), 4):
         assert f"row {i}" in row["error"] and problem in row["error"] and "prediction" not in row
-    assert "6 of 8 rows could not be answered" in capsys.readouterr().err
+    assert "6 of 8 rows could not be answered; their lines have an `error`; the first: " in capsys.readouterr().err
     output.unlink()
     message = refused(capsys, "predict", "--run", model, *files, "--on-bad-row", "stop")
     assert "row 2" in message and "'text'" in message

@@ -27,8 +27,8 @@ def test_numbers(value, number, cell):
 
 
 def test_names_and_durations():
-    assert [format_name(n) for n in ("tokens_per_s", "f1_macro", "masked_lm", "roc_auc")] == [
-        "tokens/s", "F1 macro", "masked language model", "ROC AUC",
+    assert [format_name(n) for n in ("tokens_per_s", "f1_macro", "masked_lm", "roc_auc", "ndcg_at_10", "mrr")] == [
+        "tokens/s", "F1 macro", "masked language model", "ROC AUC", "nDCG@10", "MRR",
     ]  # fmt: skip
     assert [format_duration(s) for s in (12.34, 161.2, 11220)] == ["12.3 s", "2 min 41 s", "3 h 07 min"]
 

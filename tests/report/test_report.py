@@ -75,6 +75,21 @@ SAMPLES = [{"step": step, "prompt": "the film", "text": f"was {step}"} for step 
 WHOLE = {"summary": SUMMARY, "analysis": ANALYSIS, "metrics": METRICS, "samples": SAMPLES}
 
 
+@pytest.mark.parametrize(
+    ("kind", "problem", "shown"),
+    [
+        ("classification", "binary", "classification · binary"),
+        ("multiple_choice", "multiple choice", "multiple choice"),
+        ("embedding", "sentence embeddings", "sentence embeddings"),
+        ("tagging", None, "tagging"),
+    ],
+)
+def test_the_task_is_named_once(kind, problem, shown, tmp_path):
+    summary = SUMMARY | {"task": {"kind": kind}, "problem": problem}
+    text = " ".join(page_of(make_run(tmp_path, summary=summary)).text.split())
+    assert f"finished {shown} · " in text
+
+
 def test_the_page_shows_what_the_files_say(tmp_path):
     page = page_of(make_run(tmp_path, **WHOLE, config="name: sst2-tiny\n"))
     scores = page.table("Metric")

@@ -29,6 +29,7 @@ from jaxlm.inference.vector_files import check_suffix, write_parquet
 from jaxlm.setup.setup import make_setup
 from jaxlm.tasks.embedding import Embedding
 from jaxlm.tasks.embedding_corpus import EmbeddingSources, open_corpus
+from jaxlm.tasks.embedding_report import retrieval_report
 from jaxlm.tasks.embedding_rows import EmbeddingConfig
 from jaxlm.tasks.embedding_scores import Search
 from jaxlm.tasks.records import Answer, Context
@@ -190,6 +191,7 @@ def test_a_corpus_is_searched_too():
         parts.setdefault(example.row, []).append((example, vector))
     answers = [Answer({}, found["test"].labels[row], task.answer({}, part)) for row, part in parts.items()]
     assert len(Search.of(answers).documents) == 4 and task.scores({}, answers, made["test"])["mrr"] == 1
+    assert [row[0] for row in retrieval_report(answers)[0].content["rows"]] == ["1", "2 to 3", "4"]
     scored = EmbeddingConfig(text=PAIR, label="s")
     with pytest.raises(UserError, match=r"data\.corpus: scored pairs are not searched for"):
         open_corpus(scored, data, TableSources({}, {}, PAIR))

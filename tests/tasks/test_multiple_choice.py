@@ -16,6 +16,7 @@ from helpers.finetuning_runs import read_jsonl, run, write_jsonl
 
 from jaxlm.config.loading import load_config
 from jaxlm.data.config import DataConfig
+from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.inference.trained import open_trained
@@ -87,9 +88,24 @@ def test_bad_rows(row, problem):
     assert "t.jsonl, row 1" in str(caught.value)
 
 
+def test_rows_that_have_no_answer_are_not_said_to_be_skipped(caplog):
+    """`jaxlm predict` writes an error into their lines, and says how many."""
+    rows = table(
+        {"question": None, "choices": ["a", "b", "c"], "label": 1}, {"question": "q", "choices": ["a"], "label": 0}
+    )
+    context = Context(DataConfig(on_bad_row="skip"), byte_tokenizer())
+    made = MultipleChoice(MultipleChoiceConfig(), context, 3)
+    assert len(made.examples(rows, labelled=False, key="the input").errors) == 2 and "skipped" not in caplog.text
+    made.examples(rows, labelled=True, key="data.train")
+    assert "data.train (t.jsonl): 2 of 2 rows are bad and were skipped" in caplog.text
+
+
 def test_settings_that_do_not_fit():
     with pytest.raises(UserError, match=r"task\.choices: expected at least two columns"):
         make(choices=("one",))
+    rows = TableSources({"train": table({"question": "q", "choices": ["x", "y"], "answer": 0})}, {}, ())
+    with pytest.raises(UserError, match=r"no column 'label', which task\.label asks for"):
+        MultipleChoice.create(MultipleChoiceConfig(), Context(DataConfig(), byte_tokenizer()), rows)
 
 
 @pytest.fixture(scope="module")

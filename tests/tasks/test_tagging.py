@@ -284,6 +284,38 @@ def test_words_that_the_tokenizer_keeps_nothing_of_are_outside(wordpiece):
     assert answer["tags"] == ["B-PER", "O", "O"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "settings", "problem"),
+    [
+        ([{"text": "Anna", "tags": [[0, 4, "PER"]]}], {"text": "text", "entities": "tags"},
+         r"row 1: tags: expected an entity such as .*found \[0, 4, 'PER'\]"),
+        ([{"tokens": ["Anna"], "tags": [1]}], {}, r"row 1: tags: .*found \[1\]; numbers have names where task.l"),
+        ([{"text": "Anna", "entities": []}], {"text": "text"}, "no row of t.conll has an entity in its column 'ent"),
+        ([{"tokens": "Anna", "tags": "B-PER"}, {"tokens": "slept", "tags": "O"}], {},
+         r"each of its 2 rows has a single word; .* set data\.train\.format=conll"),
+    ],
+)  # fmt: skip
+def test_training_rows_without_anything_to_learn(wordpiece, rows, settings, problem):
+    sources = TableSources({"train": table(*rows)}, {}, ())
+    with pytest.raises(UserError, match=problem):
+        Tagging.create(TaggingConfig(**settings), Context(DataConfig(), wordpiece), sources)
+
+
+def test_tags_as_numbers(wordpiece):
+    made = Tagging.create(
+        TaggingConfig(labels=("O", "B-PER", "I-PER")),
+        Context(DataConfig(), wordpiece),
+        TableSources({"train": table({"tokens": ["Anna", "met"], "tags": [1, 0]})}, {}, ()),
+    )
+    assert made.scheme == "bio"
+    assert made.examples(table({"tokens": ["a", "b"], "tags": [1, 2]}), labelled=True, key="x").labels[0].tolist() == [
+        1,
+        2,
+    ]
+    with pytest.raises(UserError, match="found tags from 1 to 3; task.labels names 0 to 2"):
+        made.examples(table({"tokens": ["a", "b"], "tags": [1, 3]}), labelled=True, key="x")
+
+
 def test_settings_that_do_not_fit(wordpiece):
     with pytest.raises(UserError, match=r"expected at least two different tags"):
         task(wordpiece, labels=("O",))

@@ -117,6 +117,8 @@ def _rows(
             if len(row) == 1 and other is not None:
                 advice = setting(key, "separator", json.dumps(other))
                 problem += f"; if {_MARKS[other]}s stand between the fields, set {advice}"
+            elif len(row) == 1 and 1 < len(row[0].split()) == len(columns):
+                problem += f"; if a word and its tags stand on each line, set {setting(key, 'format', 'conll')}"
             yield line, BadRow(problem)
 
 

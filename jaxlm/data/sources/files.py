@@ -136,6 +136,11 @@ def _holds_squad(path: Path, encoding: str) -> bool:
         return False
 
 
+def named_format(path: Path) -> str | None:
+    """Returns the format that the name alone tells: "jsonl" of "a.json"; None: it tells none."""
+    return _FORMATS.get(plain_suffix(path))
+
+
 def plain_suffix(path: Path) -> str:
     """Returns the suffix in lower case, without that of a compression: ".jsonl" of "a.jsonl.gz"."""
     return (Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix).lower()
