@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from jaxlm.config.nodes import Dumper, Node, parse
-from jaxlm.config.other_names import OTHER_NAMES
+from jaxlm.config.other_names import OTHER_KINDS, OTHER_NAMES
 from jaxlm.config.reference import describe, sections_of, walk
 from jaxlm.config.schema import Config, include_registered_tasks
 from jaxlm.errors import UserError, did_you_mean, nearest
@@ -158,7 +158,8 @@ def _explain(keys: tuple[str, ...], node: Node, error: Any) -> str:
             return f"unknown key {dotted}; {_hint(keys, error['loc'])}"
         case "union_tag_invalid":
             known, found = error["ctx"]["expected_tags"].replace("'", ""), error["ctx"]["tag"]
-            hint = did_you_mean(found, known.split(", "))
+            ours = OTHER_KINDS.get(str(found).lower().replace("-", "_"))
+            hint = did_you_mean(found, known.split(", ")) if ours is None else f"; did you mean {ours!r}?"
             return f"{dotted}.kind: expected one of {known}, found {_show(found)}{hint}"
         case "missing":
             keys = (*keys, str(error["loc"][-1]))

@@ -69,3 +69,17 @@ OTHER_NAMES = {
     "fsdp": "mesh.preset=fsdp",
 }
 """Name, wherever it stands -> key here."""
+
+_KINDS = {
+    "classification": "text_classification sequence_classification sentiment_analysis sentiment regression nli",
+    "tagging": "token_classification ner pos chunking sequence_labeling sequence_labelling sequence_tagging",
+    "question_answering": "qa extractive_qa squad reading_comprehension",
+    "multiple_choice": "mc swag mcq",
+    "embedding": "embeddings sentence_embedding sentence_embeddings sentence_similarity feature_extraction retrieval",
+    "causal_lm": "clm lm language_modeling causal gpt",
+    "masked_lm": "mlm fill_mask masked bert",
+    "replaced_tokens": "rtd electra replaced_token_detection",
+    "span_corruption": "t5 denoising",
+}
+OTHER_KINDS = {name: kind for kind, names in _KINDS.items() for name in names.split()}
+"""What others call a kind of task, in lower case with underscores -> value of `task.kind`."""

@@ -22,7 +22,7 @@ log = logging.getLogger("jaxlm")
 
 _SAID = {
     "truncated": "contexts are longer than data.max_length and read in windows",
-    "repaired": "answers do not stand where their answer_start says, and were found near by",
+    "repaired": "answers without an answer_start, or not standing there, were found by their text",
     "misplaced": "answers are not in their context; another answer of the question is",
     "unreachable": "answers are in no window as a whole; a larger data.stride or data.max_length holds more",
 }

@@ -55,7 +55,8 @@ def settle(
     if not telling:
         return settings
     for table in telling:
-        table.require(context, answers, key="task")
+        table.require(context, key="task.context")
+        table.require(answers, key="task.answers")
     rows = [row for table in telling for row in table.rows]
     return settings._replace(
         no_answer=any(_says_no_answer(row, answers) for row in rows),

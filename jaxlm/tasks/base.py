@@ -226,7 +226,7 @@ class RowTask(Task):
         cls.check_data_keys(request.data)
         separator = getattr(config, "label_separator", None)
         columns = cls.text_columns(config), cls.label_columns(config)
-        return open_tables(request.data, request.splits, *columns, separator)
+        return open_tables(request.data, request.splits, *columns, separator, key_of=config.key_of)
 
     def datasets(self, sources: TableSources) -> dict[str, Dataset]:
         made: dict[str, Dataset] = {}

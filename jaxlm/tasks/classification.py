@@ -105,7 +105,7 @@ class Classification(RowTask):
             labels = labels_of_checkpoint(context.hf_config, config.problem)
         else:
             if train is not None:
-                train.require(config.label, key="task")
+                train.require(config.label, key="task.label")
             labels = labels_of_rows(
                 train,
                 config.label,

@@ -78,8 +78,8 @@ class MultipleChoice(RowTask):
                 raise UserError(f"task.choices: expected at least two columns, found {len(config.choices)}")
         train = None if sources is None else sources.tables.get("train")
         if train is not None:
-            train.require(*cls.text_columns(config), key="task")
-            train.require(config.label, key="task.label")
+            for column in (*cls.text_columns(config), config.label):
+                train.require(column, key=config.key_of(column))
         if not isinstance(config.choices, str):
             return cls(config, context, len(config.choices))
         number = 0

@@ -18,6 +18,13 @@ class TaskConfig(Section):
 
     kind: str
 
+    def key_of(self, column: str) -> str:
+        """Returns the config key that names a column, for messages: `task.text`."""
+        for name, value in self:
+            if name != "kind" and (value == column or isinstance(value, tuple) and column in value):
+                return f"task.{name}"
+        return "task"
+
     @classmethod
     def of_texts(cls, columns: Sequence[str]) -> TaskConfig:
         """Returns the section of a model that reads these text columns.

@@ -129,7 +129,7 @@ class Tagging(RowTask):
         sentences: list[list[str]] = []
         if train is not None:
             for column in (*cls.text_columns(config), config.tags if config.text is None else config.entities):
-                train.require(column, key="task")
+                train.require(column, key=config.key_of(column))
             if config.text is None:
                 check_sentences([row[config.tokens] for row in train.rows], train.name)
                 sentences = _sentences(train, config.tags, config.labels)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jaxlm.config.other_names import OTHER_NAMES
+from jaxlm.config.other_names import OTHER_KINDS, OTHER_NAMES
 from jaxlm.config.reference import walk
+from jaxlm.tasks import TASKS
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,17 @@ from jaxlm.config.reference import walk
 def test_names_from_elsewhere_are_known(refused, section, name, ours):
     [message] = refused(f"name: a\n{section}: {{{name}: 1}}\n")
     assert message.startswith(f"c.yaml:2: unknown key {section}.{name}; did you mean {ours}")
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("ner", "tagging"), ("token-classification", "tagging"), ("QA", "question_answering"), ("mlm", "masked_lm"),
+     ("taging", "tagging")],
+)  # fmt: skip
+def test_kinds_from_elsewhere_are_known(refused, name, ours):
+    [message] = refused(f"name: a\ntask: {{kind: {name}}}\n")
+    assert message.endswith(f"; did you mean {ours!r}?")
+    assert set(OTHER_KINDS.values()) <= set(TASKS) and not set(OTHER_KINDS) & set(TASKS)
 
 
 def test_names_from_elsewhere_stand_for_keys():

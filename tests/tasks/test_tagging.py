@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from jaxlm.data.sources.table import Table
 from jaxlm.data.sources.text_files import BadRow
 from jaxlm.errors import UserError
 from jaxlm.metrics.entities import entities_of
-from jaxlm.tasks.records import Context
+from jaxlm.tasks.embedding_rows import EmbeddingConfig
+from jaxlm.tasks.records import Context, Request
 from jaxlm.tasks.tag_schemes import convert_tags, detect_scheme, tag_names, transition_scores, viterbi
 from jaxlm.tasks.tagging import Tagging, TaggingConfig
 from jaxlm.tasks.text_words import words_of_text
@@ -299,6 +301,16 @@ def test_training_rows_without_anything_to_learn(wordpiece, rows, settings, prob
     sources = TableSources({"train": table(*rows)}, {}, ())
     with pytest.raises(UserError, match=problem):
         Tagging.create(TaggingConfig(**settings), Context(DataConfig(), wordpiece), sources)
+
+
+def test_a_missing_column_is_told_with_the_key_that_names_it(wordpiece):
+    rows = TableSources({"train": table({"tokens": ["Anna", "met"], "ner_tags": [1, 0]})}, {}, ())
+    with pytest.raises(UserError, match=r"no column 'tags', which task\.tags asks for"):
+        Tagging.create(TaggingConfig(), Context(DataConfig(), wordpiece), rows)
+    data = DataConfig.model_validate({"train": {"rows": [{"words": ["Anna"], "tags": ["O"]}]}})
+    with pytest.raises(UserError, match=r"no column 'tokens', which task\.tokens asks for"):
+        Tagging.open(TaggingConfig(), Request(data, ("train",), Path()))
+    assert EmbeddingConfig(text=("a", "b")).key_of("b") == "task.text"
 
 
 def test_tags_as_numbers(wordpiece):

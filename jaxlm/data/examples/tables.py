@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxlm.data.config import DataConfig
@@ -52,12 +52,15 @@ def open_tables(
     text_columns: tuple[str, ...],
     label_columns: tuple[str, ...] = (),
     label_separator: str | None = None,
+    *,
+    key_of: Callable[[str], str] = lambda column: "task",
 ) -> TableSources:
     """Reads and cleans the splits that a config names.
 
     Args:
       label_columns: what `data.clean.labels` is applied to.
       label_separator: what stands between several labels of a cell.
+      key_of: the config key that names a column, for messages.
     Raises:
       UserError: a source that cannot be read, or a bad row (unless `data.on_bad_row` is skip); training rows without a
         text column.
@@ -68,7 +71,8 @@ def open_tables(
         if (source := getattr(data, split)) is not None
     }
     if "train" in tables:
-        tables["train"].require(*text_columns, key="task")
+        for column in text_columns:
+            tables["train"].require(column, key=key_of(column))
     tables, cleaned = clean_tables(tables, text_columns, data.clean)
     if data.clean.labels:
         if not label_columns:
