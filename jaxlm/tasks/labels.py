@@ -103,7 +103,7 @@ def labels_of_rows(
             names, source = known, "the checkpoint"
             spellings = {name: to for name, to in mapped.items() if to is not None and to != name}
         else:
-            _say_renamed(tuple(known), tuple(found))
+            say_renamed(tuple(known), tuple(found))
     numbered = names is not None
     if names is None:
         names, source = tuple(found), "the training rows"
@@ -192,7 +192,8 @@ def _fold(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
-def _say_renamed(known: tuple[str, ...], found: tuple[str, ...]) -> None:
+def say_renamed(known: tuple[str, ...], found: tuple[str, ...]) -> None:
+    """Warns of a checkpoint's labels that are not those of the training rows."""
     if len(known) == len(found):
         pairs = ", ".join(f"{old} -> {new}" for old, new in list(zip(known, found, strict=True))[:_SHOWN])
         log.warning(

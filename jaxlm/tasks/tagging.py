@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from pydantic import model_validator
 
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.example import Example, Examples
@@ -35,10 +36,10 @@ from jaxlm.tasks.tag_schemes import (
     detect_scheme,
     has_mark,
     tag_between,
-    tag_names,
     transition_scores,
     viterbi,
 )
+from jaxlm.tasks.tag_settings import sentences_of, settle_tags
 from jaxlm.tasks.tagged_rows import (
     Words,
     check_sentences,
@@ -81,6 +82,12 @@ class TaggingConfig(TaskConfig):
     baselines: bool = False
     """Also score, on the test (else validation) rows, the most frequent training tag of each word."""
 
+    @model_validator(mode="after")
+    def _agree(self) -> TaggingConfig:
+        if self.text is not None and self.scheme == "bare":
+            raise ValueError("scheme=bare is for tags of tokens; the spans of a text are entities (leave scheme out)")
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class Tagging(RowTask):
@@ -107,8 +114,9 @@ class Tagging(RowTask):
 
     @classmethod
     def input_columns(cls, config: TaggingConfig, columns: Sequence[str]) -> tuple[str, ...]:
-        """Rows of tokens or of text, whichever they hold."""
-        known = [name for name in (config.tokens, config.text or "text") if name in columns]
+        """Rows of tokens or of text, whichever they hold; of both, what the model has learned from."""
+        names = (config.tokens, "text") if config.text is None else (config.text, config.tokens)
+        known = [name for name in names if name in columns]
         return (known[0],) if known else cls.text_columns(config)
 
     @classmethod
@@ -125,24 +133,15 @@ class Tagging(RowTask):
         """Raises UserError for tags of no scheme or of fewer than two kinds, and a missing column."""
         train = None if sources is None else sources.tables.get("train")
         known = None if context.hf_config is None else hf_label_names(context.hf_config, placeholders=True)
-        found: Scheme = "bio"
-        sentences: list[list[str]] = []
+        column = config.tags if config.text is None else config.entities
         if train is not None:
-            for column in (*cls.text_columns(config), config.tags if config.text is None else config.entities):
-                train.require(column, key=config.key_of(column))
+            for needed in (*cls.text_columns(config), column):
+                train.require(needed, key=config.key_of(needed))
             if config.text is None:
                 check_sentences([row[config.tokens] for row in train.rows], train.name)
-                sentences = _sentences(train, config.tags, config.labels)
-                found = detect_scheme(sentences)
-        names = config.labels or known
-        if train is None and known is not None and config.scheme == "auto":
-            scheme = detect_scheme([[name] for name in known])
-            scheme = "bio" if scheme == "iob1" else scheme
-        else:
-            scheme = config.scheme if config.scheme != "auto" else "bio" if found == "iob1" else found
-        if names is None:
-            names = _names(train, sentences, config, scheme)
-        made = cls(config, context, scheme, tuple(names))
+        scheme, names = settle_tags(train, column, spans=config.text is not None, scheme=config.scheme,
+                                    labels=config.labels, known=known)  # fmt: skip
+        made = cls(config, context, scheme, names)
         if len(names) < 2:
             if train is not None:
                 made.examples(train, labelled=True, key="data.train")  # a bad cell may be why there are so few
@@ -150,12 +149,10 @@ class Tagging(RowTask):
                     raise UserError(
                         f"task.entities: no row of {train.name} has an entity in its column {config.entities!r}"
                     )
-            raise UserError(f"task.tags: expected at least two different tags, found {', '.join(names) or 'none'}")
-        if train is not None:
-            counts = Counter(tag for tags in sentences for tag in tags)
-            log.info("task: tagging, scheme %s (tags are written in %s); %d tags: %s", scheme,
-                     found if sentences else "character spans", len(names),
-                     ", ".join(f"{n} {counts[n]:,}" if n in counts else n for n in names[:30]))  # fmt: skip
+            where = "" if train is None else f"{train.name}: "
+            raise UserError(
+                f"{where}{column}: expected at least two different tags, found {', '.join(names) or 'none'}"
+            )
         return made
 
     @property
@@ -186,7 +183,7 @@ class Tagging(RowTask):
         counts = Counter(truncated=0, widened_entities=0, entities_sharing_a_token=0, words_without_tokens=0)
         written: Scheme = "bare"
         if labelled and self.config.text is None:
-            written = detect_scheme(_sentences(table, gold_column, self.config.labels))
+            written = detect_scheme(sentences_of(table, gold_column, self.config.labels))
         for i, row in enumerate(table.rows):
             gold, place = None, column
             try:
@@ -371,38 +368,6 @@ class Tagging(RowTask):
             "id2label": {str(i): name for i, name in enumerate(self.label_names)},
             "label2id": {name: i for i, name in enumerate(self.label_names)},
         }
-
-
-def _sentences(table: Table, column: str, names: Sequence[str] | None) -> list[list[str]]:
-    """The tags of the rows that have some.
-
-    Args:
-      names: of tags that are numbers, from 0.
-    """
-    found = []
-    for row in table.rows:
-        tags = row[column].split() if isinstance(row[column], str) else row[column]
-        if not isinstance(tags, list):
-            continue
-        if names is not None and all(type(tag) is int and 0 <= tag < len(names) for tag in tags):
-            found.append([names[tag] for tag in tags])
-        elif all(isinstance(tag, str) and tag.strip() for tag in tags):
-            found.append(tags)
-    return found
-
-
-def _names(
-    train: Table | None, sentences: Sequence[Sequence[str]], config: TaggingConfig, scheme: Scheme
-) -> tuple[str, ...]:
-    """The tags of a model that learns from these rows."""
-    if config.text is not None:
-        rows = [] if train is None else [row[config.entities] for row in train.rows]
-        found = [e for value in rows if isinstance(value, list) for e in value if isinstance(e, Mapping)]
-        labels = [e["label"] for e in found if "label" in e]
-        return tag_names(sorted({label for label in labels if isinstance(label, str) and label.strip()}), scheme)
-    if scheme == "bare":
-        return tuple(sorted({tag for tags in sentences for tag in tags}))
-    return tag_names(sorted({split_tag(tag)[1] for tags in sentences for tag in tags if has_mark(tag)}), scheme)
 
 
 def _bare_entities(tags: np.ndarray, names: Sequence[str]) -> list[Entity]:

@@ -21,7 +21,8 @@ def word_windows(
     ids, index = tokenizer.encode_parts(words.text, [start for start, _ in words.spans])
     first = index >= 0
     first[1:] &= index[1:] != index[:-1]
-    windows = tokenizer.frame(ids, max_length=max_length, stride=min(stride, max_length - 4))
+    room = max_length - sum(map(len, tokenizer.special_token_affixes))
+    windows = tokenizer.frame(ids, max_length=max_length, stride=max(0, min(stride, room - 2)))
     owner = _owners([places for _, places in windows], len(ids))
     found = []
     for number, (tokens, places) in enumerate(windows):

@@ -328,6 +328,48 @@ def test_tags_as_numbers(wordpiece):
         made.examples(table({"tokens": ["a", "b"], "tags": [1, 3]}), labelled=True, key="x")
 
 
+def settled(tokenizer: Tokenizer, *rows: dict[str, Any], known: list[str] | None = None, **settings: Any) -> Tagging:
+    """The task of a run that learns from rows, from a checkpoint with the tags `known` if there are any."""
+    hf_config = None if known is None else {"id2label": known}
+    sources = TableSources({"train": table(*rows)}, {}, ())
+    return Tagging.create(TaggingConfig(**settings), Context(DataConfig(), tokenizer, hf_config), sources)
+
+
+def test_tags_of_rows_and_checkpoint(wordpiece, caplog):
+    """Those of the checkpoint where they are the rows' own, in whatever scheme; else those of the rows."""
+    row = {"tokens": ["a", "b", "c"], "tags": ["B-PER", "E-PER", "S-LOC"]}
+    bio = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    made = settled(wordpiece, row, known=bio)
+    assert (made.scheme, made.label_names) == ("bio", tuple(bio))
+    assert made.examples(table(row), labelled=True, key="x").labels[0].tolist() == [1, 2, 3]
+    assert settled(wordpiece, row, labels=bio).scheme == "bio"
+    placeholders = [f"LABEL_{i}" for i in range(9)]
+    assert settled(wordpiece, row, known=placeholders).label_names == settled(wordpiece, row).label_names
+    assert "checkpoint's labels" not in caplog.text
+    assert settled(wordpiece, row, known=["O", "B-ORG", "I-ORG"]).scheme == "iobes"
+    assert "the checkpoint's labels (O, B-ORG, I-ORG) are not those of the training rows (O, B-LOC" in caplog.text
+    spans = {"text": "Anna", "entities": [{"start": 0, "end": 4, "label": "PER"}]}
+    assert settled(wordpiece, spans, known=bio, text="text").label_names == tuple(bio)
+    assert settled(wordpiece, {"tokens": ["a", "b"], "tags": ["B_PER", "O"]}).scheme == "bare"
+    assert "write 'B-PER' for them" in caplog.text
+
+
+def test_rows_with_tokens_and_text(wordpiece):
+    """The model's own of the two is read."""
+    row = {"tokens": ["x"], "tags": ["O"], "text": "a b", "entities": []}
+    for settings, words in (({}, 1), ({"text": "text"}, 2)):
+        [gold] = task(wordpiece, **settings).examples(table(row), labelled=True, key="x").labels
+        assert len(gold) == words
+
+
 def test_settings_that_do_not_fit(wordpiece):
     with pytest.raises(UserError, match=r"expected at least two different tags"):
         task(wordpiece, labels=("O",))
+    with pytest.raises(UserError, match=r"t\.conll: tags: expected at least two different tags, found NN"):
+        settled(wordpiece, {"tokens": ["a"], "tags": ["NN"]})
+    with pytest.raises(UserError, match=r"task\.labels: the name 'O' stands for more than one label"):
+        task(wordpiece, labels=("O", "O", "B-PER"))
+    with pytest.raises(ValueError, match="scheme=bare is for tags of tokens"):
+        TaggingConfig(text="text", scheme="bare")
+    short = task(wordpiece, 3).examples(table({"tokens": ["anna", "met"]}), labelled=False, key="x").examples
+    assert [len(example.tokens) for example in short] == [3] * len(short)
