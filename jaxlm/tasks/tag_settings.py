@@ -115,8 +115,8 @@ def _names(sentences: Sequence[Sequence[str]], types: Sequence[str], scheme: Sch
 
 def _say(sentences: Sequence[Sequence[str]], written: Scheme, settled: TagSettings) -> None:
     counts = Counter(tag for tags in sentences for tag in tags)
-    log.info("task: tagging, scheme %s (tags are written in %s); %d tags: %s", settled.scheme,
-             written if sentences else "character spans", len(settled.names),
+    log.info("task: tagging, scheme %s (%s); %d tags: %s", settled.scheme,
+             f"tags are written in {written}" if sentences else "entities are character spans", len(settled.names),
              ", ".join(f"{n} {counts[n]:,}" if n in counts else n for n in settled.names[:_SHOWN]))  # fmt: skip
     inside = [tag for tag in counts if tag != OUTSIDE]
     if settled.scheme == "bare" and OUTSIDE in counts and all(map(_OTHER_MARK.match, inside)):

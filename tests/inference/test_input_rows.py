@@ -42,6 +42,10 @@ def test_files_like_those_of_the_run_are_read_like_them(tmp_path):
     assert [row["tokens"] for row in rows(semicolons, config(path="a.bio", separator=";", **names))] == sentences
     bare = write(tmp_path / "bare.txt", "Anna\nslept\n\nRome\n")
     assert [row["tokens"] for row in rows(bare, own, columns=("tokens",))] == sentences
+    problem = rows(bare, own)[0].problem
+    assert problem.startswith(
+        "line 1 has 1 fields, expected 3 (id, tokens, tags); name the file's columns in --columns,"
+    )
     with pytest.raises(UserError, match="--format to jsonl, csv, tsv, parquet or conll"):
         rows(text, config(path="dev.conll", **names))
     assert [row["tokens"] for row in rows(text, config(path="dev.conll", **names), format="conll")] == sentences

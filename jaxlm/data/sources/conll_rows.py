@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from jaxlm.data.sources.text_files import BadRow, Record
+from jaxlm.data.sources.text_files import BadRow, Record, setting
 
 DOCUMENT_MARK = "-DOCSTART-"
 _SPACES = re.compile(r"[ \t]+")
 _COMMENT = re.compile(r"#\s*(\S+ = |newdoc\b|newpar\b)")
 
 
-def read_conll(lines: Iterator[str], columns: Sequence[str], separator: str | None = None) -> Iterator[Record]:
+def read_conll(
+    lines: Iterator[str], columns: Sequence[str], separator: str | None = None, *, key: str = "data.train"
+) -> Iterator[Record]:
     """Yields a row for each sentence: each column is the list of its tokens' fields.
 
     Lines with a tab are cut at tabs, others at runs of blanks. Document marks (-DOCSTART-) end a sentence and are
@@ -21,6 +23,7 @@ def read_conll(lines: Iterator[str], columns: Sequence[str], separator: str | No
 
     Args:
       separator: what stands between fields; None: as above.
+      key: config key of the source, or the option that names the file, for messages.
     """
     sentence: list[list[str]] = []
     start, problem = 0, ""
@@ -50,8 +53,9 @@ def read_conll(lines: Iterator[str], columns: Sequence[str], separator: str | No
             start = number
         if len(fields) != len(columns):
             problem = problem or (
-                f"line {number} has {len(fields)} fields, expected {len(columns)} ({', '.join(columns)}); name the "
-                "file's columns in `columns`, or what stands between fields in `separator`"
+                f"line {number} has {len(fields)} fields, expected {len(columns)} ({', '.join(columns)}); name "
+                f"the file's columns in {setting(key, 'columns')}, or what stands between fields in "
+                f"{setting(key, 'separator')}"
             )
         sentence.append(fields)
     if sentence or problem:

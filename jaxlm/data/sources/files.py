@@ -184,7 +184,7 @@ def open_rows(
         )
     if kind == "conll":
         names = source.columns or ("tokens", "tags")
-        sentences = read_conll(lines, names, source.separator)
+        sentences = read_conll(lines, names, source.separator, key=key)
         return RowReader(str(path), _decoded(sentences) if lenient else sentences, names, fraction=file.fraction)
     if kind == "squad":
         return RowReader(str(path), read_squad("".join(lines), str(path)))
