@@ -15,7 +15,7 @@ from jaxlm.models import (
     mpnet,
     recurrent,
     roberta,
-    t5,
+    t5_family,
 )
 from jaxlm.models.base import Family, Head, Model
 
@@ -32,11 +32,11 @@ FAMILIES: dict[str, Family] = {
     "mistral": llama_family.MISTRAL,
     "modernbert": modernbert_family.FAMILY,
     "mpnet": mpnet.FAMILY,
-    "mt5": t5.MT5_FAMILY,
+    "mt5": t5_family.MT5,
     "qwen2": llama_family.QWEN2,
     "qwen3": llama_family.QWEN3,
     "roberta": roberta.FAMILY,
-    "t5": t5.FAMILY,
+    "t5": t5_family.FAMILY,
     "xlm-roberta": roberta.XLM_FAMILY,
 }
 
