@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples
-from jaxlm.data.examples.texts import TextCells, log_skipped
+from jaxlm.data.examples.texts import TextCells
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.tasks.answer_cells import IMPOSSIBLE, impossible, place_answer, read_answers, unplaced
@@ -64,7 +65,7 @@ class QuestionRows:
         cells = TextCells(table, (columns.question, columns.context), allow_empty=not labelled)
         labels: list[tuple[str, ...] | None] = [None] * len(table.rows)
         made: list[Example] = []
-        errors: dict[int, str] = {}
+        bad = BadRows(table, self._context.data, labelled=labelled, key=key)
         for i in range(len(table.rows)):
             try:
                 question, text = cells.read(i)
@@ -72,16 +73,13 @@ class QuestionRows:
                 made += self._windows(i, question, text, gold)
                 labels[i] = None if gold is None else gold.texts
             except UserError as error:
-                if self._context.data.on_bad_row == "stop":
-                    raise
-                errors[i] = str(error)
-        if labelled:
-            log_skipped(table, errors, key)
+                bad.add(i, error)
+        bad.say()
         for name, words in _SAID.items():
             if self._counts[name]:
                 log.info("%s: %d %s", table.name, self._counts[name], words)
-        counts = {"windows": len(made), **{name: self._counts[name] for name in _SAID}, "skipped": len(errors)}
-        return Examples(table, made, labels, counts, errors)
+        counts = {"windows": len(made), **{name: self._counts[name] for name in _SAID}, "skipped": len(bad.errors)}
+        return Examples(table, made, labels, counts, bad.errors)
 
     def _windows(self, i: int, question: str, text: str, gold: _Gold | None) -> list[Example]:
         tokenizer, data = self._context.tokenizer, self._context.data
@@ -131,7 +129,7 @@ class QuestionRows:
         return _Gold(tuple(answer.text for answer in answers), (found.start, found.end))
 
     def _error(self, i: int, problem: str) -> UserError:
-        return UserError(f"{self._table.where(i)}: {problem} (data.on_bad_row=skip leaves such rows out)")
+        return UserError(f"{self._table.where(i)}: {problem}")
 
 
 def _example(window: Window, row: int, span: tuple[int, int] | None) -> Example:

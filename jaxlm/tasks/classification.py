@@ -14,9 +14,10 @@ from pydantic import Field as FieldInfo
 from scipy.special import expit, softmax
 
 from jaxlm.data.dataset import Dataset
+from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.tables import TableSources
-from jaxlm.data.examples.texts import TextCells, log_skipped
+from jaxlm.data.examples.texts import TextCells
 from jaxlm.data.label_names import hf_label_names
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
@@ -170,18 +171,15 @@ class Classification(RowTask):
         blank = np.zeros(labels_field.shape, labels_field.dtype)
         labels: list[np.ndarray | None] = [None] * len(table.rows)
         kept: dict[int, list[str]] = {}
-        errors: dict[int, str] = {}
+        bad = BadRows(table, data, labelled=labelled, key=key)
         for i in range(len(table.rows)):
             try:
                 read = cells.read(i)
                 labels[i] = encoder.encode(table, i) if labelled else None
                 kept[i] = read
             except UserError as error:
-                if data.on_bad_row == "stop":
-                    raise
-                errors[i] = str(error)
-        if labelled:
-            log_skipped(table, errors, key)
+                bad.add(i, error)
+        bad.say()
         first, *second = ([read[column] for read in kept.values()] for column in range(len(texts)))
         windows = self.context.tokenizer.encode(
             first,
@@ -201,7 +199,7 @@ class Classification(RowTask):
             fate = "read in windows" if data.long_text == "window" else "cut"
             log.info("%s: %d of %d texts longer than data.max_length=%d: %s", table.name, truncated, len(kept),
                      data.max_length, fate)  # fmt: skip
-        return Examples(table, examples, labels, {"truncated": truncated, "skipped": len(errors)}, errors)
+        return Examples(table, examples, labels, {"truncated": truncated, "skipped": len(bad.errors)}, bad.errors)
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return LOSSES[self.problem](self.context.label_smoothing)(outputs, batch)

@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
+from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples
-from jaxlm.data.examples.texts import TextCells, log_skipped
+from jaxlm.data.examples.texts import TextCells
 from jaxlm.data.sentence_modules import Pooling, SentenceModules
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
@@ -21,7 +22,6 @@ from jaxlm.tasks.records import Context, TaskConfig
 log = logging.getLogger("jaxlm")
 
 Loss = Literal["ranking", "triplet", "cosent", "cosine_mse"]
-_ADVICE = " (data.on_bad_row=skip leaves it out)"
 FALLBACK = "text"
 """Column of rows to be answered that have none of the task's columns."""
 
@@ -127,16 +127,13 @@ def make_examples(
     rows = _Rows(config, table, labelled=labelled, key=key)
     read: dict[int, list[RowText]] = {}
     labels: list[float | None] = [None] * len(table.rows)
-    errors: dict[int, str] = {}
+    bad = BadRows(table, context.data, labelled=labelled, key=key)
     for i in range(len(table.rows)):
         try:
             read[i], labels[i] = rows.read(i)
         except UserError as error:
-            if context.data.on_bad_row == "stop":
-                raise
-            errors[i] = str(error)
-    if labelled:
-        log_skipped(table, errors, key)
+            bad.add(i, error)
+    bad.say()
     numbers: dict[str, int] = {}
     for texts in read.values():
         for text in texts:
@@ -165,7 +162,7 @@ def make_examples(
     if truncated:
         log.info("%s: %d of %d texts longer than data.max_length=%d: cut", table.name, truncated, len(made),
                  context.data.max_length)  # fmt: skip
-    return Examples(table, made, labels, {"truncated": truncated, "skipped": len(errors)}, errors)
+    return Examples(table, made, labels, {"truncated": truncated, "skipped": len(bad.errors)}, bad.errors)
 
 
 def _prompted(config: EmbeddingConfig, modules: SentenceModules, text: RowText) -> str:
@@ -207,11 +204,11 @@ class _Rows:
             texts = row[column] if isinstance(row[column], list) else self._cells[column].read(i)
             for text in texts:
                 if not isinstance(text, str) or not text.strip():
-                    raise UserError(f"{self._table.where(i)}: {column}: expected a text or a list of texts, found "
-                                    f"{text!r:.60}{_ADVICE}")  # fmt: skip
+                    where = f"{self._table.where(i)}: {column}"
+                    raise UserError(f"{where}: expected a text or a list of texts, found {text!r:.60}")
                 found.append(RowText(column, NEGATIVE, text))
         if config.objective == "triplet" and found[-1].role != NEGATIVE:
-            raise UserError(f"{self._table.where(i)}: {', '.join(config.negatives)}: expected a negative text{_ADVICE}")
+            raise UserError(f"{self._table.where(i)}: {', '.join(config.negatives)}: expected a negative text")
         return found, 1.0 if config.label is None else self._score(row[config.label], i)
 
     def _score(self, value: Any, i: int) -> float:
@@ -219,9 +216,9 @@ class _Rows:
         config = self._config
         where, score = f"{self._table.where(i)}: {config.label}={value!r:.60}", number(value)
         if score is None:
-            raise UserError(f"{where}: expected a number, how similar the two texts are{_ADVICE}")
+            raise UserError(f"{where}: expected a number, how similar the two texts are")
         low, high = config.score_range or (-1.0, 1.0)
         if (config.score_range is not None or config.objective == "cosine_mse") and not low <= score <= high:
             advice = "" if config.score_range else "; set task.score_range to the lowest and the highest score"
-            raise UserError(f"{where}: expected a score from {low:g} to {high:g}{advice}{_ADVICE}")
+            raise UserError(f"{where}: expected a score from {low:g} to {high:g}{advice}")
         return score if config.score_range is None else (score - low) / (high - low)

@@ -310,6 +310,4 @@ class LabelEncoder:
     def _error(self, table: Table, row: int, problem: str, between: str = ":") -> UserError:
         value = repr(table.rows[row][self._column])
         shown = value if len(value) <= 60 else value[:60] + "..."
-        return UserError(
-            f"{table.where(row)}: {self._column}={shown}{between} {problem} (data.on_bad_row=skip leaves it out)"
-        )
+        return UserError(f"{table.where(row)}: {self._column}={shown}{between} {problem}")

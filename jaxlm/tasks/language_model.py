@@ -14,6 +14,7 @@ from pydantic import Field as FieldInfo
 from jaxlm.data.corpus.dataset import CorpusDataset
 from jaxlm.data.corpus.row_plan import Segment
 from jaxlm.data.dataset import Dataset
+from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.texts import TextCells
 from jaxlm.data.sources.table import Table
@@ -155,10 +156,11 @@ class TextWriter(LanguageModel):
         Raises:
           UserError: a row without the prompt column, or with one that holds no text.
         """
-        column, stop = self.config.text, self.context.data.on_bad_row == "stop"
+        column = self.config.text
         table.require(column, key="task.text")
         cells = TextCells(table, (column,), allow_empty=True)
-        examples, errors = [], {}
+        bad = BadRows(table, self.context.data, labelled=labelled, key=key)
+        examples = []
         for i in range(len(table.rows)):
             try:
                 prompt = np.asarray(self.tokenizer.encode_prompt(cells.read(i)[0]), np.int32)
@@ -166,10 +168,8 @@ class TextWriter(LanguageModel):
                     raise UserError(f"{table.where(i)}: {column} is empty; expected the beginning of a text")
                 examples.append(Example({"tokens": prompt}, i, prompt=prompt))
             except UserError as error:
-                if stop:
-                    raise
-                errors[i] = str(error)
-        return Examples(table, examples, [None] * len(table.rows), {"skipped": len(errors)}, errors)
+                bad.add(i, error)
+        return Examples(table, examples, [None] * len(table.rows), {"skipped": len(bad.errors)}, bad.errors)
 
     def decode(self, example: Example, outputs: Mapping[str, np.ndarray]) -> str:
         assert example.prompt is not None

@@ -13,9 +13,10 @@ import numpy as np
 from scipy.special import softmax
 
 from jaxlm.data.dataset import Dataset
+from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.tables import TableSources
-from jaxlm.data.examples.texts import TextCells, log_skipped
+from jaxlm.data.examples.texts import TextCells
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
@@ -29,7 +30,6 @@ from jaxlm.tasks.records import Answer, Context, Metric, Outputs, TaskConfig
 log = logging.getLogger("jaxlm")
 
 _MISTAKES = 20
-_ADVICE = " (data.on_bad_row=skip leaves it out)"
 
 
 class MultipleChoiceConfig(TaskConfig):
@@ -105,7 +105,7 @@ class MultipleChoice(RowTask):
         table.require(*self.text_columns(config), *((config.label,) if labelled else ()), key=key)
         columns = (config.text,) if isinstance(config.choices, str) else self.text_columns(config)
         cells = TextCells(table, columns, allow_empty=not labelled)
-        errors: dict[int, str] = {}
+        bad = BadRows(table, data, labelled=labelled, key=key)
         read: dict[int, tuple[str, list[str]]] = {}
         labels: list[int | None] = [None] * len(table.rows)
         for i, row in enumerate(table.rows):
@@ -116,11 +116,8 @@ class MultipleChoice(RowTask):
                 labels[i] = self._label(row[config.label], len(choices), table.where(i)) if labelled else None
                 read[i] = question, choices
             except UserError as error:
-                if data.on_bad_row == "stop":
-                    raise
-                errors[i] = str(error)
-        if labelled:
-            log_skipped(table, errors, key)
+                bad.add(i, error)
+        bad.say()
         firsts = [question for question, choices in read.values() for _ in choices]
         seconds = [choice for _, choices in read.values() for choice in choices]
         encoded = iter(self.context.tokenizer.encode(firsts, seconds, max_length=data.max_length))
@@ -141,7 +138,7 @@ class MultipleChoice(RowTask):
         if truncated:
             log.info("%s: %d of %d candidates longer than data.max_length=%d: cut", table.name, truncated, len(made),
                      data.max_length)  # fmt: skip
-        return Examples(table, made, labels, {"truncated": truncated, "skipped": len(errors)}, errors)
+        return Examples(table, made, labels, {"truncated": truncated, "skipped": len(bad.errors)}, bad.errors)
 
     def _list(self, value: Any, where: str, *, blank: bool) -> list[str]:
         """The candidates in a cell; `blank`: whether one may be."""
@@ -155,7 +152,7 @@ class MultipleChoice(RowTask):
         elif not blank and (empty := next((i for i, text in enumerate(value) if not text.strip()), None)) is not None:
             problem = f"candidate {empty} is blank; expected a text"
         if problem:
-            raise UserError(f"{where}: {problem}{_ADVICE}")
+            raise UserError(f"{where}: {problem}")
         return value
 
     def _label(self, value: Any, count: int, where: str) -> int:
@@ -172,7 +169,7 @@ class MultipleChoice(RowTask):
             expected = f"0 to {count - 1}, A to {chr(ord('A') + count - 1)}" + (
                 f", or {', '.join(names)}" * bool(names)
             )
-            raise UserError(f"{where}: {config.label}={value!r:.60}: expected the right candidate, {expected}{_ADVICE}")
+            raise UserError(f"{where}: {config.label}={value!r:.60}: expected the right candidate, {expected}")
         return number
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

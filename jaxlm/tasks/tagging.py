@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ import optax
 from pydantic import model_validator
 
 from jaxlm.data.dataset import Dataset
+from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.tables import TableSources
-from jaxlm.data.examples.texts import log_skipped
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
@@ -51,7 +51,7 @@ from jaxlm.tasks.tagged_rows import (
 )
 from jaxlm.tasks.tagging_report import TaggedSentence, tagging_sections
 from jaxlm.tasks.text_words import words_of_text
-from jaxlm.tasks.word_windows import word_windows
+from jaxlm.tasks.word_windows import WordWindow, word_windows
 
 log = logging.getLogger("jaxlm")
 
@@ -87,6 +87,13 @@ class TaggingConfig(TaskConfig):
         if self.text is not None and self.scheme == "bare":
             raise ValueError("scheme=bare is for tags of tokens; the spans of a text are entities (leave scheme out)")
         return self
+
+
+class TaggedRow(NamedTuple):
+    """What is kept of a row: the tag of each word, int16 [W], and its characters, int32 [W, 2]."""
+
+    tags: np.ndarray
+    spans: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,43 +186,33 @@ class Tagging(RowTask):
         table.require(column, *((gold_column,) if labelled else ()), key=key)
         made: list[Example] = []
         labels: list[np.ndarray | None] = []
-        errors: dict[int, str] = {}
+        bad = BadRows(table, data, labelled=labelled, key=key)
         counts = Counter(truncated=0, widened_entities=0, entities_sharing_a_token=0, words_without_tokens=0)
+        given = column == self.config.tokens
         written: Scheme = "bare"
         if labelled and self.config.text is None:
             written = detect_scheme(sentences_of(table, gold_column, self.config.labels))
         for i, row in enumerate(table.rows):
             gold, place = None, column
             try:
-                words = self._read_words(column, row[column])
+                words = words_of_tokens(row[column]) if given else words_of_text(row[column], tokenizer)
                 if labelled:
                     place = gold_column
                     gold = self._gold(row[gold_column], words, written, counts)
             except UserError as error:
-                message = f"{table.where(i)}: {place}: {error}"
-                if data.on_bad_row == "stop":
-                    raise UserError(f"{message} (data.on_bad_row=skip leaves the row out)") from None
-                errors[i] = message
+                bad.add(i, UserError(f"{table.where(i)}: {place}: {error}"))
                 labels.append(None)
                 continue
             labels.append(gold)
             windows = word_windows(words, tokenizer, max_length=data.max_length, stride=data.stride)
             counts["truncated"] += len(windows) > 1
-            counts["words_without_tokens"] += len(words) - sum(int((word >= 0).sum()) for _, word in windows)
-            for tokens, word in windows:
-                carries = word >= 0
-                label = np.zeros(len(tokens), np.int32)
-                if gold is not None:
-                    label[carries] = gold[word[carries]]
-                arrays = {"tokens": tokens, "token_types": np.zeros(len(tokens), np.int32), "labels": label,
-                          "weights": carries.astype(np.float32)}  # fmt: skip
-                made.append(Example(arrays, i, host=word))
-        if labelled:
-            log_skipped(table, errors, key)
+            counts["words_without_tokens"] += len(words) - sum(int((window.words >= 0).sum()) for window in windows)
+            made += [_example(window, i, gold) for window in windows]
+        bad.say()
         for name, count in counts.items():
             if count and name != "truncated":
                 log.info("%s: %d %s", table.name, count, name.replace("_", " "))
-        return Examples(table, made, labels, {**counts, "skipped": len(errors)}, errors)
+        return Examples(table, made, labels, {**counts, "skipped": len(bad.errors)}, bad.errors)
 
     def _gold(self, value: Any, words: Words, written: Scheme, counts: Counter[str]) -> np.ndarray:
         """int32 [W]: ids of the words' tags in the model's scheme.
@@ -261,47 +258,41 @@ class Tagging(RowTask):
     def decode(self, example: Example, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """int32 [n] or float32 [n, C]: what stands at the words that this window answers."""
         [values] = outputs.values()
-        return values[example.host >= 0]
+        return values[example.host.words >= 0]
 
-    def answer(self, row: Mapping[str, Any], parts: Sequence[tuple[Example, np.ndarray]]) -> np.ndarray:
-        """int16 [W]: the tag of each word; O for a word without tokens, unless it stands inside an entity."""
-        index = np.concatenate([example.host[example.host >= 0] for example, _ in parts])
+    def answer(self, row: Mapping[str, Any], parts: Sequence[tuple[Example, np.ndarray]]) -> TaggedRow:
+        """The tag of each word; O for a word without tokens, unless it stands inside an entity."""
+        spans = parts[0][0].host.spans
+        index = np.concatenate([example.host.words[example.host.words >= 0] for example, _ in parts])
         values = np.concatenate([part for _, part in parts])
         order = np.argsort(index)
         index, values = index[order], values[order]
-        tags = np.full(len(self._words(row)), self._ids.get(OUTSIDE, 0), np.int16)
+        tags = np.full(len(spans), self._ids.get(OUTSIDE, 0), np.int16)
         tags[index] = viterbi(values, self._transitions) if self.config.decode == "viterbi" else values
         for gap in np.flatnonzero(np.diff(index) > 1).tolist():
             first, last = int(index[gap]), int(index[gap + 1])
             name = tag_between(self.label_names[tags[first]], self.label_names[tags[last]], self.label_names)
             if name is not None:
                 tags[first + 1 : last] = self._ids[name]
-        return tags
+        return TaggedRow(tags, spans)
 
-    def _words(self, row: Mapping[str, Any]) -> Words:
+    def _words(self, row: Mapping[str, Any], spans: np.ndarray) -> Words:
+        """The words of a row that has been read before."""
         [column] = self.input_columns(self.config, tuple(row))
-        return self._read_words(column, row[column])
-
-    def _read_words(self, column: str, value: Any) -> Words:
         if column == self.config.tokens:
-            return words_of_tokens(value)
-        return self._words_of_text(value) if isinstance(value, str) else words_of_text(value, self.context.tokenizer)
-
-    @cached_property
-    def _words_of_text(self) -> Callable[[str], Words]:
-        """A text is read when it is tokenized, answered and written."""
-        return lru_cache(maxsize=64)(partial(words_of_text, tokenizer=self.context.tokenizer))
+            return words_of_tokens(row[column])
+        return Words(row[column], tuple((start, end) for start, end in spans.tolist()), False)
 
     def _entities(self, tags: np.ndarray) -> list[Entity]:
         if self.scheme == "bare":
             return []
         return entities_of([self.label_names[int(i)] for i in tags], strict=self.config.strict)
 
-    def prediction(self, row: Mapping[str, Any], kept: np.ndarray) -> dict[str, Any]:
+    def prediction(self, row: Mapping[str, Any], kept: TaggedRow) -> dict[str, Any]:
         """{"tags", "entities"} of tokens, {"entities"} of a text; bare tags have no entities."""
-        words = self._words(row)
-        tags = [self.label_names[int(i)] for i in kept]
-        written = written_entities(self._entities(kept), words)
+        words = self._words(row, kept.spans)
+        tags = [self.label_names[int(i)] for i in kept.tags]
+        written = written_entities(self._entities(kept.tags), words)
         if self.scheme == "bare":
             return {"tags": tags}
         return {"tags": tags, "entities": written} if words.split else {"entities": written}
@@ -309,15 +300,15 @@ class Tagging(RowTask):
     def scores(self, sums: Mapping[str, float], answers: Sequence[Answer], dataset: Dataset) -> dict[str, float]:
         """`metrics.entities.entity_scores`, and the share of words with the right tag."""
         labelled = [answer for answer in answers if answer.label is not None]
-        right = sum(int((answer.kept == answer.label).sum()) for answer in labelled)
+        right = sum(int((answer.kept.tags == answer.label).sum()) for answer in labelled)
         words = sum(len(answer.label) for answer in labelled)
         whole = {"accuracy": right / max(1, words), **super().scores(sums, answers, dataset)}
         if self.scheme == "bare":
             gold = [_bare_entities(answer.label, self.label_names) for answer in labelled]
-            predicted = [_bare_entities(answer.kept, self.label_names) for answer in labelled]
+            predicted = [_bare_entities(answer.kept.tags, self.label_names) for answer in labelled]
             return {**whole, "f1_macro": entity_scores(gold, predicted)["f1_macro"]}
         gold = [self._entities(answer.label) for answer in labelled]
-        return {**entity_scores(gold, [self._entities(answer.kept) for answer in labelled]), **whole}
+        return {**entity_scores(gold, [self._entities(answer.kept.tags) for answer in labelled]), **whole}
 
     def describe(self) -> dict[str, Any]:
         task = {"kind": self.config.kind, "scheme": self.scheme, "decode": self.config.decode}
@@ -333,7 +324,7 @@ class Tagging(RowTask):
 
     def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
         rows = [
-            TaggedSentence(line, self._words(answer.row), answer.label, answer.kept)
+            TaggedSentence(line, self._words(answer.row, answer.kept.spans), answer.label, answer.kept.tags)
             for line, answer in enumerate(answers, 1)
             if answer.label is not None
         ]
@@ -345,22 +336,25 @@ class Tagging(RowTask):
         if not self.config.baselines or split is None or other is None:
             return {}
         seen: dict[str, Counter[int]] = {}
-        for row, label in zip(split.table.rows, split.labels, strict=True):
-            if label is not None:
-                for word, tag in zip(self._strings(row), label.tolist(), strict=True):
-                    seen.setdefault(word, Counter())[tag] += 1
+        for row, spans in self._spans(split).items():
+            for word, tag in zip(self._strings(split.table.rows[row], spans), split.labels[row].tolist(), strict=True):
+                seen.setdefault(word, Counter())[tag] += 1
         outside = self._ids.get(OUTSIDE, 0)
         answers = []
-        for row, label in zip(other.table.rows, other.labels, strict=True):
-            if label is not None:
-                tags = [seen[w].most_common(1)[0][0] if w in seen else outside for w in self._strings(row)]
-                answers.append(Answer(row, label, np.asarray(tags)))
+        for number, spans in self._spans(other).items():
+            row = other.table.rows[number]
+            tags = [seen[w].most_common(1)[0][0] if w in seen else outside for w in self._strings(row, spans)]
+            answers.append(Answer(row, other.labels[number], TaggedRow(np.asarray(tags), spans)))
         scores = self.scores({"loss": 0.0, "weight": 1.0}, answers, test)
         del scores["loss"]
         return {"most_frequent_tag": scores}
 
-    def _strings(self, row: Mapping[str, Any]) -> list[str]:
-        words = self._words(row)
+    def _spans(self, split: Examples) -> dict[int, np.ndarray]:
+        """The characters of the words of each row of a split."""
+        return {example.row: example.host.spans for example in split.examples}
+
+    def _strings(self, row: Mapping[str, Any], spans: np.ndarray) -> list[str]:
+        words = self._words(row, spans)
         return [words.text[start:end] for start, end in words.spans]
 
     def hf_config(self) -> dict[str, Any]:
@@ -368,6 +362,16 @@ class Tagging(RowTask):
             "id2label": {str(i): name for i, name in enumerate(self.label_names)},
             "label2id": {name: i for i, name in enumerate(self.label_names)},
         }
+
+
+def _example(window: WordWindow, row: int, gold: np.ndarray | None) -> Example:
+    carries = window.words >= 0
+    labels = np.zeros(len(window.tokens), np.int32)
+    if gold is not None:
+        labels[carries] = gold[window.words[carries]]
+    weights = carries.astype(np.float32)
+    arrays = {"tokens": window.tokens, "token_types": np.zeros_like(labels), "labels": labels, "weights": weights}
+    return Example(arrays, row, host=window)
 
 
 def _bare_entities(tags: np.ndarray, names: Sequence[str]) -> list[Entity]:

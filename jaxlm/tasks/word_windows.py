@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,24 +11,33 @@ from jaxlm.tasks.tagged_rows import Words
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
 
-def word_windows(
-    words: Words, tokenizer: Tokenizer, *, max_length: int, stride: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns the windows of a row, in order: (int32 [T] tokens, int [T] words).
+class WordWindow(NamedTuple):
+    """A window of a row.
 
-    The second names the word that is learned and answered at each token, the first of that word; -1 elsewhere. A word
-    of which the tokenizer keeps nothing is in no window.
+    Attributes:
+      tokens: int32 [T].
+      words: int [T], the word that is learned and answered at each token, the first of that word; -1 elsewhere.
+      spans: int32 [W, 2], the characters of every word of the row.
     """
+
+    tokens: np.ndarray
+    words: np.ndarray
+    spans: np.ndarray
+
+
+def word_windows(words: Words, tokenizer: Tokenizer, *, max_length: int, stride: int) -> list[WordWindow]:
+    """Returns the windows of a row, in order. A word of which the tokenizer keeps nothing is in none."""
     ids, index = tokenizer.encode_parts(words.text, [start for start, _ in words.spans])
     first = index >= 0
     first[1:] &= index[1:] != index[:-1]
     room = max_length - sum(map(len, tokenizer.special_token_affixes))
     windows = tokenizer.frame(ids, max_length=max_length, stride=max(0, min(stride, room - 2)))
     owner = _owners([places for _, places in windows], len(ids))
+    spans = np.asarray(words.spans, np.int32).reshape(-1, 2)
     found = []
     for number, (tokens, places) in enumerate(windows):
         carries = (places >= 0) & np.append(first, False)[places] & (np.append(owner, -1)[places] == number)
-        found.append((tokens, np.where(carries, np.append(index, -1)[places], -1)))
+        found.append(WordWindow(tokens, np.where(carries, np.append(index, -1)[places], -1), spans))
     return found
 
 

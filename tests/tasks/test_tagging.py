@@ -55,7 +55,7 @@ def answered(made: Tagging, rows: Table, tags: list[list[int]]) -> list[dict[str
     for i, row in enumerate(rows.rows):
         parts = []
         for example in (e for e in examples if e.row == i):
-            said = np.asarray([tags[i][word] if word >= 0 else 0 for word in example.host], np.int32)
+            said = np.asarray([tags[i][word] if word >= 0 else 0 for word in example.host.words], np.int32)
             parts.append((example, made.decode(example, {"tags": said})))
         predictions.append(made.prediction(row, made.answer(row, parts)))
     return predictions
@@ -114,7 +114,7 @@ def test_words_keep_their_tags_and_characters(kind, wordpiece):
     assert examples.labels[0].tolist() == tags
     [example] = examples.examples
     carried = example.arrays["weights"] > 0
-    assert example.arrays["labels"][carried].tolist() == [tags[i] for i in example.host[carried]]
+    assert example.arrays["labels"][carried].tolist() == [tags[i] for i in example.host.words[carried]]
     [answer] = answered(made, rows, [tags])
     joined = " ".join(words)
     assert answer["tags"] == rows.rows[0]["tags"]
@@ -168,13 +168,23 @@ def test_words_that_share_a_token_are_one(caplog):
     assert [e["text"] for e in answer["entities"]] == ["Mr U.S.A.", "北京大学"]
 
 
+def test_a_text_is_tokenized_when_it_is_read_and_not_when_it_is_answered(monkeypatch):
+    made = task(byte_tokenizer(), text="text")
+    row = {"text": "Anna met"}
+    [example] = made.examples(table(row), labelled=False, key="x").examples
+    for name in ("encode_with_offsets", "encode_parts"):
+        monkeypatch.setattr(type(made.context.tokenizer), name, None)
+    kept = made.answer(row, [(example, np.asarray([1, 0]))])
+    assert made.prediction(row, kept) == {"entities": [{"label": "PER", "start": 0, "end": 4, "text": "Anna"}]}
+
+
 def test_a_word_without_tokens_goes_on_inside_an_entity(wordpiece):
     for decode in ("greedy", "viterbi"):
         made = task(wordpiece, decode=decode, text="text")
         rows = table({"tokens": ["anna", "\u200b", "met", "\u200b"]})
         said = [[1, 0, 2, 0]] if decode == "greedy" else [np.eye(5)[[1, 0, 2, 0]]]
         [example] = made.examples(rows, labelled=False, key="x").examples
-        values = np.asarray([said[0][max(0, word)] for word in example.host])
+        values = np.asarray([said[0][max(0, word)] for word in example.host.words])
         kept = made.answer(rows.rows[0], [(example, made.decode(example, {"any": values}))])
         assert made.prediction(rows.rows[0], kept)["tags"] == ["B-PER", "I-PER", "I-PER", "O"]
 
@@ -186,11 +196,11 @@ def test_every_word_is_answered_where_it_has_most_context(wordpiece):
     rows = table({"tokens": words, "tags": [made.label_names[0]] * len(words)})
     examples = made.examples(rows, labelled=True, key="x")
     assert len(examples.examples) > 2 and examples.counts["truncated"] == 1
-    carried = np.concatenate([e.host[e.host >= 0] for e in examples.examples])
+    carried = np.concatenate([e.host.words[e.host.words >= 0] for e in examples.examples])
     assert sorted(carried.tolist()) == list(range(len(words)))
     assert sum(float(e.arrays["weights"].sum()) for e in examples.examples) == len(words)
     for example in examples.examples[1:]:
-        assert (example.host[1:3] == -1).all()  # the first tokens of a window have no context before them
+        assert (example.host.words[1:3] == -1).all()  # the first tokens of a window have no context before them
     rows = table({"tokens": words})
     [answer] = answered(made, rows, [tags])
     assert answer["tags"] == [made.label_names[i] for i in tags]

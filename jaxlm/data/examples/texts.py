@@ -24,7 +24,6 @@ class TextCells:
 
     def __init__(self, table: Table, columns: Sequence[str], *, allow_empty: bool) -> None:
         self._table, self._columns, self._allow_empty = table, columns, allow_empty
-        self._advice = "" if allow_empty else " (data.on_bad_row=skip leaves it out)"
         self._numeric = {column for column in columns if _only_numbers(table.rows, column)}
         for column in sorted(self._numeric):
             log.info("%s: column %r holds numbers, which are read as texts", table.name, column)
@@ -42,21 +41,14 @@ class TextCells:
         where = f"{self._table.where(row)}: {column}"
         if isinstance(value, str):
             if not self._allow_empty and not value.strip():
-                raise UserError(f"{where} is empty; expected a text{self._advice}")
+                raise UserError(f"{where} is empty; expected a text")
             return value
         if column in self._numeric and _is_number(value):
             return str(value)
         if value is None or value != value:
-            raise UserError(f"{where} is missing; expected a text{self._advice}")
+            raise UserError(f"{where} is missing; expected a text")
         found = {bool: "a boolean", list: "a list", tuple: "a list", dict: "an object"}.get(type(value), "a number")
-        raise UserError(f"{where}: expected a text, found {found}{self._advice}")
-
-
-def log_skipped(table: Table, errors: Mapping[int, str], key: str) -> None:
-    """Says how many rows of a table are left out, and why the first is."""
-    if errors:
-        log.warning("%s (%s): %d of %d rows are bad and were skipped; the first: %s",
-                    key, table.name, len(errors), len(table), next(iter(errors.values())))  # fmt: skip
+        raise UserError(f"{where}: expected a text, found {found}")
 
 
 def _only_numbers(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
