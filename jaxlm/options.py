@@ -49,7 +49,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("evaluate", commands.evaluate, "Score a finished run on a split of its config or on a file.")
     sub.add_argument("--run", required=True, metavar="RUN_DIR")
-    sub.add_argument("--split", choices=("train", "validation", "test"), default=None)
+    sub.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        help="default: test if the config has it, else validation",
+    )
     sub.add_argument("--data", metavar="FILE", help="a labelled file with the columns of the run's config")
     sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the run's config")
 

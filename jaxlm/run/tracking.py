@@ -12,7 +12,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,6 @@ _SHOWN: dict[str, Callable[[float], str]] = {
     "tokens_per_s": lambda v: f"{v:,.0f} tok/s",
     "padding_share": lambda v: f"padding {v:.1%}",
 }
-_HIDDEN = ("precision_", "recall_", "f1_micro")
-"""Prefixes of evaluation metrics that the console leaves out, as it does every per-class one."""
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -78,6 +76,7 @@ class Tracker:
       resume_step: the step of the restored checkpoint, 0 for a new run. Rows beyond it are dropped, since those steps
         run again, and a row that is logged a second time replaces the first.
       total_steps: where the run ends.
+      headlines: evaluation metrics that the console shows, in this order; (): all but those of single classes.
       enabled: false on all processes but the first; every method then does nothing.
       console: where progress goes; absent: stderr. A terminal gets a progress bar, anything else one plain line per
         call of `log_train`.
@@ -92,6 +91,7 @@ class Tracker:
         *,
         resume_step: int,
         total_steps: int,
+        headlines: Sequence[str] = (),
         tensorboard: bool = True,
         enabled: bool = True,
         console: Console | None = None,
@@ -101,7 +101,7 @@ class Tracker:
             return
         self._path = run_dir / METRICS
         self._console = console or stderr_console()
-        self._total_steps = total_steps
+        self._total_steps, self._headlines = total_steps, headlines
         self._start_step, self._start_time = resume_step, time.monotonic()
         earlier = [(line, row) for line, row in _read_lines(self._path) if row["step"] <= resume_step]
         self._kept = {_key(row): line for line, row in earlier} if resume_step else {}
@@ -131,12 +131,12 @@ class Tracker:
             self.log(f"step {step}/{self._total_steps}  {shown}  eta {self._eta(step)}")
 
     def log_evaluation(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Logs the metrics of one evaluation; per-class ones go to metrics.jsonl only."""
+        """Logs the metrics of one evaluation; all go to metrics.jsonl, the headlines to the console."""
         if not self._enabled:
             return
-        overall = {name: float(value) for name, value in values.items() if "/" not in name}
         self._write({"kind": "evaluation", "step": step, "split": split}, values)
-        shown = "  ".join(f"{name} {v:.4f}" for name, v in overall.items() if not name.startswith(_HIDDEN))
+        names = [name for name in self._headlines if name in values] or [name for name in values if "/" not in name]
+        shown = "  ".join(f"{name} {float(values[name]):.4f}" for name in names)
         self.log(f"step {step}/{self._total_steps}  {split}: {shown}")
 
     def set_progress(self, step: int) -> None:

@@ -186,6 +186,7 @@ def _tracker(directory: RunDir, plan: Plan, step: int) -> Tracker:
         directory.path,
         resume_step=step,
         total_steps=plan.total_steps,
+        headlines=[metric.name for metric in plan.setup.task.metrics if metric.headline],
         tensorboard=plan.setup.config.logging.tensorboard,
         enabled=processes.is_first(),
     )
