@@ -47,7 +47,7 @@ def inspect(name: str) -> str:
     outputs, labels = 0, None
     if checkpoint.head is not None and checkpoint.family.heads[head].label_params:
         labels, named = (hf_label_names(checkpoint.config, placeholders=every) for every in (False, True))
-        outputs = len(named or ())
+        outputs = 1 if head == "multiple_choice" else len(named or ())  # a score of each candidate
     model = Model(checkpoint.family, checkpoint.model_config, head, outputs or 2)
     shapes = {path: struct.shape for path, struct in flatten(model.shapes).items()}
     plan = plan_checkpoint(checkpoint, model)

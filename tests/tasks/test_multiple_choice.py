@@ -19,6 +19,7 @@ from jaxlm.data.config import DataConfig
 from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
+from jaxlm.hf.convert import inspect
 from jaxlm.inference.trained import open_trained
 from jaxlm.objectives.multiple_choice import multiple_choice_loss
 from jaxlm.tasks.multiple_choice import MultipleChoice, MultipleChoiceConfig
@@ -120,6 +121,7 @@ def test_a_run_from_training_to_answers(finished, tmp_path, capsys):
     made = finished / "runs/tiny"
     summary = json.loads((made / "summary.json").read_text())
     assert summary["throughput"]["examples"] == 6 * 120 * 3 and summary["metric"] == "accuracy"
+    assert f"multiple choice, {summary['model']['parameters']:,} parameters" in inspect(str(made))
     assert run("evaluate", "--run", made, "--split", "test") == 0
     assert json.loads(capsys.readouterr().out) == pytest.approx(summary["scores"]["test"], abs=1e-5)
     asked = write_jsonl(tmp_path / "in.jsonl", [{"question": "the sun", "choices": ["sun", "rain", "star"]}])
