@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,11 +16,16 @@ import pyarrow.parquet as pq
 from jaxlm.errors import UserError
 from jaxlm.inference.output import OURS
 
+log = logging.getLogger("jaxlm")
+
 SUFFIXES = (".npz", ".parquet")
 """Names of outputs that hold vectors, and no other predictions."""
 VECTOR = "vector"
 _CHUNK = 4096
 """Rows of a row group of parquet."""
+
+_UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
+"""What a value raises that is not of a type, or of none that there is."""
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -47,21 +54,62 @@ def write_npz(rows: Rows, file: BinaryIO) -> None:
 def write_parquet(rows: Rows, file: BinaryIO) -> None:
     """Writes the rows' own columns, `vector`, a list of float32, and `error`; both null where a row has none.
 
+    Columns and their types are those of the first rows. One that has no type of parquet (numbers beside words, {}) is
+    written as JSON; columns that none of the first rows has are left out. Both are said in the log.
+
     Raises:
-      UserError: a column whose values have different types.
+      UserError: a later row's value is not of its column's type.
     """
     records = map(_record, rows)
     first = list(islice(records, _CHUNK))
     columns = [name for name in dict.fromkeys(name for row in first for name in row) if name not in (VECTOR, "error")]
+    types = {name: _type([row.get(name) for row in first]) for name in columns}
+    for name in (name for name, kind in types.items() if kind is None):
+        log.warning("--output: the values of column %r have no common type in parquet; they are written as JSON", name)
+    own = [(name, kind or pa.string()) for name, kind in types.items()]
+    schema = pa.schema([*own, (VECTOR, pa.list_(pa.float32())), ("error", pa.string())])
+    known = set(schema.names)
+    with pq.ParquetWriter(file, schema) as writer:
+        for chunk in _chunks(first, records):
+            for name in dict.fromkeys(name for row in chunk for name in row if name not in known):
+                log.warning("--output: the column %r, which none of the first %d rows has, is left out; jsonl holds it",
+                            name, _CHUNK)  # fmt: skip
+                known.add(name)
+            arrays = [
+                _array(field, [row.get(field.name) for row in chunk], as_json=types.get(field.name, field) is None)
+                for field in schema
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _type(values: Sequence[Any]) -> pa.DataType | None:
+    """The type of a column's values; None: they have none that parquet holds."""
     try:
-        inferred = {name: pa.array([row.get(name) for row in first]).type for name in columns}
-        types = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in inferred.items()}
-        schema = pa.schema([*types.items(), (VECTOR, pa.list_(pa.float32())), ("error", pa.string())])
-        with pq.ParquetWriter(file, schema) as writer:
-            for chunk in _chunks(first, records):
-                writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise UserError(f"--output: a column's values are of different types ({error}); jsonl holds them") from error
+        kind = pa.array(values).type
+    except _UNFIT:
+        return None
+    return None if _has_empty_struct(kind) else pa.string() if pa.types.is_null(kind) else kind
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind) and not kind.num_fields:
+        return True
+    return any(_has_empty_struct(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _array(field: pa.Field, values: Sequence[Any], *, as_json: bool) -> pa.Array:
+    if as_json:
+        values = [
+            value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            for value in values
+        ]
+    try:
+        return pa.array(values, field.type)
+    except _UNFIT as error:
+        raise UserError(
+            f"--output: column {field.name!r}: expected {field.type}, as in the first rows ({error}); jsonl holds "
+            "values of several types"
+        ) from error
 
 
 def _chunks(first: list[dict[str, Any]], rest: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -7,8 +7,13 @@ import json
 import os
 from typing import Any
 
+import pyarrow.parquet as pq
+import pytest
+
+from jaxlm.errors import UserError
 from jaxlm.inference.output import HEADER_ROWS, answered, to_csv, to_jsonl, write_output
 from jaxlm.inference.samples import save_samples
+from jaxlm.inference.vector_files import write_parquet
 from jaxlm.run.run_dir import RunDir
 
 
@@ -20,6 +25,29 @@ def test_columns_of_the_input_keep_their_values():
         "text": "a",
         "prediction": 3,
     }
+
+
+def test_parquet_holds_columns_of_any_values(tmp_path, caplog):
+    """What has no type of parquet becomes JSON; a later row that does not fit is refused with its column."""
+    odd: dict[str, list[Any]] = {"mixed": [1, "s"], "big": [2**70, 1], "empty": [{}, {}], "inner": [[{"a": {}}], None]}
+    answer = {"prediction": {"vector": [1.0, 2.0]}}
+    rows = [{name: values[i] for name, values in odd.items()} | {"n": i} | answer for i in range(2)]
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        with (tmp_path / "a.parquet").open("wb") as file:
+            write_parquet(rows, file)
+
+    write(rows)
+    for i, row in enumerate(pq.read_table(tmp_path / "a.parquet").to_pylist()):
+        assert row["n"] == i and row["vector"] == [1.0, 2.0]
+        for name, values in odd.items():
+            read = row[name] if values[i] is None or isinstance(values[i], str) else json.loads(row[name])
+            assert read == values[i] and repr(name) in caplog.text
+    late = [{"n": 1} | answer] * 4096
+    with pytest.raises(UserError, match=r"--output: column 'n': expected int64, .* jsonl holds"):
+        write([*late, {"n": "s"} | answer])
+    write([*late, {"n": 2, "m": 1} | answer])
+    assert "the column 'm', which none of the first 4096 rows has, is left out" in caplog.text
 
 
 def test_a_table_holds_rows_that_differ(caplog):

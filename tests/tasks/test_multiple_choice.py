@@ -86,7 +86,11 @@ def test_candidates_in_columns(label, expected):
 def test_bad_rows(row, problem):
     with pytest.raises(UserError, match=problem) as caught:
         make().examples(table(row), labelled=True, key="x")
-    assert "t.jsonl, row 1" in str(caught.value)
+    assert "t.jsonl, row 1" in str(caught.value) and "(data.on_bad_row=skip leaves it out)" in str(caught.value)
+    if "label" not in problem and "blank" not in problem:
+        with pytest.raises(UserError) as caught:
+            make().examples(table(row), labelled=False, key="x")
+        assert "on_bad_row" not in str(caught.value)
 
 
 def test_rows_that_have_no_answer_are_not_said_to_be_skipped(caplog):
