@@ -75,15 +75,17 @@ def write_parquet(rows: Rows, file: BinaryIO) -> None:
                 log.warning("--output: the column %r, which none of the first %d rows has, is left out; jsonl holds it",
                             name, _CHUNK)  # fmt: skip
                 known.add(name)
-            arrays = [
-                _array(field, [row.get(field.name) for row in chunk], as_json=types.get(field.name, field) is None)
-                for field in schema
-            ]
+            arrays = []
+            for field in schema:
+                values = [row.get(field.name) for row in chunk]
+                if types.get(field.name, field) is None:
+                    values = [_to_json(value) for value in values]
+                arrays.append(_array(field.name, values, field.type))
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
-def _type(values: Sequence[Any]) -> pa.DataType | None:
-    """The type of a column's values; None: they have none that parquet holds."""
+def _type(values: Sequence[Any]) -> Any:
+    """The type, a `pyarrow.DataType`, of a column's values; None: they have none that parquet holds."""
     try:
         kind = pa.array(values).type
     except _UNFIT:
@@ -91,24 +93,24 @@ def _type(values: Sequence[Any]) -> pa.DataType | None:
     return None if _has_empty_struct(kind) else pa.string() if pa.types.is_null(kind) else kind
 
 
-def _has_empty_struct(kind: pa.DataType) -> bool:
+def _has_empty_struct(kind: Any) -> bool:
     if pa.types.is_struct(kind) and not kind.num_fields:
         return True
     return any(_has_empty_struct(kind.field(i).type) for i in range(kind.num_fields))
 
 
-def _array(field: pa.Field, values: Sequence[Any], *, as_json: bool) -> pa.Array:
-    if as_json:
-        values = [
-            value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            for value in values
-        ]
+def _to_json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _array(name: str, values: Sequence[Any], kind: Any) -> Any:
+    """The values of a column as a `pyarrow.Array`."""
     try:
-        return pa.array(values, field.type)
+        return pa.array(values, kind)
     except _UNFIT as error:
+        advice = "jsonl holds values of several types"
         raise UserError(
-            f"--output: column {field.name!r}: expected {field.type}, as in the first rows ({error}); jsonl holds "
-            "values of several types"
+            f"--output: column {name!r}: expected {kind}, as in the first rows ({error}); {advice}"
         ) from error
 
 
