@@ -86,12 +86,10 @@ def predict(options: argparse.Namespace) -> None:
     if options.input != "-":
         check_file(Path(options.input), "--input")
         processes.assert_same(f"the contents of {options.input}", lambda: sha256(Path(options.input)))
-    samples = {name: getattr(options, name) for name in ("tokens", "temperature", "top_k", "top_p")}
     policy = "skip" if options.on_bad_row == "error" else "stop"
     predictor = open_predictor(
         options.run,
         text=_columns(options.text),
-        samples=samples,
         on_bad_row=policy,
         overrides=options.overrides,
     )
@@ -112,6 +110,14 @@ def predict(options: argparse.Namespace) -> None:
         else:
             for _ in answers:
                 pass
+
+
+def generate(options: argparse.Namespace) -> None:
+    from jaxlm.inference.predict import open_predictor
+    from jaxlm.inference.terminal import converse
+
+    load_plugins(options.plugin)
+    converse(open_predictor(options.run, text=_columns(options.text), overrides=options.overrides))
 
 
 def _columns(text: list[str] | None) -> str | list[str] | None:

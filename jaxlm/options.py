@@ -82,12 +82,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--on-bad-row", choices=("error", "stop"), default="error", help="write an `error` into its line, or stop"
     )
     sub.add_argument("--text", nargs="+", metavar="COLUMN", help="text columns for a bare HF directory (default: text)")
-    sub.add_argument("--tokens", type=int, metavar="N", help="language models: tokens written, at most")
-    sub.add_argument("--temperature", type=float, metavar="T", help="language models: 0 always takes the likeliest")
-    sub.add_argument("--top-k", type=int, metavar="K", help="language models: draw from the K likeliest tokens")
-    sub.add_argument("--top-p", type=float, metavar="P", help="language models: draw from P of the probability")
-    text = "override how the run computes: mesh, dtype, attention"
-    sub.add_argument("overrides", nargs="*", metavar="mesh.key=value", help=text)
+    how = "override how the run computes (mesh, dtype, attention) and writes (generation)"
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help=how)
 
     for sub in subparsers.choices.values():
         _add_plugins(sub)
@@ -101,6 +97,12 @@ def make_parser() -> argparse.ArgumentParser:
         hosts.add_argument("--connect-timeout", type=int, metavar="SECONDS", help=text)
         text = "silence after which a process counts as dead (default: 100, or JAXLM_HEARTBEAT)"
         hosts.add_argument("--heartbeat", type=int, metavar="SECONDS", help=text)
+
+    sub = command("generate", commands.generate, "Continue prompts of the terminal, or lines of standard input.")
+    _add_plugins(sub)
+    sub.add_argument("--run", required=True, metavar="RUN_OR_HF_DIR")
+    sub.add_argument("--text", nargs="+", metavar="COLUMN", help="text column for a bare HF directory (default: text)")
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help=how)
 
     sub = command("convert", commands.convert, "Export a run in HF format, or show what a checkpoint holds.")
     _add_plugins(sub)

@@ -34,8 +34,8 @@ ANSWERS = {
     "multiple_choice": (),
     "question_answering": (),
     "embedding": (),
-    "causal_lm": ("--tokens", 5),
-    "prefix_lm": ("--tokens", 5),
+    "causal_lm": ("generation.max_new_tokens=5",),
+    "prefix_lm": ("generation.max_new_tokens=5",),
 }
 """The kinds that answer it, and the options to ask with."""
 WITHOUT_EVALUATION = ("replaced_tokens",)

@@ -67,6 +67,10 @@ OTHER_NAMES = {
     "label_column": "task.label",
     "label_column_name": "task.label",
     "fsdp": "mesh.preset=fsdp",
+    "tokens": "generation.max_new_tokens",
+    "generation_max_length": "generation.max_new_tokens",
+    "generation_num_beams": "generation.num_beams",
+    "stop": "generation.stop_strings",
 }
 """Name, wherever it stands -> key here."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag
 
+from jaxlm.config.generation import GenerationConfig
 from jaxlm.config.model import ModelConfig
 from jaxlm.config.training import CheckpointConfig, LoggingConfig, TrainConfig
 from jaxlm.data.config import DataConfig
@@ -32,6 +33,8 @@ class Config(Section):
     """The rows, and how they become batches."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How gradients change the parameters."""
+    generation: GenerationConfig = GenerationConfig()
+    """How a model that writes does so."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
     mesh: MeshConfig = MeshConfig()

@@ -18,6 +18,8 @@ from jaxlm.data.label_names import check_distinct
 from jaxlm.data.sentence_modules import KEY as SENTENCE
 from jaxlm.data.sentence_modules import has_sentence_modules, read_sentence_modules
 from jaxlm.errors import UserError
+from jaxlm.hf.generation_config import FILE as GENERATION
+from jaxlm.hf.generation_config import read_generation_config
 from jaxlm.hf.redundant import check_redundant
 from jaxlm.hf.shards import WEIGHTS, write_tensors
 from jaxlm.hf.tensors import Tensors
@@ -72,17 +74,10 @@ class HFCheckpoint:
 
     def _generation_ids(self) -> dict[str, Any]:
         """The ids that end a text by generation_config.json, which goes before config.json, as in Transformers."""
-        path = self.directory / "generation_config.json"
-        if not path.is_file():
+        if not (self.directory / GENERATION).is_file():
             return {}
-        try:
-            value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        except (ValueError, RecursionError, AttributeError) as error:
-            raise UserError(f"{path}: expected a JSON object: {error}") from error
-        for item in value if isinstance(value, list) else [value]:
-            if item is not None and (type(item) is not int or item < 0):
-                raise UserError(f"{path}: eos_token_id: expected a token id or a list of them, found {value!r:.60}")
-        return {} if value is None or value == [] else {"eos_token_id": value}
+        value = read_generation_config(self.directory).get("eos_token_id")
+        return {} if value is None else {"eos_token_id": value}
 
     @cached_property
     def family(self) -> Family:

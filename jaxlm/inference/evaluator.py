@@ -92,7 +92,7 @@ class Evaluator:
             pass
 
     def _assemble(
-        self, split: Examples, outputs: Iterator[tuple[int, Mapping[str, np.ndarray]]]
+        self, split: Examples, outputs: Iterator[tuple[int, Mapping[str, Any]]]
     ) -> Iterator[tuple[int, Answer]]:
         """Collects the examples of each row, and answers it when the last has come."""
         missing = np.bincount([example.row for example in split.examples], minlength=len(split.table.rows))
@@ -148,14 +148,15 @@ class Evaluator:
 
     def _generated(
         self, params: Any, split: Examples, generation: Generation
-    ) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yields (example, what the model writes after its prompt), some prompts at a time."""
         prompts = [_prompt(example) for example in split.examples]
         for start in range(0, len(prompts), GENERATED):
             part = prompts[start : start + GENERATED]
             written = generate(self.model, params, part, generation, pad_id=self.layout.pad_id, first_number=start)
-            for offset, ids in enumerate(written):
-                yield start + offset, {"generated": np.asarray(ids, np.int32)}
+            for offset, texts in enumerate(written):
+                several = {"hypotheses": texts} if len(texts) > 1 else {}
+                yield start + offset, {"generated": np.asarray(texts[0].tokens, np.int32), **several}
 
 
 def make_eval_step(

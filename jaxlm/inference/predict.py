@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,6 +17,7 @@ from jaxlm.data.sources.table import Table, place
 from jaxlm.data.sources.text_files import BadRow, Record
 from jaxlm.errors import UserError
 from jaxlm.inference.output import OURS, answered, kept_name
+from jaxlm.inference.settings import room_for_prompt
 from jaxlm.inference.trained import (
     COMPUTE_KEYS,
     TrainedModel,
@@ -23,7 +25,6 @@ from jaxlm.inference.trained import (
     checkpoint_config,
     open_trained,
     run_config,
-    with_samples,
 )
 from jaxlm.tasks import TASKS
 
@@ -71,8 +72,8 @@ class Predictor:
                 raise UserError(errors[i])
         predictions: dict[int, Any] = {}
         if usable:
-            table = _table([(first + i, *records[i]) for i in usable], name, texts, data.clean)
-            dataset = self._without_long_prompts(task.dataset(table, labelled=False, key="the input"))
+            table = make_table([(first + i, *records[i]) for i in usable], name, texts, data.clean)
+            dataset = self.without_long_prompts(task.dataset(table, labelled=False, key="the input"))
             errors |= {usable[i]: message for i, message in dataset.split.errors.items()}
             answers = self.trained.evaluator.answers(self.trained.params, setup.frozen, dataset)
             predictions = {usable[i]: task.prediction(answer.row, answer.kept) for i, answer in answers}
@@ -80,16 +81,16 @@ class Predictor:
             known = {} if isinstance(row, BadRow) else row
             yield answered(known, error=errors[i]) if i in errors else answered(known, prediction=predictions[i])
 
-    def _without_long_prompts(self, dataset: RowDataset) -> RowDataset:
+    def without_long_prompts(self, dataset: RowDataset) -> RowDataset:
         """Takes out prompts that leave no room for what is to be written after them."""
         task, model, split = self.trained.setup.task, self.trained.setup.model, dataset.split
         if task.generation is None:
             return dataset
-        room = model.config.max_positions - task.generation.max_new_tokens
+        room = room_for_prompt(model, task.generation)
         long = {e.row: len(e.prompt) for e in split.examples if e.prompt is not None and len(e.prompt) > room > 0}
         errors = {
             row: f"{split.table.where(row)}: {length} tokens; expected at most {room}, so that "
-            f"{task.generation.max_new_tokens} more fit the model (--tokens writes fewer)"
+            f"{task.generation.max_new_tokens or 1} more fit the model (generation.max_new_tokens=N writes fewer)"
             for row, length in long.items()
         }
         if errors and self.trained.setup.config.data.on_bad_row == "stop":
@@ -107,7 +108,7 @@ def _any_has(records: Sequence[Record], texts: Sequence[str]) -> bool:
     return any(not isinstance(row, BadRow) and _missing_columns(row, texts) is None for _, row in records)
 
 
-def _table(rows: Sequence[tuple[int, int, Any]], name: str, texts: Sequence[str], clean: CleanConfig) -> Table:
+def make_table(rows: Sequence[tuple[int, int, Any]], name: str, texts: Sequence[str], clean: CleanConfig) -> Table:
     """The rows (number, line, row) with their texts cleaned."""
     columns = tuple(dict.fromkeys(key for _, _, row in rows for key in row))
     cleaned = tuple(
@@ -122,7 +123,6 @@ def open_predictor(
     name: str,
     *,
     text: str | Sequence[str] | None = None,
-    samples: Mapping[str, Any] | None = None,
     on_bad_row: Literal["stop", "skip"] = "skip",
     overrides: Sequence[str] = (),
 ) -> Predictor:
@@ -131,16 +131,16 @@ def open_predictor(
     Args:
       text: text column(s) of a model that no run made; None: the task's default.
       on_bad_row: "skip": a row that cannot be answered gets an `error`; "stop": it is an error.
-      samples: changes of `task.samples` for a model that writes: tokens, temperature, top_k, top_p.
-      overrides: key=value of the section `mesh` or of `COMPUTE_KEYS`.
+      overrides: key=value of the sections `mesh` and `generation`, or of `COMPUTE_KEYS`.
     Raises:
       UserError: no model there, or one that predicts nothing yet; another override; a mesh that does not fit.
     """
     for override in overrides:
-        if not (asks_for_mesh([override]) or override.startswith(COMPUTE_KEYS)):
+        of_section = re.match(r"\s*(mesh|generation)\s*[.=]", override)
+        if not of_section and not override.startswith(COMPUTE_KEYS):
             raise UserError(
-                f"override '{override}': predictions follow from the run; expected a key of mesh, or one of "
-                f"{', '.join(COMPUTE_KEYS)}"
+                f"override '{override}': predictions follow from the run; expected a key of mesh or generation, or one "
+                f"of {', '.join(COMPUTE_KEYS)}"
             )
     config = run_config(name, overrides)
     if config is None:
@@ -151,7 +151,7 @@ def open_predictor(
             f"(model.init={name})"
         )
     data = config.data.model_copy(update={"on_bad_row": on_bad_row})
-    changed = with_samples(config.model_copy(update={"data": data}), samples or {})
+    changed = config.model_copy(update={"data": data})
     return Predictor(open_trained(name, changed, keep_mesh=asks_for_mesh(overrides)))
 
 

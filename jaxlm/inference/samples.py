@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxlm.data.corpus.dataset import CorpusDataset
 from jaxlm.inference.generate import generate
+from jaxlm.inference.settings import room_for_prompt
 from jaxlm.models import Model
 from jaxlm.parallel import processes
 from jaxlm.run.run_dir import RunDir
@@ -44,7 +45,7 @@ class Sampler:
             prompts = [setup.tokenizer.encode_prompt(text) for text in samples.prompts]
         else:
             prompts = _beginnings(setup, samples.number)
-        longest = setup.model.config.max_positions - samples.tokens
+        longest = room_for_prompt(setup.model, task.generation)
         prompts = [prompt[-longest:] for prompt in prompts if prompt and longest > 0]
         if not prompts:
             return None
@@ -57,9 +58,9 @@ class Sampler:
             {
                 "step": step,
                 "prompt": self.tokenizer.decode(prompt),
-                "text": self.tokenizer.continuation(prompt, new),
+                "text": self.tokenizer.continuation(prompt, texts[0].tokens),
             }
-            for prompt, new in zip(self.prompts, written, strict=True)
+            for prompt, texts in zip(self.prompts, written, strict=True)
         ]
 
 

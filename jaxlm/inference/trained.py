@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,13 +138,3 @@ def task_of(checkpoint: HFCheckpoint) -> type[Task]:
             f"{checkpoint.directory}: a model with a {head} head answers no rows by itself; fine-tune it (model.init)"
         )
     return found
-
-
-def with_samples(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The config with other settings of the texts that its model writes; unchanged where it writes none."""
-    samples = getattr(config.task, "samples", None)
-    given = {name: value for name, value in changes.items() if value is not None}
-    if samples is None or not given:
-        return config
-    task = config.task.model_copy(update={"samples": samples.model_copy(update=given)})
-    return config.model_copy(update={"task": task})

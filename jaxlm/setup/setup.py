@@ -20,6 +20,7 @@ from jaxlm.objectives import Apply, without_frozen
 from jaxlm.parallel import processes
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.early_checks import check_batches, check_mesh
+from jaxlm.setup.generation import make_generation
 from jaxlm.setup.layout import make_layout
 from jaxlm.setup.model import build_model, decoder_start_id, eos_ids
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
@@ -131,6 +132,7 @@ def make_context(config: Config, tokenizer: Tokenizer, checkpoint: HFCheckpoint 
         seed=config.seed,
         decoder_start_id=decoder_start_id(config, checkpoint),
         eos_ids=eos_ids(checkpoint),
+        generation=make_generation(config, tokenizer, checkpoint),
     )
 
 

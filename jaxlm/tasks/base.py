@@ -137,12 +137,13 @@ class Task(ABC):
 
     # On the host.
 
-    def decode(self, example: Example, outputs: Mapping[str, np.ndarray]) -> Any:
+    def decode(self, example: Example, outputs: Mapping[str, Any]) -> Any:
         """Returns what is kept of one example until all examples of its row are there.
 
         Args:
           outputs: its entries of `Outputs.slots`, and of `Outputs.tokens` those of its tokens, [T, ...]; with
-            `generation`, `generated`, the ids that were written.
+            `generation`, `generated`, the ids of the best text that was written, int32 [T], and of several texts
+            `hypotheses`, all of them, best first: (ids, score or None) each.
         """
         return dict(outputs)
 

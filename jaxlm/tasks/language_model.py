@@ -31,6 +31,8 @@ PREDICTED_TOKENS = (Metric("loss", False), Metric("perplexity", False), Metric("
 """Scores of predicted tokens."""
 TOKEN_METRICS = (*PREDICTED_TOKENS, Metric("bits_per_byte", False))
 """Where every token of the text is predicted."""
+NEW_TOKENS = 64
+"""Most tokens that are written after a prompt unless told otherwise."""
 NEXT_TOKEN_FIELDS = (Field("labels", "token"), Field("weights", "token", np.float32))
 """Of `next_token_row`."""
 
@@ -45,20 +47,12 @@ class LanguageModelConfig(TaskConfig):
 
 
 class SamplesConfig(Section):
-    """Text that a generative model writes at each evaluation, for the log and the report."""
+    """Text that a model writes at each evaluation, as the section `generation` says, for the log and the report."""
 
     prompts: tuple[str, ...] = ()
     """Beginnings to continue; absent: the first words of the first validation documents."""
     number: int = FieldInfo(default=2, ge=0)
     """Samples without prompts of their own; 0: none."""
-    tokens: int = FieldInfo(default=64, gt=0)
-    """Tokens written after each prompt, at most."""
-    temperature: float = FieldInfo(default=0.8, ge=0)
-    """Divides the logits; 0: always the likeliest token."""
-    top_k: int | None = FieldInfo(default=None, gt=0)
-    """Draw from so many likeliest tokens only."""
-    top_p: float | None = FieldInfo(default=None, gt=0, le=1)
-    """Draw from the likeliest tokens that hold so much of the probability."""
 
 
 class WriterConfig(LanguageModelConfig):
@@ -136,15 +130,7 @@ class TextWriter(LanguageModel):
 
     @property
     def generation(self) -> Generation:
-        samples, eos = self.config.samples, self.tokenizer.eos_id
-        return Generation(
-            max_new_tokens=samples.tokens,
-            temperature=samples.temperature,
-            top_k=samples.top_k,
-            top_p=samples.top_p,
-            seed=self.context.seed,
-            eos_ids=tuple(sorted({*self.context.eos_ids, *(() if eos is None else (eos,))})),
-        )
+        return self.context.generation.limited(NEW_TOKENS)
 
     @classmethod
     def text_columns(cls, config: WriterConfig) -> tuple[str, ...]:
@@ -171,13 +157,15 @@ class TextWriter(LanguageModel):
                 bad.add(i, error)
         return Examples(table, examples, [None] * len(table.rows), {"skipped": len(bad.errors)}, bad.errors)
 
-    def decode(self, example: Example, outputs: Mapping[str, np.ndarray]) -> str:
+    def decode(self, example: Example, outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         assert example.prompt is not None
-        return self.tokenizer.continuation(example.prompt.tolist(), outputs["generated"].tolist())
+        prompt, several = example.prompt.tolist(), outputs.get("hypotheses", ((outputs["generated"].tolist(), None),))
+        return [{"text": self.tokenizer.continuation(prompt, ids), "score": score} for ids, score in several]
 
-    def prediction(self, row: Mapping[str, Any], kept: str) -> dict[str, Any]:
-        """{"text": what the model writes after the prompt}."""
-        return {"text": kept}
+    def prediction(self, row: Mapping[str, Any], kept: list[dict[str, Any]]) -> dict[str, Any]:
+        """{"text": what the model writes after the prompt}; of several texts also `n_best`, a list of {"text",
+        "score"}, best first; samples have no score."""
+        return {"text": kept[0]["text"], **({"n_best": kept} if len(kept) > 1 else {})}
 
 
 def concat_segments(

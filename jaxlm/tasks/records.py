@@ -64,16 +64,44 @@ class Answer(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """How a text is written token by token; names as in Transformers."""
+    """How a text is written token by token; names and meanings as in Transformers."""
 
-    max_new_tokens: int = 64
-    temperature: float = 0.0
+    max_new_tokens: int | None = 64
+    """None: `max_length` counts."""
+    max_length: int | None = None
+    """Most tokens of prompt and continuation together."""
+    min_new_tokens: int = 0
+    min_length: int = 0
+    """Fewest tokens of prompt and continuation together."""
+    do_sample: bool = False
+    """Tokens are drawn; otherwise the likeliest is taken."""
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    no_repeat_ngram_size: int = 0
+    repetition_penalty: float = 1.0
+    temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
     seed: int = 0
     eos_ids: tuple[int, ...] = ()
+    forced_bos_id: int | None = None
+    forced_eos_id: int | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    stop: tuple[str, ...] = ()
+    """Strings that end a text."""
+    tokenizer: Tokenizer | None = None
+    """What `stop` is read with."""
     prefix: bool = False
     """Prompts are read in both directions."""
+
+    def limited(self, max_new_tokens: int) -> Generation:
+        """Returns the settings with this limit where they have none."""
+        if self.max_new_tokens is not None or self.max_length is not None:
+            return self
+        return self._replace(max_new_tokens=max_new_tokens)
 
 
 @runtime_checkable
@@ -128,6 +156,7 @@ class Context:
       seed: of the run.
       decoder_start_id: the token that a decoder reads first; None: padding's.
       eos_ids: tokens that end a text that the model writes, beside the tokenizer's own.
+      generation: how the model writes, if it does.
     """
 
     data: DataConfig
@@ -140,3 +169,4 @@ class Context:
     seed: int = 0
     decoder_start_id: int | None = None
     eos_ids: tuple[int, ...] = ()
+    generation: Generation = Generation()

@@ -158,8 +158,9 @@ def test_evaluate_and_predict_with_other_numbers_of_processes(tmp_path):
 @pytest.mark.parametrize("mesh", [{"preset": "fsdp", "fsdp": 2, "data": 2}, {"preset": "tp", "tensor": 4}])
 def test_pretraining_on_four_processes_equals_one(tmp_path, mesh):
     """Tokenizer and token cache included; with tensor=4, all processes hold parts of the same rows."""
-    settings = {"samples": {"prompts": ["the film ", "a story "], "tokens": 12, "temperature": 0.0}}
-    config = write_pretraining(tmp_path, "causal_lm", mesh=mesh, task=settings, data={"clean": {"deduplicate": True}})
+    settings = {"samples": {"prompts": ["the film ", "a story "]}}
+    sections = {"task": settings, "generation": {"max_new_tokens": 12}, "data": {"clean": {"deduplicate": True}}}
+    config = write_pretraining(tmp_path, "causal_lm", mesh=mesh, **sections)
     launch(4, "pretrain", "--config", config, "name=four")
     launch(1, "pretrain", "--config", config, "name=one", devices=4)
     runs = tmp_path / "runs"

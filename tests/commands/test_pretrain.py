@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -47,8 +48,9 @@ def masked(tmp_path_factory) -> Path:
 def causal(tmp_path_factory) -> Path:
     """Folder of a finished run of causal language modelling, which writes samples."""
     folder = tmp_path_factory.mktemp("causal")
-    task = {"kind": "causal_lm", "samples": {"prompts": ["the film "], "tokens": 12, "temperature": 0.0}}
-    assert run("pretrain", "--config", write_pretraining(folder, "causal_lm", task=task)) == 0
+    task = {"kind": "causal_lm", "samples": {"prompts": ["the film "]}}
+    settings = {"max_new_tokens": 12}
+    assert run("pretrain", "--config", write_pretraining(folder, "causal_lm", task=task, generation=settings)) == 0
     return folder
 
 
@@ -106,18 +108,44 @@ def test_a_generative_model_writes_samples_and_answers(causal, tmp_path, capsys)
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert first == {"text": "the film ", "n": 1, "prediction": {"text": samples[-1]["text"]}}
     assert second["n"] == 2 and len(second["prediction"]["text"]) == 12
-    assert run(*answer, "--tokens", 3) == 0
+    assert run(*answer, "generation.max_new_tokens=3") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[0])["prediction"]["text"] == samples[-1]["text"][:3]
     long = {"text": "film " * 500, "prediction": "mine"}
     (tmp_path / "in.jsonl").write_bytes(
         b'{"text": null}\n{"text": "\xff"}\n' + json.dumps(long).encode() + b'\n{"text": "a"}\n'
     )
-    assert run(*answer, "--tokens", 3) == 0
+    assert run(*answer, "generation.max_new_tokens=3") == 0
     shown = capsys.readouterr()
     null, undecodable, long, good = map(json.loads, shown.out.splitlines())
     assert "expected a text" in null["error"] and "row 2: not UTF-8" in undecodable["error"]
     assert "tokens; expected at most" in long["error"] and long["input_prediction"] == "mine"
     assert len(good["prediction"]["text"]) == 3 and "'prediction' is called 'input_prediction'" in shown.err
+
+
+def test_prompts_of_the_terminal_are_continued(causal, capsys, monkeypatch):
+    made = causal / "runs/tiny-lm"
+    said = json.loads((made / "model/generation_config.json").read_text())
+    assert said["max_new_tokens"] == 12 and "top_k" not in said
+    text = read_jsonl(made / "samples.jsonl")[-1]["text"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"the film \n{'film ' * 500}\nthe film \r\n"))
+    assert run("generate", "--run", made / "model", "generation.max_new_tokens=5") == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{text[:5]}\n\n{text[:5]}\n" and "tokens; expected at most" in shown.err
+    monkeypatch.setattr("sys.stdin", io.StringIO("the film \n"))
+    beams = ("generation.num_beams=2", "generation.num_return_sequences=2", "generation.max_new_tokens=5")
+    assert run("generate", "--run", made, *beams) == 0
+    texts = capsys.readouterr().out.splitlines()
+    (causal / "one.jsonl").write_text('{"text": "the film "}\n')
+    assert run("predict", "--run", made, "--input", causal / "one.jsonl", "--output", "-", *beams) == 0
+    prediction = json.loads(capsys.readouterr().out)["prediction"]
+    first, second = prediction["n_best"]
+    assert [prediction["text"], second["text"]] == [first["text"], second["text"]] == texts and len(set(texts)) == 2
+    assert first["score"] >= second["score"]
+
+
+def test_a_model_that_writes_nothing_says_so(masked, capsys):
+    assert run("generate", "--run", masked / "runs/tiny-lm") == 2
+    assert "predicts nothing by itself" in capsys.readouterr().err
 
 
 def test_masked_model_predicts_nothing_by_itself(masked, capsys):

@@ -22,7 +22,8 @@ from jaxlm.cost.hlo import collectives, kernels
 from jaxlm.data.config import DataConfig
 from jaxlm.fields import GROUPS, Field
 from jaxlm.inference.evaluator import make_eval_step
-from jaxlm.inference.generate import generate_batch
+from jaxlm.inference.rows import Prompts
+from jaxlm.inference.slot_steps import Fixed, Plan, empty_slots, fill, run
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.base import override
 from jaxlm.nn.layers import ComputeConfig
@@ -142,11 +143,17 @@ def lower(model: Model, task: str, step: str) -> Any:
     length = 128 * max(5, rules.size("context"))
     params = model.shapes
     if step == "decode":
-        tokens, lengths = jax.ShapeDtypeStruct((rows, length), jnp.int32), jax.ShapeDtypeStruct((rows,), jnp.int32)
-        shapes = [tokens, lengths, lengths]
+        tokens, numbers = jax.ShapeDtypeStruct((rows, length), jnp.int32), jax.ShapeDtypeStruct((rows,), jnp.int32)
+        shapes = [tokens, *[numbers] * 6]
         arrays = placed(shapes, [rules.sharding(("batch", "length")[: len(s.shape)], s.shape) for s in shapes])
-        settings = Generation(max_new_tokens=ROOM, eos_ids=(2,), prefix=task == "prefix_lm")
-        return generate_batch.lower(params, *arrays, np.int32(ROOM), key, model=model, settings=settings, pad_id=0)
+        settings = Generation(eos_ids=(2,), prefix=task == "prefix_lm")
+        plan = Plan(model, settings, slots=rows, group=rows, width=length, room=ROOM, spare=0)
+
+        def write(fixed: Fixed, prompts: Prompts, slots: jax.Array) -> Any:
+            carry = fill(fixed, empty_slots(fixed, plan=plan), prompts, slots, None, plan=plan)
+            return run(fixed, carry, np.int32(rows), np.int32(ROOM), plan=plan)[1]
+
+        return jax.jit(write).lower(Fixed(params, key), Prompts(*arrays[:-1]), arrays[-1])
     loss, measure = objective(task)
     arrays = batch(model, task, rows, length)
     if step == "eval":

@@ -12,12 +12,15 @@ from helpers.tiny_models import FAST, tiny, token_logits, weights
 
 from jaxlm.errors import UserError
 from jaxlm.inference import generate as generation
-from jaxlm.inference.generate import generate_batch, sample_token
+from jaxlm.inference.processors import warp
+from jaxlm.inference.slot_steps import run
 from jaxlm.models import FAMILIES, Model
 from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
 from jaxlm.tasks.records import Generation
+from jaxlm.tokenizer.config import TokenizerTrainingConfig
+from jaxlm.tokenizer.training import train_tokenizer
 
 WRITERS = ("gpt2", "mistral")
 PROMPTS = [[5], [7, 9, 30, 11, 8], [20, 21, 22], [3, 60, 40, 41, 50, 51, 52, 10]]
@@ -30,12 +33,12 @@ def causal(family: str, compute: ComputeConfig | None = None) -> Model:
 
 
 def generate(model: Model, params, prompts, *, eos_id=(), pad_id: int = 0, batch_size: int = 32, **settings):
-    """Continuations with the settings by name, sampled at temperature 1."""
+    """The best continuations with the settings by name, sampled."""
     ends = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
-    wanted = Generation(**({"temperature": 1.0, "eos_ids": ends} | settings))
+    wanted = Generation(**({"do_sample": True, "eos_ids": ends} | settings))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "BATCH_SIZE", batch_size)
-        return generation.generate(model, params, prompts, wanted, pad_id=pad_id)
+        patch.setattr(generation, "SLOTS", batch_size)
+        return [texts[0].tokens for texts in generation.generate(model, params, prompts, wanted, pad_id=pad_id)]
 
 
 def next_logits(model: Model, params, text: list[int], prefix: int = 0) -> np.ndarray:
@@ -63,7 +66,7 @@ def test_greedy_text_is_that_of_a_loop_without_a_cache(family, prefix):
     model = causal(family)
     params = weights(model, seed=3)
     expected = [greedily(model, params, prompt, 10, prefix) for prompt in PROMPTS]
-    assert generate(model, params, PROMPTS, max_new_tokens=10, temperature=0, prefix=prefix) == expected
+    assert generate(model, params, PROMPTS, max_new_tokens=10, do_sample=False, prefix=prefix) == expected
     assert len({tuple(text) for text in expected}) == len(PROMPTS)  # the prompts matter
     assert sum(len(set(text)) > 2 for text in expected) > 1  # and so does what was written
 
@@ -76,12 +79,12 @@ def test_a_text_ends_with_its_end_token_and_the_others_go_on():
     assert not any(2 in text for text in texts)
     cut = [text[: text.index(end) + 1] if end in text else text for text in texts]
     assert {len(text) for text in cut} > {10}  # some end, some do not
-    settings = {"max_new_tokens": 10, "temperature": 0}
+    settings = {"max_new_tokens": 10, "do_sample": False}
     assert generate(model, params, PROMPTS, eos_id=end, **settings) == cut
     assert generate(model, params, PROMPTS, eos_id=[2, end], pad_id=end, **settings) == cut
     firsts = sorted({text[0] for text in texts})
     assert generate(model, params, PROMPTS, eos_id=firsts, **settings) == [text[:1] for text in texts]
-    assert generate(model, params, PROMPTS, max_new_tokens=1, temperature=0) == [text[:1] for text in texts]
+    assert generate(model, params, PROMPTS, max_new_tokens=1, do_sample=False) == [text[:1] for text in texts]
     assert generate(model, params, [], max_new_tokens=1) == []
 
 
@@ -108,21 +111,19 @@ LOGITS = np.asarray([1.0, 0.2, -0.5, 2.0, 0.0, -1.0, 1.5, 0.7])
         ({"top_p": 1.0}, [0, 1, 2, 3, 4, 5, 6, 7]),
         # Of the three kept by top_k, the first two hold .81 of what they hold together.
         ({"top_k": 3, "top_p": 0.8}, [3, 6]),
+        # A tenth of .38 is less likely than all but tokens 2 and 5.
+        ({"min_p": 0.1}, [0, 1, 3, 4, 6, 7]),
+        ({"min_p": 0.1, "top_k": 4, "temperature": 0.5}, [0, 3, 6]),
+        ({"top_k": 0}, [0, 1, 2, 3, 4, 5, 6, 7]),
     ],
 )
 def test_samples_follow_their_distribution(settings, kept):
     temperature = settings.get("temperature", 1.0)
     weight = np.exp(LOGITS / temperature) * np.isin(np.arange(8), kept)
     probs = weight / weight.sum()
-    keys = jax.random.split(jax.random.key(0), 4000)
     logits = jnp.tile(jnp.asarray(LOGITS, jnp.float32)[None], (4000, 1))
-    drawn = np.asarray(
-        jax.jit(sample_token, static_argnums=2)(logits, keys, Generation(**({"temperature": 1.0} | settings)))
-    )
-    assert drawn.dtype == np.int32
-    assert chi_squared(drawn, probs) < 29.9  # 7 degrees of freedom at most: p = 1e-4
-    cold = sample_token(logits[:1], keys[:1], Generation(top_k=settings.get("top_k"), top_p=settings.get("top_p")))
-    assert cold.tolist() == [3]
+    drawn = jax.random.categorical(jax.random.key(0), warp(logits, Generation(**settings)))
+    assert chi_squared(np.asarray(drawn), probs) < 29.9  # 7 degrees of freedom at most: p = 1e-4
 
 
 def test_the_first_tokens_of_samples_follow_the_model():
@@ -159,13 +160,13 @@ def test_samples_depend_on_index_and_seed_not_on_the_batch():
 def test_lengths_and_rows_are_rounded_so_that_few_shapes_compile():
     model = causal("gpt2")
     params = weights(model)
-    generate(model, params, PROMPTS, max_new_tokens=7, temperature=0)
-    before = generate_batch._cache_size()
+    generate(model, params, PROMPTS, max_new_tokens=7, do_sample=False)
+    before = run._cache_size()
     for prompts, num in ((PROMPTS[:3], 16), (PROMPTS, 1), ([[1] * 9, [2], [3]], 12)):
-        assert [len(text) for text in generate(model, params, prompts, max_new_tokens=num, temperature=0)] == (
+        assert [len(text) for text in generate(model, params, prompts, max_new_tokens=num, do_sample=False)] == (
             [num] * len(prompts)
         )
-    assert generate_batch._cache_size() == before
+    assert run._cache_size() == before
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_a_prompt_may_fill_the_positions_to_the_last():
     model = causal("gpt2")  # of 24 positions
     params = weights(model)
     prompt = list(range(4, 26))
-    assert generate(model, params, [prompt], max_new_tokens=2, temperature=0) == [greedily(model, params, prompt, 2)]
+    assert generate(model, params, [prompt], max_new_tokens=2, do_sample=False) == [greedily(model, params, prompt, 2)]
 
 
 def test_text_in_bfloat16_is_text():
@@ -207,8 +208,15 @@ def test_text_in_bfloat16_is_text():
         ([[4, 64]], {}, r"prompt 0 has a token outside the model's vocabulary of 64"),
         ([[4, -1]], {}, r"prompt 0 has a token outside"),
         ([[4]], {"max_new_tokens": 0}, r"max_new_tokens=0: expected at least 1"),
-        ([[4]], {"temperature": -0.1}, r"temperature=-0\.1: expected 0 or more"),
-        ([[4]], {"top_k": 0}, r"top_k=0: expected at least 1"),
+        ([[4]], {"temperature": 0.0}, r"temperature=0\.0: expected more than 0 \(do_sample=false"),
+        ([[4]], {"top_k": -1}, r"top_k=-1: expected 0 \(all tokens\) or more"),
+        ([[4]], {"min_p": 1.5}, r"min_p=1\.5: expected from 0 to 1"),
+        ([[4]], {"num_return_sequences": 2, "do_sample": False}, r"expected do_sample=true or num_beams of at least"),
+        ([[4]], {"num_return_sequences": 3, "num_beams": 2}, r"=3: expected at most num_beams=2"),
+        ([[4]], {"min_new_tokens": 6}, r"min_new_tokens=6: expected at most max_new_tokens=5"),
+        ([[4]], {"eos_id": 64}, r"eos_token_id: 64 is outside the model's vocabulary of 64"),
+        ([[4]], {"bad_words": ((4, 64),)}, r"bad_words: 64 is outside"),
+        ([[4] * 9], {"max_new_tokens": None, "max_length": 9}, r"prompt 0 has 9 tokens: expected fewer than"),
         ([[4]], {"top_p": 0.0}, r"top_p=0\.0: expected more than 0 and at most 1"),
         ([[4]], {"top_p": 1.1}, r"top_p=1\.1: expected more than 0 and at most 1"),
     ],
@@ -236,3 +244,46 @@ def test_nothing_reads_the_cache_beyond_what_was_written():
     step = jax.jit(lambda p, t, s, q, c: model.decode(p, t, s, q, c)[0].logits(), compiler_options=FAST)
     arrays = (jnp.asarray([PROMPTS[1]], jnp.int32), jnp.ones((1, 5), jnp.int32), jnp.arange(5, dtype=jnp.int32)[None])
     np.testing.assert_array_equal(step(params, *arrays, cache), step(params, *arrays, dirty))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1.3, "num_beams": 2},
+        pytest.param({"do_sample": False}, marks=pytest.mark.slow),
+        pytest.param({"do_sample": False, "num_beams": 3}, marks=pytest.mark.slow),
+    ],
+)
+def test_texts_that_retire_and_slots_that_are_refilled_change_nothing(settings):
+    """Twenty-two texts through four slots: the columns of the cache are shifted, too."""
+    model = causal("mistral")
+    params = weights(model, seed=3)
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(3, 64, length).tolist() for length in [*range(3, 9), 3, 3, 8, 4, 5] * 2]
+    settings = {"max_new_tokens": 14, "eos_id": range(20, 40, 3), **settings}
+    apart = generate(model, params, prompts, batch_size=32, **settings)
+    together = generate(model, params, prompts, batch_size=4, **settings)
+    assert together == apart and len({len(text) for text in apart}) > 2
+
+
+def test_a_text_ends_with_the_token_that_completes_a_stop_string():
+    model = causal("gpt2")
+    params = weights(model, seed=3)
+    letters = [chr(ord("a") + i) for i in range(26)] + [chr(ord("A") + i) for i in range(26)] + list("0123456789")
+    tokenizer = train_tokenizer(["".join(letters[:58])], TokenizerTrainingConfig(type="char", family="gpt2"))
+    settings = {"max_new_tokens": 10, "do_sample": False}
+    texts = generate(model, params, PROMPTS, **settings)
+    spelled = [tokenizer.tokens(text) for text in texts]
+    # The last of one prompt and the first of its text; two tokens of another; nothing that is written.
+    across = tokenizer.tokens([PROMPTS[0][-1]])[0] + spelled[0][0]
+    stop = (across, "".join(spelled[1][3:5]), "§")
+
+    def cut(prompt: list[int], text: list[int]) -> list[int]:
+        for end in range(1, len(text) + 1):
+            if "".join(tokenizer.tokens([*prompt, *text[:end]])).endswith(stop):
+                return text[:end]
+        return text
+
+    expected = [cut(prompt, text) for prompt, text in zip(PROMPTS, texts, strict=True)]
+    assert len(expected[0]) == 1 and len(expected[1]) <= 5
+    assert generate(model, params, PROMPTS, stop=stop, tokenizer=tokenizer, **settings) == expected

@@ -142,7 +142,7 @@ def test_greedy_text_is_the_same(family, tmp_path, transformers):
     model, imported = load_checkpoint(tmp_path, "causal_lm")
     prompts = [text.tokens for text in examples(4, seed=5)]
     ours = generate(model, imported.params, prompts, Generation(max_new_tokens=12))
-    for prompt, text in zip(prompts, ours, strict=True):
+    for prompt, [(text, _)] in zip(prompts, ours, strict=True):
         expected = list(prompt)
         for _ in range(12):  # the model alone, without its generation code and cache
             with torch.no_grad():

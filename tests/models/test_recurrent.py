@@ -202,7 +202,7 @@ def test_generation_continues_with_the_likeliest_tokens():
     params = weights(model)
     prompts = [text.tokens for text in examples(3, seed=6, longest=6)]
     written = generate(model, params, prompts, Generation(max_new_tokens=4))
-    for prompt, new in zip(prompts, written, strict=True):
+    for prompt, [(new, _)] in zip(prompts, written, strict=True):
         text = Example(prompt + new, [])
         logits = token_logits(model, params, rows([[text._replace(token_types=[0] * len(text.tokens))], [], []]))[0]
         assert new == logits[len(prompt) - 1 : len(text.tokens) - 1].argmax(-1).tolist()

@@ -1,0 +1,117 @@
+"""How a model writes: the section over generation_config.json over defaults, and the file of an export."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from helpers.tiny_models import tiny
+from pydantic import ValidationError
+
+from jaxlm.config.generation import GenerationConfig
+from jaxlm.config.schema import Config
+from jaxlm.errors import UserError
+from jaxlm.hf.checkpoint import HFCheckpoint
+from jaxlm.models import FAMILIES
+from jaxlm.setup.generation import generation_json, make_generation
+from jaxlm.tokenizer.config import TokenizerTrainingConfig
+from jaxlm.tokenizer.training import train_tokenizer
+
+FILE = {
+    "num_beams": 4, "length_penalty": 2.0, "max_length": 20, "min_length": 5, "no_repeat_ngram_size": 3,
+    "early_stopping": True, "eos_token_id": [2, 7], "forced_eos_token_id": 2, "bad_words_ids": [[5], [6, 7]],
+    "transformers_version": "5.0", "typical_p": 0.9,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["a fox in"], TokenizerTrainingConfig(type="char", family="llama"))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    config = {"model_type": "llama", **FAMILIES["llama"].to_hf(tiny("llama").config)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return HFCheckpoint(tmp_path)
+
+
+def say(checkpoint: HFCheckpoint, text: str) -> HFCheckpoint:
+    (checkpoint.directory / "generation_config.json").write_text(text)
+    return HFCheckpoint(checkpoint.directory)
+
+
+def config(**generation) -> Config:
+    return Config(name="x", seed=3, generation=GenerationConfig(**generation))
+
+
+def test_defaults_are_those_of_transformers(tokenizer, checkpoint):
+    settings = make_generation(config(), tokenizer, None).limited(64)
+    assert (settings.max_new_tokens, settings.do_sample, settings.top_k, settings.temperature) == (64, False, 50, 1.0)
+    assert settings.eos_ids == (tokenizer.eos_id,) and settings.seed == 3
+    assert json.loads(generation_json(settings, {"pad_token_id": 1})) == {
+        "pad_token_id": 1, "eos_token_id": tokenizer.eos_id, "max_new_tokens": 64,
+    }  # fmt: skip
+
+
+def test_the_section_goes_before_the_file(tokenizer, checkpoint, caplog):
+    said = say(checkpoint, json.dumps(FILE))
+    settings = make_generation(config(), tokenizer, said)
+    assert (settings.max_new_tokens, settings.max_length, settings.min_length) == (None, 20, 5)
+    assert (settings.num_beams, settings.early_stopping, settings.eos_ids) == (4, True, (2, 7))
+    assert settings.bad_words == ((5,), (6, 7)) and settings.forced_eos_id == 2
+    assert "typical_p=0.9 is not supported" in caplog.text
+    changed = make_generation(
+        config(num_beams=1, max_new_tokens=9, eos_token_id=5, bad_words=("fox",), seed=8, stop_strings=("x",)),
+        tokenizer, said,
+    )  # fmt: skip
+    assert (changed.num_beams, changed.max_new_tokens, changed.max_length, changed.seed) == (1, 9, None, 8)
+    assert (changed.eos_ids, changed.no_repeat_ngram_size, changed.stop) == ((5,), 3, ("x",))
+    fox = tuple(map(int, tokenizer.encode(["fox"], special_tokens=False)[0][0].ids))
+    assert fox in changed.bad_words and (6, 7) in changed.bad_words
+
+
+def test_without_the_file_config_json_says_it(tokenizer, checkpoint):
+    path = checkpoint.directory / "config.json"
+    path.write_text(json.dumps(checkpoint.config | {"num_beams": 6, "no_repeat_ngram_size": 2, "max_length": 20}))
+    settings = make_generation(config(), tokenizer, HFCheckpoint(checkpoint.directory))
+    assert (settings.num_beams, settings.no_repeat_ngram_size, settings.max_length) == (6, 2, 20)
+    assert make_generation(config(), tokenizer, say(checkpoint, "{}")).num_beams == 1
+
+
+def test_an_export_is_read_back(tokenizer, checkpoint):
+    settings = make_generation(
+        config(do_sample=True, top_p=0.9, num_return_sequences=2, min_new_tokens=3, stop_strings=("a", "b")),
+        tokenizer, say(checkpoint, json.dumps(FILE)),
+    )  # fmt: skip
+    text = generation_json(settings, checkpoint.config)
+    assert make_generation(config(), tokenizer, say(checkpoint, text)) == settings
+    assert "top_k" not in json.loads(text) and json.loads(text)["forced_eos_token_id"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", r"generation_config\.json: expected a JSON object, found \[\]"),
+        ("{", r"generation_config\.json: expected a JSON object"),
+        ('{"num_beams": "4"}', r"num_beams: expected a whole number of 0 or more, found \"4\""),
+        ('{"length_penalty": [1]}', r"length_penalty: expected a number"),
+        ('{"early_stopping": 1}', r"early_stopping: expected true, false or never"),
+        ('{"bad_words_ids": [5]}', r"bad_words_ids: expected a list of lists of token ids"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(text, message, tokenizer, checkpoint):
+    with pytest.raises(UserError, match=message):
+        make_generation(config(), tokenizer, say(checkpoint, text))
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"max_new_tokens": 0}, {"temperature": 0}, {"top_p": 0}, {"num_beams": 0}, {"early_stopping": "always"},
+        {"stop_strings": ("",)}, {"bad_words_ids": ((),)}, {"max_new_tokens": 4, "min_new_tokens": 5},
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(section):
+    with pytest.raises(ValidationError):
+        GenerationConfig(**section)
