@@ -164,7 +164,7 @@ def _write(rows: Rows, logits: jax.Array, fixed: Fixed, plan: Plan) -> tuple[Row
     return extend_beams(rows, logits, fixed.key, plan.settings, fixed.stops)
 
 
-def _encode(model: Any, params: Any, tokens: jax.Array, inside: jax.Array) -> Any:
+def _encode(model: Model, params: Any, tokens: jax.Array, inside: jax.Array) -> Any:
     positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None] * inside
     return model.encode(params, tokens, inside, positions)
 
