@@ -75,8 +75,8 @@ def test_every_mistake_is_reported_at_its_line(refused):
             "c.yaml:10: optimizer.warmup: expected number >= 0, found Infinity",
             'c.yaml:12: task.text: expected text or list of 2 texts, found ["a", "b", "c"]',
             "c.yaml:13: unknown key learning_rate; did you mean optimizer.learning_rate?",
-            "c.yaml:14: unknown key epocs; known keys: name, seed, model, task, data, optimizer, train, mesh, "
-            "checkpoint, logging",
+            "c.yaml:14: unknown key epocs; known keys: name, seed, model, task, data, optimizer, generation, train, "
+            "mesh, checkpoint, logging",
             "c.yaml:16: data.train: expected exactly one of path, rows, tfds, builtin, mixture; found path, tfds",
             "c.yaml:17: data.validation.rows.0: expected data.validation.rows to be list of mappings or null, found 1",
             'c.yaml:18: data.packing: expected true or false, found "no"',
