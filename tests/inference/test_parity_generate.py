@@ -131,7 +131,7 @@ def test_texts_are_those_of_transformers(models, case):
             assert set(text[len(own.tokens) :]) <= {0, ENDS[0]}  # what fills the row
             assert own.score is None or own.score == pytest.approx(score, abs=1e-4)
             lengths.add(len(own.tokens))
-    assert case or len(lengths) > 2
+    assert case or len(lengths) > 1
 
 
 @pytest.mark.parametrize("settings", [
