@@ -7,6 +7,7 @@ import json
 import logging
 from pathlib import Path
 
+from jaxlm.bench.suites import SUITES
 from jaxlm.console import printable
 from jaxlm.errors import UserError
 from jaxlm.files import sha256
@@ -167,45 +168,4 @@ _OPTIONS_OF_TYPES = {
 
 
 def bench(options: argparse.Namespace) -> None:
-    if options.suite == "corpus":
-        from jaxlm.bench.corpus import bench_corpus
-
-        print(bench_corpus(gigabytes=options.gigabytes))
-        return
-    if options.suite == "evaluation":
-        from jaxlm.bench.evaluation import bench_evaluation
-
-        print(bench_evaluation(rows=options.rows))
-        return
-    if options.suite == "scaling":
-        from jaxlm.bench import scaling
-
-        shared = {"steps": options.steps, "warmup": options.warmup}
-        if options.worker:
-            print(json.dumps(scaling.measure(options.preset, **shared)))
-        else:
-            print(scaling.bench_scaling(rounds=options.rounds, **shared))
-        return
-    if options.suite == "config":
-        from jaxlm.bench import config_speed
-
-        if options.config is None:
-            raise UserError("--suite config: needs --config FILE")
-        shared = {"steps": options.steps, "warmup": options.warmup}
-        if options.worker:
-            print(json.dumps(config_speed.measure(Path(options.config), seed=options.seed, **shared)))
-        else:
-            print(config_speed.bench_config(Path(options.config), rounds=options.rounds, peer=options.peer, **shared))
-        return
-    from jaxlm.bench import finetune
-
-    for name in ("model", "train"):
-        if not Path(getattr(options, name)).exists():
-            raise UserError(f"--{name}: no {getattr(options, name)}; see docs/data.md for where to get it")
-    shared = {"steps": options.steps, "warmup": options.warmup, "dtype": options.dtype}
-    if options.worker:
-        batches = {"packing": not options.no_packing, "order": options.order, "seed": options.seed}
-        figures = finetune.measure(options.model, options.train, **batches, **shared)
-        print(json.dumps(figures))
-        return
-    print(finetune.bench(options.model, options.train, rounds=options.rounds, peer=options.peer, **shared))
+    SUITES[options.suite](options)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from jaxlm import commands
+from jaxlm.bench.suites import SUITES
 
 
 def _mark(text: str) -> str:
@@ -121,13 +122,19 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-sentences", type=_positive, metavar="N", help="unigram, bpe: most pieces to learn from")
 
     sub = command(
-        "bench", commands.bench, "Speed of fine-tuning, of a corpus, of fake devices; memory of an evaluation."
+        "bench", commands.bench, "Speed of fine-tuning, generation, a corpus, fake devices; memory of an evaluation."
     )
-    sub.add_argument("--suite", choices=("finetune", "config", "corpus", "evaluation", "scaling"), default="finetune")
+    sub.add_argument("--suite", choices=tuple(SUITES), default="finetune")
     sub.add_argument("--config", metavar="YAML", help="config: the run whose training steps are timed")
+    sub.add_argument("--input", metavar="JSONL", help='generation: rows of {"text": ...}')
+    sub.add_argument("--texts", type=_positive, default=500, help="generation: the first so many of them")
+    sub.add_argument("--num-beams", type=_positive, default=1, help="generation: 1 takes the likeliest token")
+    sub.add_argument("--max-new-tokens", type=_positive, default=64, help="generation: most tokens of a text")
     sub.add_argument("--rows", type=_positive, default=200_000, help="evaluation: rows of the split")
     sub.add_argument("--gigabytes", type=float, default=1.0, help="corpus: size of the text that is tokenized and read")
     sub.add_argument("--peer", action="store_true", help="the Transformers Trainer beside it (extra: parity)")
+    text = "config: network and tokenizer of the peer, where the config begins with random parameters"
+    sub.add_argument("--peer-model", metavar="HF_DIR", help=text)
     sub.add_argument("--model", default="models/minilm", metavar="HF_DIR")
     sub.add_argument("--train", default="data/classification/sst2/train.tsv", metavar="TSV")
     sub.add_argument("--steps", type=int, default=50)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from jaxlm.config.loading import load_config
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
 
-_PEERS = {"tagging": "transformers_tagging.py", "question_answering": "transformers_question_answering.py"}
+_WRITERS = ("translation", "summarization", "text_to_text")
+_PEERS = {
+    "tagging": "transformers_tagging.py",
+    "question_answering": "transformers_question_answering.py",
+    **dict.fromkeys(_WRITERS, "transformers_seq2seq.py"),
+}
 
 
 def measure(path: Path, *, steps: int, warmup: int, seed: int) -> dict[str, Any]:
@@ -21,10 +27,12 @@ def measure(path: Path, *, steps: int, warmup: int, seed: int) -> dict[str, Any]
     return time_steps(load_config(path, overrides), steps=steps, warmup=warmup)
 
 
-def bench_config(path: Path, *, rounds: int, steps: int, warmup: int, peer: bool) -> str:
-    """Runs the contenders in turn, `rounds` times; returns a Markdown table of medians. Windows of long rows count as
-    an example each.
+def bench_config(path: Path, *, rounds: int, steps: int, warmup: int, peer: bool, peer_model: str | None = None) -> str:
+    """Runs the contenders in turn, `rounds` times; returns a Markdown table of medians: examples, of which windows of
+    long rows are one each; of encoder-decoders, tokens of targets.
 
+    Args:
+      peer_model: HF-format directory with the network and tokenizer of a config that begins with random parameters.
     Raises:
       UserError: no such config, or a peer was asked for that its task has not.
       RunFailure: a contender failed.
@@ -32,30 +40,41 @@ def bench_config(path: Path, *, rounds: int, steps: int, warmup: int, peer: bool
     own = [sys.executable, "-m", "jaxlm", "bench", "--suite", "config", "--config", str(path), "--worker"]
     contenders = {"jaxlm": (own, steps)}
     if peer:
-        contenders["Trainer"] = (_peer(load_config(path)), steps + warmup)  # it counts its warm-up in
+        contenders["Trainer"] = (_peer(load_config(path), peer_model), steps + warmup)  # it counts its warm-up in
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name, (command, total) in contenders.items():
             counts = ["--steps", str(total), "--warmup", str(warmup), "--seed", str(number)]
             results[name].append(run_measurement([*command, *counts], plain_environ()))
-    return speed_table(results)
+    return speed_table(
+        results, unit="target_tokens" if "target_tokens_per_second" in results["jaxlm"][0] else "examples"
+    )
 
 
-def _peer(config: Config) -> list[str]:
+def _peer(config: Config, peer_model: str | None) -> list[str]:
     """The command of the Trainer on the settings of a config."""
     kind = config.task.kind
     if kind not in _PEERS:
         raise UserError(f"--peer: task.kind={kind} has no peer; expected one of {', '.join(_PEERS)}")
-    train = config.data.train
-    if config.model.init is None or train is None or not isinstance(train.path, str):
-        raise UserError("--peer: expected model.init, an HF-format directory or hub id, and one file in data.train")
+    model, train = config.model.init or peer_model, config.data.train
+    if model is None:
+        raise UserError("--peer: this config begins with random parameters; expected --peer-model HF_DIR beside it")
+    path = None if train is None else train.path
+    if not isinstance(path, str) and not (isinstance(path, Mapping) and len(path) == 2):
+        raise UserError("--peer: expected one file in data.train, or two of parallel texts")
     options = {
-        "model": config.model.init,
-        "train": train.path,
+        "model": model,
         "max-length": config.data.max_length,
         "batch-size": config.train.batch_size,
         "learning-rate": config.optimizer.learning_rate,
         "weight-decay": config.optimizer.weight_decay,
     }
+    options |= (
+        {"train": path} if isinstance(path, str) else dict(zip(("train", "train-target"), path.values(), strict=True))
+    )
+    if prefix := getattr(config.task, "prefix", ""):
+        options["prefix"] = prefix
     given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    if config.model.init is None:
+        given.append("--random-weights")
     return [sys.executable, str(peer_script(_PEERS[kind])), "--json", *given]

@@ -53,18 +53,24 @@ def peer_script(name: str) -> Path:
     return path
 
 
-def speed_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def speed_table(results: Mapping[str, Sequence[Mapping[str, Any]]], unit: str = "examples") -> str:
     """A Markdown table of contenders by name, each with its measurements in the order of the rounds; the first is what
-    the others are compared with."""
-    speeds = {name: [run["examples_per_second"] for run in runs] for name, runs in results.items()}
+    the others are compared with.
+
+    Args:
+      unit: what is counted: measurements have `<unit>_per_second`.
+    """
+    speeds = {name: [run[f"{unit}_per_second"] for run in runs] for name, runs in results.items()}
     base = next(iter(speeds.values()))
-    lines = [
-        "| | examples/s: min, median, max | padding | first row / this, median of rounds |",
-        "|---|---|---|---|",
-    ]
+    titles = ["", f"{unit.replace('_', ' ')}/s: min, median, max", "first row / this, median of rounds"]
+    pads = all("padding_share" in run for runs in results.values() for run in runs)
+    if pads:
+        titles.insert(2, "padding")
+    lines = [f"| {' | '.join(titles).lstrip()} |", "|---" * len(titles) + "|"]
     for name, values in speeds.items():
         ratio = statistics.median(ours / other for ours, other in zip(base, values, strict=True))
-        padding = statistics.median(run["padding_share"] for run in results[name])
-        low, middle, high = min(values), statistics.median(values), max(values)
-        lines.append(f"| {name} | {low:.1f}, {middle:.1f}, {high:.1f} | {padding:.1%} | {ratio:.2f} |")
+        cells = [name, f"{min(values):.1f}, {statistics.median(values):.1f}, {max(values):.1f}", f"{ratio:.2f}"]
+        if pads:
+            cells.insert(2, f"{statistics.median(run['padding_share'] for run in results[name]):.1%}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

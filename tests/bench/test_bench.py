@@ -10,6 +10,9 @@ from helpers.finetuning_runs import FILLER, WORDS, rows, run
 from helpers.hf_folders import write_checkpoint
 from helpers.tiny_models import tiny
 
+from jaxlm.tokenizer.config import TokenizerTrainingConfig
+from jaxlm.tokenizer.training import train_tokenizer
+
 EXAMPLES = 96
 
 
@@ -64,3 +67,21 @@ def test_the_training_of_a_config(job, tmp_path, capsys):
     assert "task.kind=classification has no peer; expected one of tagging" in capsys.readouterr().err
     assert run("bench", "--suite", "config") == 2
     assert "--suite config: needs --config FILE" in capsys.readouterr().err
+
+
+def test_texts_that_a_model_writes(tmp_path, capsys):
+    folder, texts = tmp_path / "writer", tmp_path / "texts.jsonl"
+    model = tiny("gpt2")
+    config = {"model_type": "gpt2", **model.family.to_hf(model.config), "eos_token_id": 0, "bos_token_id": 0}
+    write_checkpoint(folder, {**config, "architectures": ["GPT2LMHeadModel"]}, "causal_lm")
+    train_tokenizer(["a fox in the box"], TokenizerTrainingConfig(type="char", family="gpt2")).save(folder)
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a fox", "in", "the box")))
+    command = ["bench", "--suite", "generation", "--model", folder, "--max-new-tokens", 4, "--num-beams", 2, "--input"]
+    assert run(*command, texts, "--worker", "--texts", 2) == 0
+    figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert figures["texts_per_second"] == pytest.approx(2 / figures["seconds"])
+    texts.write_text('{"words": "a"}\n')
+    assert run(*command, texts) == 2
+    assert 'texts.jsonl: expected rows of {"text": ...}' in capsys.readouterr().err
+    assert run(*command, tmp_path / "absent") == 2
+    assert "--input: no file" in capsys.readouterr().err
