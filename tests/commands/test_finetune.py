@@ -191,6 +191,7 @@ NO_DROPOUT = {
 }
 
 
+@pytest.mark.slow
 def test_packing_accumulation_mesh_and_compilation_knobs_do_not_change_training(tmp_path):
     """Without dropout, the same examples in the same steps give the same losses and weights in any layout."""
     sections = {"model": NO_DROPOUT, "train": {"batch_size": 24, "epochs": 1}, "optimizer": {"learning_rate": 1e-3}}

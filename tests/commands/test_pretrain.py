@@ -54,7 +54,9 @@ def causal(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "replaced_tokens")) for kind in MODELS]
+)
 def test_every_objective_learns(request, tmp_path, kind):
     if kind in ("masked_lm", "causal_lm"):
         folder = request.getfixturevalue(kind.removesuffix("_lm"))

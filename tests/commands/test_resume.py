@@ -47,7 +47,7 @@ def results(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("command", ["finetune", "pretrain"])
+@pytest.mark.parametrize("command", [pytest.param("finetune", marks=pytest.mark.slow), "pretrain"])
 def test_killed_and_interrupted_runs_end_bit_identical(tmp_path, command):
     """Signals come at any moment of a step, an evaluation or a save; Ctrl-C saves by itself."""
     config, runs, rng = write(tmp_path, command), tmp_path / "runs", random.Random(7)
