@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
     encodes = AutoConfig.from_pretrained(args.model).is_encoder_decoder
     kind = AutoModelForSeq2SeqLM if encodes else AutoModelForCausalLM
-    model = kind.from_pretrained(args.model, dtype=dtype).eval()
+    model: Any = kind.from_pretrained(args.model, dtype=dtype).eval()
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     side = {} if encodes else {"padding_side": "left"}
     tokenizer = AutoTokenizer.from_pretrained(args.model, **side)

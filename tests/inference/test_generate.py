@@ -186,6 +186,25 @@ def test_a_mesh_changes_no_text(family, sizes):
     assert generate(model, placed, PROMPTS[:3], **settings) == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"do_sample": True, "temperature": 0.7}, {"num_beams": 2}])
+def test_a_mesh_changes_no_text_of_an_encoder_decoder(settings):
+    wanted = Generation(max_new_tokens=6, eos_ids=(1,), **settings)
+
+    def write(compute: ComputeConfig, place: bool) -> list[list[int]]:
+        model = Model(FAMILIES["t5"], tiny("t5").config, "seq2seq_lm", 0, compute)
+        params = weights(Model(model.family, model.config, "seq2seq_lm", 0, ComputeConfig()), seed=3)
+        if place:
+            params = jax.tree.map(lambda p, s: jax.device_put(p, s.sharding), params, model.shapes)
+        texts = generation.generate(model, params, [[0]] * len(PROMPTS), wanted, encoder_inputs=PROMPTS)
+        return [text[0].tokens for text in texts]
+
+    expected = write(ComputeConfig(), False)
+    rules = Rules(make_mesh("ddp", data=2, fsdp=2, tensor=2))
+    assert write(ComputeConfig(rules=rules), True) == expected
+    assert len({tuple(text) for text in expected}) > 1
+
+
 def test_a_prompt_may_fill_the_positions_to_the_last():
     model = causal("gpt2")  # of 24 positions
     params = weights(model)
