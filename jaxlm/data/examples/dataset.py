@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxlm.data.dataset import BatchLayout
 from jaxlm.data.examples.example import Example, Examples
-from jaxlm.data.examples.loader import TrainLoader, example_lengths, group_members
+from jaxlm.data.examples.loader import TrainLoader, group_members
 from jaxlm.data.examples.packing import Rows, build_batch, plan_rows
 from jaxlm.data.examples.shapes import choose_sizes, eval_shapes, round_up
+from jaxlm.data.examples.streams import streams_of
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
 
@@ -54,7 +55,8 @@ class RowDataset:
         examples, multiple = self.split.examples, layout.share.num_shards
         if not examples:
             return iter(())
-        lengths = example_lengths(examples)
+        streams = streams_of(examples, layout.row_length or layout.max_length)
+        lengths = streams.columns
         shapes = eval_shapes(
             lengths,
             max_length=layout.max_length,
@@ -79,19 +81,30 @@ class RowDataset:
             row_lengths = [next(size for size in sizes if size >= need) for need in needs]
         local = layout.share.rows(num_rows)
         return (
-            self._batch(examples, [batch[i] if i < len(batch) else [] for i in local], length, slots, layout)
+            self._batch(
+                examples,
+                [batch[i] if i < len(batch) else [] for i in local],
+                streams.row_lengths(length),
+                slots,
+                layout,
+            )
             for batch, length in zip(batches, row_lengths, strict=True)
         )
 
     def _batch(
-        self, examples: Sequence[Example], rows: Rows, row_length: int, slots: int, layout: BatchLayout
+        self,
+        examples: Sequence[Example],
+        rows: Rows,
+        row_lengths: Mapping[str, int],
+        slots: int,
+        layout: BatchLayout,
     ) -> Batch:
         return build_batch(
             examples,
             rows,
             self.fields,
             num_rows=len(rows),
-            row_lengths={"": row_length},
+            row_lengths=row_lengths,
             slots=slots,
             pad_id=layout.pad_id,
             groups=self.split.grouped,

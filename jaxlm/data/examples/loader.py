@@ -15,6 +15,7 @@ from jaxlm.data.examples.example import Example
 from jaxlm.data.examples.order import Order, epoch_order, make_order
 from jaxlm.data.examples.packing import Rows, build_batch, fill_rows, plan_rows
 from jaxlm.data.examples.shapes import Shapes, choose_shapes, members_of, token_shapes
+from jaxlm.data.examples.streams import DECODER, example_lengths, streams_of
 from jaxlm.data.resumable import ResumableBatches, batches_by_step
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
@@ -109,7 +110,8 @@ class TrainLoader(ResumableBatches):
     def __init__(self, examples: Sequence[Example], fields: Sequence[Field], layout: BatchLayout) -> None:
         layout.train_share.rows(layout.train_multiple)  # shows now if it does not divide
         self._examples, self._fields, self._layout = examples, fields, layout
-        self._lengths = lengths = example_lengths(examples)
+        self._streams = streams_of(examples, layout.row_length or layout.max_length)
+        self._lengths = lengths = self._streams.columns
         self._members = members = group_members(examples)
         shaped: dict[str, Any] = {
             "max_length": layout.max_length,
@@ -168,7 +170,7 @@ class TrainLoader(ResumableBatches):
             local,
             self._fields,
             num_rows=len(local),
-            row_lengths={"": row_length},
+            row_lengths=self._streams.row_lengths(row_length),
             slots=self.shapes.slots,
             pad_id=self._layout.pad_id,
             groups=self._members is not None,
@@ -176,12 +178,7 @@ class TrainLoader(ResumableBatches):
 
     def _padding_share(self) -> float:
         shapes = [self._shape(self._plan.rows(step)) for step in range(self.steps_per_epoch)]
-        return 1 - int(self._lengths.sum()) / sum(rows * length for rows, length in shapes)
-
-
-def example_lengths(examples: Sequence[Example]) -> np.ndarray:
-    """int64 [len(examples)]: tokens of each."""
-    return np.fromiter((len(example.tokens) for example in examples), np.int64, len(examples))
+        return 1 - self._streams.tokens / sum(rows * self._streams.cells(length) for rows, length in shapes)
 
 
 def group_members(examples: Sequence[Example]) -> list[np.ndarray] | None:
@@ -201,7 +198,8 @@ def _digest(examples: Sequence[Example], fields: Sequence[Field]) -> str:
     digest.update(np.asarray([(example.row, example.group) for example in examples], np.int64).tobytes())
     digest.update(np.asarray([example.weight for example in examples], np.float64).tobytes())
     digest.update(repr(fields).encode())
-    for name in ("tokens", *(field.name for field in fields)):
+    targets = [f"{DECODER}tokens"] if examples and f"{DECODER}tokens" in examples[0].arrays else []
+    for name in ("tokens", *targets, *(field.name for field in fields)):
         for example in examples:
             digest.update(np.ascontiguousarray(example.arrays[name]).tobytes())
     return digest.hexdigest()
