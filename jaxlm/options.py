@@ -76,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--quoting", choices=("true", "false"), help="whether double quotes enclose fields")
     sub.add_argument(
         "--format",
-        choices=("jsonl", "csv", "tsv", "parquet", "conll", "squad"),
+        choices=("jsonl", "csv", "tsv", "parquet", "conll", "squad", "text"),
         help="of an input whose name does not tell",
     )
     sub.add_argument(

@@ -21,7 +21,15 @@ from jaxlm.tasks import TASKS
 from jaxlm.tasks.records import Context
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-GUIDES = ("classification", "tagging", "question_answering", "embeddings", "multiple_choice")
+GUIDES = (
+    "classification",
+    "tagging",
+    "question_answering",
+    "embeddings",
+    "multiple_choice",
+    "translation",
+    "summarization",
+)
 KEYS = {key for key, _ in walk()} | {"mesh.devices"}  # the latter is an option of dry runs (docs/design.md)
 COMMANDS = "finetune|pretrain|evaluate|predict|convert|train_tokenizer"
 SECTIONS = "model|task|data|optimizer|train|mesh|checkpoint|logging"

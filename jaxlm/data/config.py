@@ -13,8 +13,9 @@ from jaxlm.section import Section
 class SourceConfig(Section):
     """Where one split comes from: exactly one of `path`, `rows`, `tfds`, `builtin`, `mixture`."""
 
-    path: LocalPath | tuple[LocalPath, ...] | None = None
-    """A file, relative to where the command runs; in pretraining also glob patterns, and lists of them."""
+    path: LocalPath | tuple[LocalPath, ...] | dict[str, LocalPath] | None = None
+    """A file, relative to where the command runs; in pretraining also glob patterns, and lists of them. Of parallel
+    texts, a file to a column, `{en: train.en, de: train.de}`, whose lines belong together."""
     rows: tuple[dict[str, Any], ...] | None = None
     """The rows themselves, each a mapping of column names to values."""
     tfds: str | None = None
@@ -56,6 +57,8 @@ class SourceConfig(Section):
         given = [k for k in kinds if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"expected exactly one of {', '.join(kinds)}; found {', '.join(given) or 'none'}")
+        if self.path == {}:
+            raise ValueError("path: expected a file to each column, found none")
         if self.mixture is not None and any(part.mixture is not None for part in self.mixture):
             raise ValueError("expected sources in a mixture, found another mixture")
         return self
@@ -92,6 +95,8 @@ class DataConfig(Section):
     the positives, or `text`."""
     max_length: int = Field(default=128, gt=0)
     """Longest example in tokens, special tokens included; in pretraining, the length of every row."""
+    max_target_length: int | None = Field(default=None, gt=0)
+    """Tasks that write: longest target in tokens, special tokens included; absent: as `max_length`."""
     concat_documents: bool = False
     """Pretraining: cut rows from the documents laid end to end, attention crossing from one into the next; false:
     documents stay whole where they fit a row, several to a row, kept apart by segment masks."""

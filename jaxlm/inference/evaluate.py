@@ -17,7 +17,7 @@ _KEPT = {"columns", "rename", "quoting", "encoding", "format", "documents", "sep
 """How the run's own files are read, so that a file of the same kind is read likewise."""
 _OF_THE_HEAD = ("task.kind", "task.problem", "task.labels")
 _OF_TRAINING = ("name", "optimizer", "train", "checkpoint")
-_UNREAD = ("task.samples", "task.z_loss", "task.baselines", "data.batch_order", "data.clean.leaks")
+_UNREAD = ("task.samples", "task.z_loss", "task.baselines", "task.eval", "data.batch_order", "data.clean.leaks")
 """Beginnings of other keys that only training reads."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -59,29 +59,42 @@ class Evaluator:
     def _step(self) -> Callable[[Any, Any, Mapping[str, jax.Array]], Outputs]:
         return jax.jit(make_eval_step(self.apply, self.task.measure))
 
-    def evaluate(self, params: Any, frozen: Any, dataset: Dataset) -> Evaluation:
+    def evaluate(self, params: Any, frozen: Any, dataset: Dataset, written: int | None = None) -> Evaluation:
         """Scores a split; the same on every process.
 
         Args:
           params, frozen: as `apply` takes them.
+          written: of a task that writes, how many rows are written and answered, the first; None: all.
         Raises:
           RunFailure: an output is not finite.
         """
         sums: dict[str, float] = {}
-        answers = tuple(answer for _, answer in sorted(self.answers(params, frozen, dataset, sums), key=_row_number))
+        found = self.answers(params, frozen, dataset, sums, written)
+        answers = tuple(answer for _, answer in sorted(found, key=_row_number))
         return Evaluation(self.task.scores(sums, answers, dataset), answers, sums)
 
     def answers(
-        self, params: Any, frozen: Any, dataset: Dataset, sums: dict[str, float] | None = None
+        self,
+        params: Any,
+        frozen: Any,
+        dataset: Dataset,
+        sums: dict[str, float] | None = None,
+        written: int | None = None,
     ) -> Iterator[tuple[int, Answer]]:
         """Yields (row of the table, answer) as rows are complete.
 
         Args:
-          sums: `Outputs.sums` are added up here.
+          sums: `Outputs.sums` are added up here, of all rows; None: they are not asked for.
+          written: as in `evaluate`.
         """
         examples = dataset.examples()
         generation = self.task.generation
         if examples is not None and generation is not None:
+            if sums is not None:
+                for _ in self._outputs(params, frozen, dataset, sums):
+                    pass
+            if written is not None:
+                examples = replace(examples, examples=examples.examples[:written])
             yield from self._assemble(examples, self._generated(params, examples, generation))
             return
         outputs = self._outputs(params, frozen, dataset, {} if sums is None else sums)
@@ -150,10 +163,13 @@ class Evaluator:
         self, params: Any, split: Examples, generation: Generation
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yields (example, what the model writes after its prompt), some prompts at a time."""
-        prompts = [_prompt(example) for example in split.examples]
-        for start in range(0, len(prompts), GENERATED):
-            part = prompts[start : start + GENERATED]
-            written = generate(self.model, params, part, generation, pad_id=self.layout.pad_id, first_number=start)
+        for start in range(0, len(split.examples), GENERATED):
+            part = split.examples[start : start + GENERATED]
+            read = [example.tokens.tolist() for example in part] if self.model.family.is_encoder_decoder else None
+            written = generate(
+                self.model, params, [_prompt(example) for example in part], generation,
+                encoder_inputs=read, pad_id=self.layout.pad_id, first_number=start,
+            )  # fmt: skip
             for offset, texts in enumerate(written):
                 several = {"hypotheses": texts} if len(texts) > 1 else {}
                 yield start + offset, {"generated": np.asarray(texts[0].tokens, np.int32), **several}

@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 
 from jaxlm.config.schema import Config
 from jaxlm.data.config import SourceConfig
-from jaxlm.data.sources.files import check_file, file_format, named_format, open_rows, plain_suffix
+from jaxlm.data.sources.files import check_file, file_format, named_format, open_rows, plain_suffix, tells_format
+from jaxlm.data.sources.parallel_rows import read_parallel
 from jaxlm.data.sources.sources import read_jsonl_stream, rename_records
 from jaxlm.data.sources.text_files import Record
+from jaxlm.errors import UserError
 from jaxlm.parallel import processes
+from jaxlm.tasks import TASKS
 
 _KEPT = {"rename", "quoting", "encoding", "separator"}
 """How the run's own files are read, so that a file of the same kind is read likewise."""
@@ -29,7 +32,8 @@ class InputRows(NamedTuple):
 
 @contextmanager
 def open_input(path: str, config: Config, given: Mapping[str, Any] | None = None) -> Generator[InputRows, None, None]:
-    """Opens the rows of a file, or for "-" those of standard input.
+    """Opens the rows of a file, or for "-" those of standard input. A line of plain text is a row of the one column
+    that the task reads.
 
     Args:
       config: of the run; its test (else validation, else training) file tells encoding, quotes and names of columns.
@@ -45,12 +49,40 @@ def open_input(path: str, config: Config, given: Mapping[str, Any] | None = None
     if Path(path).stat().st_size == 0:
         yield InputRows(path, iter(()))
         return
+    if _is_plain_text(path, config, given or {}):
+        column, encoding = _only_column(config), str((given or {}).get("encoding") or "utf-8")
+        name, records = read_parallel({column: path}, encoding, "--input", lenient=True)
+        yield InputRows(name, records, (column,))
+        return
     source, kind = _source(path, config, {name: value for name, value in (given or {}).items() if value is not None})
     with ExitStack() as stack:
         reader = open_rows(Path(path), kind, source, "--input", stack, lenient=True)
         names = None if reader.columns is None else tuple(source.rename.get(name, name) for name in reader.columns)
         stack.enter_context(processes.collective_section())
         yield InputRows(reader.name, rename_records(reader.records, source.rename), names)
+
+
+def _is_plain_text(path: str, config: Config, given: Mapping[str, Any]) -> bool:
+    """Whether each line is a text: so it was said, or the run's own files are parallel and the name tells no format."""
+    like = next((s for s in (config.data.test, config.data.validation, config.data.train) if s is not None), None)
+    if given.get("format") is not None:
+        return given["format"] == "text"
+    return like is not None and isinstance(like.path, dict) and not tells_format(Path(path))
+
+
+def _only_column(config: Config) -> str:
+    """The column that the lines of plain text are rows of.
+
+    Raises:
+      UserError: the task reads several.
+    """
+    columns = TASKS[config.task.kind].input_columns(config.task, ())
+    if len(columns) != 1:
+        raise UserError(
+            f"--input: a line of plain text is one text, and the run reads the columns {', '.join(columns)}; expected "
+            "jsonl, csv, tsv or parquet"
+        )
+    return columns[0]
 
 
 def _source(path: str, config: Config, given: Mapping[str, Any]) -> tuple[SourceConfig, str]:

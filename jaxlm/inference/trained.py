@@ -124,7 +124,7 @@ def checkpoint_config(name: str, text: str | Sequence[str] | None) -> Config:
     return Config(
         name="predict",
         model=ModelConfig(init=name),
-        task=task.Config.model_validate({}) if columns is None else task.Config.of_texts(columns),
+        task=task.Config.of_checkpoint() if columns is None else task.Config.of_texts(columns),
         data=DataConfig(max_length=min(limits)),
     )
 

@@ -223,8 +223,13 @@ def _samples(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UserError(f"{path}: expected JSON lines; {error}. Delete the file") from None
     latest = sorted(rows, key=lambda row: -row["step"])[:_SAMPLES]
+    if not latest:
+        return None
+    if any("reference" in row for row in latest):
+        cells = [[row["step"], *(str(row.get(name, "")) for name in ("prompt", "text", "reference"))] for row in latest]
+        return _table(("Step", "Source", "Written", "Reference"), cells)
     cells = [[row["step"], str(row["prompt"]), str(row["text"])] for row in latest]
-    return _table(("Step", "Prompt", "Continuation"), cells) if cells else None
+    return _table(("Step", "Prompt", "Continuation"), cells)
 
 
 def _data_table(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 log = logging.getLogger("jaxlm")
 
+_SHAPE = b"\x12\x04\x12\x02\x08\x01"
+"""TensorProto.tensor_shape of one string."""
 _PREFIX = "events.out.tfevents."
 Row = tuple[int, float, Mapping[str, float]]
 """Step, time in seconds since 1970, and values by tag."""
@@ -56,6 +58,15 @@ class EventFile:
         except OSError as error:
             self._give_up(error)
 
+    def add_texts(self, step: int, wall_time: float, texts: Mapping[str, str]) -> None:
+        """Appends texts by tag, Markdown, which stand under TensorBoard's heading "Text"."""
+        if self._file < 0 or not texts:
+            return
+        try:
+            _write(self._file, _text_event(step, wall_time, texts))
+        except OSError as error:
+            self._give_up(error)
+
     def close(self) -> None:
         if self._file >= 0:
             with contextlib.suppress(OSError):
@@ -81,6 +92,21 @@ def _event(step: int, wall_time: float, values: Mapping[str, float]) -> bytes:
     items = b"".join(
         _bytes(1, _bytes(1, tag.encode("utf-8", "replace")) + b"\x15" + struct.pack("<f", _float32(value)))
         for tag, value in values.items()
+    )
+    return _record(_double(1, wall_time) + b"\x10" + _varint(step) + _bytes(5, items))
+
+
+def _text_event(step: int, wall_time: float, texts: Mapping[str, str]) -> bytes:
+    """As `_event`; a text is a tensor of strings (type 7), its place under "Text" the metadata of its value."""
+    plugin = _bytes(9, _bytes(1, _bytes(1, b"text")))  # SummaryMetadata.plugin_data.plugin_name
+    items = b"".join(
+        _bytes(
+            1,
+            _bytes(1, tag.encode())
+            + plugin
+            + _bytes(8, b"\x08\x07" + _SHAPE + _bytes(8, text.encode("utf-8", "replace"))),
+        )
+        for tag, text in texts.items()
     )
     return _record(_double(1, wall_time) + b"\x10" + _varint(step) + _bytes(5, items))
 

@@ -23,7 +23,7 @@ from jaxlm.console import printable, stderr_console
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.files import atomic_write
 from jaxlm.run.event_file import EventFile, Row
-from jaxlm.run.run_dir import METRICS, TENSORBOARD
+from jaxlm.run.run_dir import METRICS, SAMPLES, TENSORBOARD
 
 # How the values of a training step are shown, in this order; others go to the files only.
 _SHOWN: dict[str, Callable[[float], str]] = {
@@ -111,6 +111,8 @@ class Tracker:
             raise RunFailure(f"cannot write in {run_dir}: {error.strerror or error}") from error
         rows = (json.loads(line) for line in self._kept.values())
         self._board = EventFile(run_dir / TENSORBOARD, map(_event, rows)) if tensorboard else None
+        if self._board and resume_step:
+            self._restore_texts(run_dir / SAMPLES, resume_step)
         self._progress, self._bar = _progress_bar(self._console, resume_step, total_steps)
 
     def __enter__(self) -> Tracker:
@@ -138,6 +140,28 @@ class Tracker:
         names = [name for name in self._headlines if name in values] or [name for name in values if "/" not in name]
         shown = "  ".join(f"{name} {float(values[name]):.4f}" for name in names)
         self.log(f"step {step}/{self._total_steps}  {split}: {shown}")
+
+    def log_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Logs texts that a model wrote: {"prompt", "text"} each, and `reference` where there is one."""
+        if not self._enabled:
+            return
+        for sample in samples:
+            beside = f" (reference: {sample['reference']!r})" if "reference" in sample else ""
+            self.log(f"sample: {sample['prompt']!r} -> {sample['text']!r}{beside}")
+        if self._board:
+            self._board.add_texts(step, time.time(), _texts(samples))
+
+    def _restore_texts(self, path: Path, resume_step: int) -> None:
+        """Puts the samples of earlier steps into the new event file; lines that are damaged stay out of it."""
+        by_step: dict[int, list[dict[str, Any]]] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            for line in path.read_text("utf-8", errors="replace").split("\n"):
+                sample = json.loads(line or "{}")
+                if 0 <= int(sample.get("step", -1)) <= resume_step:
+                    by_step.setdefault(int(sample["step"]), []).append(sample)
+        for step, samples in by_step.items():
+            if self._board:
+                self._board.add_texts(step, time.time(), _texts(samples))
 
     def set_progress(self, step: int) -> None:
         """Moves the progress bar; cheap enough for every step."""
@@ -192,6 +216,18 @@ class Tracker:
         minutes, seconds = divmod(round(seconds), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _texts(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {f"samples/{number}": _markdown(sample) for number, sample in enumerate(samples, 1)}
+
+
+def _markdown(sample: Mapping[str, Any]) -> str:
+    """A sample as TensorBoard shows it: each text in a block of its own, since texts may hold any mark."""
+    names = (name for name in ("prompt", "text", "reference") if name in sample)
+    return "\n\n".join(
+        f"**{name}**\n\n" + "\n".join(f"    {line}" for line in str(sample[name]).split("\n")) for name in names
+    )
 
 
 def _event(row: Mapping[str, Any]) -> Row:

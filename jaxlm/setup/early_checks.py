@@ -40,7 +40,11 @@ def check_mesh(
         family, sizes, _ = sizes_of(config, checkpoint, None)
         sizes = override(sizes, kind.model_overrides(config.task))
         num_outputs = 0 if issubclass(kind, CorpusTask) else 2
-        on_mesh(Model(family, sizes, kind.head, num_outputs, make_compute(config.model, Rules())), config, devices)
+        on_mesh(
+            Model(family, sizes, kind.head_of(family.heads), num_outputs, make_compute(config.model, Rules())),
+            config,
+            devices,
+        )
 
 
 def check_batches(config: Config, rules: Rules, splits: Sequence[str]) -> None:

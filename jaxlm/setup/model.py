@@ -41,13 +41,15 @@ def build_model(
             f"{where}: the tokenizer has {tokenizer.vocab_size} ids, the model's vocab_size is {sizes.vocab_size}; "
             "they do not belong together"
         )
-    if config.data.max_length > sizes.max_positions:
+    key, longest = task.longest_row(config.data)
+    if longest > sizes.max_positions:
         raise UserError(
-            f"data.max_length={config.data.max_length}: the model has {sizes.max_positions} positions; set it to at "
-            f"most {sizes.max_positions}"
+            f"{key}={longest}: the model has {sizes.max_positions} positions; set it to at most {sizes.max_positions}"
         )
     return on_mesh(
-        Model(family, sizes, task.head, task.num_outputs, make_compute(config.model, Rules())), config, devices
+        Model(family, sizes, task.head_of(family.heads), task.num_outputs, make_compute(config.model, Rules())),
+        config,
+        devices,
     )
 
 

@@ -20,9 +20,9 @@ from jaxlm.objectives import Apply, without_frozen
 from jaxlm.parallel import processes
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.early_checks import check_batches, check_mesh
-from jaxlm.setup.generation import make_generation
+from jaxlm.setup.generation import check_room, make_generation
 from jaxlm.setup.layout import make_layout
-from jaxlm.setup.model import build_model, decoder_start_id, eos_ids
+from jaxlm.setup.model import build_model, decoder_start_id
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
 from jaxlm.tasks import TASKS
 from jaxlm.tasks.base import Task
@@ -113,26 +113,28 @@ def make_setup(
     model = build_model(config, task, tokenizer, checkpoint, devices=devices)
     check_batches(config, model.compute.rules, splits)
     datasets = {} if sources is None else task.datasets(sources)
+    check_room(task.generation, model, datasets)
     cleaned = sources.cleaned if isinstance(sources, TableSources) else {}
     return Setup(config, task, tokenizer, datasets, cleaned, model, checkpoint)
 
 
 def make_context(config: Config, tokenizer: Tokenizer, checkpoint: HFCheckpoint | None) -> Context:
     """What a task is made from."""
-    head = TASKS[config.task.kind].head
+    family = family_of(config, checkpoint)
+    head = TASKS[config.task.kind].head_of(family.heads)
     taken_over = checkpoint is not None and not config.model.new_head and checkpoint.head == head
     return Context(
         data=config.data,
         tokenizer=tokenizer,
         hf_config=checkpoint.head_config if checkpoint is not None and taken_over else None,
-        pool=family_of(config, checkpoint).pool,
+        pool=family.pool,
         label_smoothing=config.train.label_smoothing,
         batch_size=None if config.train.batch_tokens else config.train.batch_size,
         logits_chunk=config.model.chunk,
         seed=config.seed,
         decoder_start_id=decoder_start_id(config, checkpoint),
-        eos_ids=eos_ids(checkpoint),
         generation=make_generation(config, tokenizer, checkpoint),
+        head=head,
     )
 
 

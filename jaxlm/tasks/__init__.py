@@ -13,7 +13,10 @@ from jaxlm.tasks.prefix_lm import PrefixLM
 from jaxlm.tasks.question_answering import QuestionAnswering
 from jaxlm.tasks.replaced_tokens import ReplacedTokens
 from jaxlm.tasks.span_corruption import SpanCorruption
+from jaxlm.tasks.summarization import Summarization
 from jaxlm.tasks.tagging import Tagging
+from jaxlm.tasks.text_to_text import TextToText
+from jaxlm.tasks.translation import Translation
 
 
 def kind_of(task: type[Task]) -> str:
@@ -29,6 +32,9 @@ TASKS: dict[str, type[Task]] = {
         QuestionAnswering,
         MultipleChoice,
         Embedding,
+        TextToText,
+        Translation,
+        Summarization,
         CausalLM,
         PrefixLM,
         MaskedLM,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -41,11 +41,16 @@ class Task(ABC):
     unused_data_keys: ClassVar[tuple[str, ...]]
     """Keys of the section `data` that mean nothing to it."""
     head: ClassVar[str]
-    """Kind of the model's head, a key of `Family.heads`."""
+    """Kind of the model's head, a key of `Family.heads`; `head_of` may choose another."""
     predicts: ClassVar[bool] = True
     """Whether a trained model answers rows by itself."""
     vectors: ClassVar[bool] = False
     """Whether its predictions are vectors, which have files of their own."""
+
+    @classmethod
+    def head_of(cls, heads: Collection[str]) -> str:
+        """Returns the kind of head that it takes of those that a family has."""
+        return cls.head
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -61,6 +66,15 @@ class Task(ABC):
     def generation(self) -> Generation | None:
         """How answers are written token by token; None: they are read off one forward pass."""
         return None
+
+    @property
+    def written_rows(self) -> int | None:
+        """How many rows of a split are written at an evaluation during training; None: all of them."""
+        return None
+
+    def longest_row(self, data: DataConfig) -> tuple[str, int]:
+        """Returns the most positions that one of its examples takes, and the key of `data` that says so."""
+        return "data.max_length", data.max_length
 
     @classmethod
     @abstractmethod
@@ -181,6 +195,10 @@ class Task(ABC):
         """Returns its sections of report.html, from the answers on the test (else validation) split."""
         return []
 
+    def samples(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+        """Returns some of the texts that it wrote, {"prompt", "text", "reference"} each, for the log and the report."""
+        return []
+
     def baselines(self, train: Dataset, test: Dataset) -> dict[str, dict[str, float]]:
         """Returns the scores of simple systems on the same rows; {}: none."""
         return {}
@@ -212,6 +230,8 @@ class Task(ABC):
         kind = cls.Config.model_fields["kind"].default
         for key in cls.unused_data_keys:
             if getattr(data, key) != type(data).model_fields[key].get_default(call_default_factory=True):
+                if key == "max_target_length":
+                    raise UserError(f"data.{key}: task.kind={kind} writes no texts and does not use it; leave it out")
                 what = "labelled rows" if cls.reads == "rows" else "a corpus"
                 raise UserError(f"data.{key}: task.kind={kind} reads {what} and does not use it; leave it out")
 
@@ -220,7 +240,7 @@ class RowTask(Task):
     """A task that learns from the rows of tables."""
 
     reads = "rows"
-    unused_data_keys = ("concat_documents", "token_cache", "corpus")
+    unused_data_keys = ("concat_documents", "token_cache", "corpus", "max_target_length")
 
     @classmethod
     def open(cls, config: Any, request: Request) -> TableSources:
@@ -244,7 +264,9 @@ class CorpusTask(Task):
 
     reads = "corpus"
     predicts = False
-    unused_data_keys = ("long_text", "stride", "packing", "batch_order", "row_length", "max_shapes", "corpus")
+    unused_data_keys = (
+        "long_text", "stride", "packing", "batch_order", "row_length", "max_shapes", "corpus", "max_target_length",
+    )  # fmt: skip
     wrap: ClassVar[Wrap]
     """Special tokens in the tokenized corpus: "documents" (around each) or "none" (the row adds its own)."""
     lookahead: ClassVar[int]

@@ -26,6 +26,11 @@ class TaskConfig(Section):
         return "task"
 
     @classmethod
+    def of_checkpoint(cls) -> TaskConfig:
+        """Returns the section of a model that no run made and whose columns nobody names."""
+        return cls.model_validate({})
+
+    @classmethod
     def of_texts(cls, columns: Sequence[str]) -> TaskConfig:
         """Returns the section of a model that reads these text columns.
 
@@ -155,8 +160,8 @@ class Context:
       logits_chunk: tokens of a row whose logits exist at once; None: chosen by their number.
       seed: of the run.
       decoder_start_id: the token that a decoder reads first; None: padding's.
-      eos_ids: tokens that end a text that the model writes, beside the tokenizer's own.
       generation: how the model writes, if it does.
+      head: kind of the model's head, of those that the family has.
     """
 
     data: DataConfig
@@ -168,5 +173,5 @@ class Context:
     logits_chunk: int | None = None
     seed: int = 0
     decoder_start_id: int | None = None
-    eos_ids: tuple[int, ...] = ()
     generation: Generation = Generation()
+    head: str = ""

@@ -110,7 +110,8 @@ def _generation_file(setup: Setup) -> dict[str, str]:
     family, settings = setup.model.family, setup.task.generation
     if settings is None or family.init_cache is None:
         return {}
-    return {generation_config.FILE: generation_json(settings, family.to_hf(setup.model.config))}
+    known = {**family.to_hf(setup.model.config), **setup.task.hf_config()}
+    return {generation_config.FILE: generation_json(settings, known)}
 
 
 def environment(setup: Setup) -> dict[str, Any]:

@@ -115,7 +115,8 @@ def _evaluate(run: Run, state: TrainState, progress: Progress) -> tuple[dict[str
     """Returns the scores of the validation split, empty without one, and whether they are the best."""
     if run.metric is None:
         return {}, False
-    scores = run.evaluate(state, "validation").scores
+    evaluation = run.evaluate(state, "validation", run.plan.setup.task.written_rows)
+    scores = evaluation.scores
     run.tracker.log_evaluation(progress.step, "validation", scores)
     rule, value = run.plan.setup.config.train.early_stopping, scores.get(run.metric.name)
     if (value is None or np.isnan(value)) and not progress.best.undefined:
@@ -124,7 +125,7 @@ def _evaluate(run: Run, state: TrainState, progress: Progress) -> tuple[dict[str
             "stops no run; another one can be named in train.metric", run.metric.name, progress.step
         )  # fmt: skip
     best = progress.best.update(progress.step, value, rule)
-    run.sample(state, progress.step)
+    run.sample(state, progress.step, evaluation.answers)
     return scores, best
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from jaxlm.run.interrupt import Interrupt
 from jaxlm.run.run_dir import RunDir
 from jaxlm.run.tracking import Tracker
 from jaxlm.setup.setup import Setup
-from jaxlm.tasks.records import Metric
+from jaxlm.tasks.records import Answer, Metric
 from jaxlm.training.checkpoint import Checkpointer
 from jaxlm.training.plan import Plan
 from jaxlm.training.progress import BestCheckpoint, Progress
@@ -44,18 +44,28 @@ class Run:
     sampler: Sampler | None
     """Lets a generative model write during training."""
 
-    def evaluate(self, state: TrainState, split: str) -> Evaluation:
-        """Scores the parameters on a split."""
-        return self.evaluator.evaluate(state.params, state.frozen, self.plan.setup.datasets[split])
+    def evaluate(self, state: TrainState, split: str, written: int | None = None) -> Evaluation:
+        """Scores the parameters on a split.
 
-    def sample(self, state: TrainState, step: int) -> None:
-        """Lets a generative model write, into the log and the run directory."""
-        if self.sampler is None:
+        Args:
+          written: of a task that writes, how many rows are written; None: all.
+        """
+        return self.evaluator.evaluate(state.params, state.frozen, self.plan.setup.datasets[split], written)
+
+    def sample(self, state: TrainState, step: int, answers: Sequence[Answer] = ()) -> None:
+        """Shows what a model writes, in the log, TensorBoard and the run directory.
+
+        Args:
+          answers: of the evaluation.
+        """
+        if self.sampler is not None:
+            written = self.sampler.write(state.params, step)
+        else:
+            written = [{"step": step, **sample} for sample in self.plan.setup.task.samples(answers)]
+        if not written:
             return
-        written = self.sampler.write(state.params, step)
         save_samples(self.directory, written)
-        for text in written:
-            self.tracker.log(f"sample: {text['prompt']!r} -> {text['text']!r}")
+        self.tracker.log_samples(step, written)
 
     def save(self, state: TrainState, progress: Progress, scores: dict[str, float], *, wait: bool) -> None:
         """Saves a checkpoint; with `wait`, returns when it is committed."""

@@ -224,8 +224,8 @@ def test_kinds_of_task_have_keys_of_their_own(load, refused):
     ]
     assert refused("{name: a, task: {kind: maskedlm}}") == [
         "c.yaml:1: task.kind: expected one of classification, tagging, question_answering, multiple_choice, embedding, "
-        'causal_lm, prefix_lm, masked_lm, span_corruption, replaced_tokens, found "maskedlm"; did you mean '
-        "'masked_lm'?"
+        "text_to_text, translation, summarization, causal_lm, prefix_lm, masked_lm, span_corruption, replaced_tokens, "
+        "found \"maskedlm\"; did you mean 'masked_lm'?"
     ]
 
 

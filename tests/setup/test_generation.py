@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from helpers.tiny_models import tiny
 from pydantic import ValidationError
 
 from jaxlm.config.generation import GenerationConfig
 from jaxlm.config.schema import Config
+from jaxlm.data.examples.dataset import RowDataset
+from jaxlm.data.examples.example import Example, Examples
+from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.models import FAMILIES
-from jaxlm.setup.generation import generation_json, make_generation
+from jaxlm.setup.generation import check_room, generation_json, make_generation
+from jaxlm.tasks.records import Generation
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.training import train_tokenizer
 
@@ -115,3 +120,18 @@ def test_a_file_of_another_form_is_refused(text, message, tokenizer, checkpoint)
 def test_settings_out_of_range_are_refused(section):
     with pytest.raises(ValidationError):
         GenerationConfig(**section)
+
+
+def test_what_is_written_fits_the_model_behind_each_prompt():
+    model, table = tiny("llama"), Table("t.jsonl", ("text",), ({"text": "a"}, {"text": "b"}), (1, 2))
+    most = model.config.max_positions
+    prompts = [np.zeros(length, np.int32) for length in (1, most - 8)]
+    rows = [Example({"tokens": prompt}, row, prompt=prompt) for row, prompt in enumerate(prompts)]
+    data = {"validation": RowDataset(Examples(table, rows, [None] * 2, {}), ())}
+    for settings in (None, Generation(8), Generation(None, most)):
+        check_room(settings, model, data)
+    check_room(Generation(9), model, {"train": data["validation"]})
+    with pytest.raises(
+        UserError, match=rf"row 2: a prompt of {most - 8} tokens; generation.max_new_tokens=9 more do not"
+    ):
+        check_room(Generation(9), model, data)

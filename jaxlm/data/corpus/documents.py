@@ -75,10 +75,13 @@ class Documents:
     ) -> None:
         if source.mixture is not None:
             raise UserError(f"{key}: a mixture has no documents of its own; read its sources one by one")
+        if isinstance(source.path, dict):
+            raise UserError(f"{key}.path: a file to a column is for fine-tuning; name the files as a list")
         self._source, self._key, self._on_bad_row, self._column_key = source, key, on_bad_row, column_key
         self._split = source.split or split
         self._column = next((old for old, new in source.rename.items() if new == text_column), text_column)
-        self.files = () if source.path is None else find_files(source.path, f"{key}.path")
+        self._patterns = [source.path] if isinstance(source.path, str) else list(source.path or ())
+        self.files = find_files(self._patterns, f"{key}.path") if self._patterns else ()
         self._formats = [file_format(path, source, key, text=True) for path in self.files]
         check_keys(source, key, self._formats)
         self._sizes = [path.stat().st_size for path in self.files]
@@ -145,7 +148,7 @@ class Documents:
             return f"tfds {source.tfds}:{self._split}"
         if source.rows is not None:
             return f"{len(source.rows)} rows"
-        patterns = [source.path] if isinstance(source.path, str) else list(source.path or ())
+        patterns = self._patterns
         files = "" if patterns == [str(path) for path in self.files] else f", {len(self.files)} files"
         return ", ".join(patterns[:3]) + (", ..." if len(patterns) > 3 else "") + files
 
@@ -188,6 +191,8 @@ class Documents:
                 text = row.get(self._column, ...)
                 if text is None:  # as parquet and TFDS mark a text that is not there
                     text = ""
+                if isinstance(text, list) and text and all(isinstance(part, str) for part in text):
+                    text = " ".join(text)  # sentences
                 if isinstance(text, str):
                     yield text, True, None
                     continue

@@ -125,6 +125,11 @@ def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = Fals
     return "squad" if suffix == ".json" and _holds_squad(path, source.encoding) else _FORMATS[suffix]
 
 
+def tells_format(path: Path) -> bool:
+    """Returns whether a name tells the format of its file, or that it is not read."""
+    return plain_suffix(path) in {*_FORMATS, *_OTHERS}
+
+
 def _holds_squad(path: Path, encoding: str) -> bool:
     if not path.is_file():
         return False

@@ -16,6 +16,7 @@ from jaxlm.data.sources import stdlib_docstrings, tfds
 from jaxlm.data.sources.files import RowReader, check_file, file_format, open_rows
 from jaxlm.data.sources.installed_docstrings import InstalledDocstrings
 from jaxlm.data.sources.json_rows import read_json
+from jaxlm.data.sources.parallel_rows import read_parallel
 from jaxlm.data.sources.table import Table, place
 from jaxlm.data.sources.text_files import BadRow, Record
 from jaxlm.errors import UserError
@@ -38,10 +39,14 @@ def load(source: SourceConfig, *, key: str, split: str, on_bad_row: str = "stop"
     """
     if source.mixture is not None or isinstance(source.path, tuple):
         raise UserError(f"{key}: labeled rows come from one source; a mixture or a list of files is for pretraining")
-    if source.format == "text" or source.builtin == "installed_docstrings":
+    if source.format == "text" and not isinstance(source.path, dict) or source.builtin == "installed_docstrings":
         raise UserError(f"{key}: {source.builtin or 'plain text'} has no labels; it is for pretraining")
     formats = []
-    if source.path is not None:
+    if isinstance(source.path, dict):
+        for column, path in source.path.items():
+            check_file(Path(path), f"{key}.path.{column}")
+        formats = ["parallel"]
+    elif source.path is not None:
         check_file(Path(source.path), f"{key}.path")
         formats = [file_format(Path(source.path), source, key)]
     check_keys(source, key, formats)
@@ -74,6 +79,9 @@ def open_source(
       UserError: no such file, data set or split, or one whose beginning cannot be read.
     """
     split = source.split or split
+    if isinstance(source.path, dict):
+        name, records = read_parallel(source.path, source.encoding, key, lenient=lenient)
+        return RowReader(name, records, tuple(source.path))
     if source.path is not None:
         path = file or Path(str(source.path))
         return open_rows(path, file_format(path, source, key), source, key, stack, only=column, lenient=lenient)
@@ -98,6 +106,9 @@ def check_keys(source: SourceConfig, key: str, formats: Iterable[str]) -> None:
       UserError: naming the key, and what to use instead.
     """
     formats = set(formats)
+    if "parallel" in formats and (source.format not in ("auto", "text") or source.separator is not None):
+        wrong = "separator" if source.separator is not None else "format"
+        raise UserError(f"{key}.{wrong}: parallel files are plain text, a row to a line; leave it out")
     if source.split and not (source.tfds or source.builtin):
         raise UserError(f"{key}.split: only TFDS and built-in sources have splits; name the split's own file in path")
     if source.data_dir and not source.tfds:
