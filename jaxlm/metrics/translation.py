@@ -23,12 +23,11 @@ _LANGUAGES: dict[str, Tokenization] = {
 
 
 class TranslationScores(NamedTuple):
-    """Scores of a corpus from 0 to 100, of which TER may exceed that; and what each was computed with."""
+    """Scores of a corpus from 0 to 100, of which TER may exceed that."""
 
     bleu: float
     chrf: float
     ter: float
-    signatures: dict[str, str]
 
 
 def translation_scores(
@@ -41,19 +40,42 @@ def translation_scores(
     Raises:
       ValueError: no text, or one without a reference.
     """
-    if not texts or not all(references):
-        raise ValueError("expected at least one text, and a reference of each")
+    streams = _streams(texts, references)
+    scores = {name: metric.corpus_score(texts, streams).score for name, metric in _metrics(tokenization).items()}
+    return TranslationScores(**{name: float(score) for name, score in scores.items()})
+
+
+def signatures(references: Sequence[Sequence[str]], tokenization: Tokenization = "13a") -> dict[str, str]:
+    """Returns sacreBLEU's signature of each score: version, settings and the number of references.
+
+    Raises:
+      ValueError: no text, or one without a reference.
+    """
+    found = {}
+    counts = {len(given): list(given) for given in references}
+    texts, few = [""] * len(counts), list(counts.values())  # the number of references is all that a signature needs
+    for name, metric in _metrics(tokenization).items():
+        metric.corpus_score(texts, _streams(texts, few))
+        found[name] = str(metric.get_signature())
+    return found
+
+
+def _metrics(tokenization: Tokenization) -> dict[str, Any]:
     metrics: Any = importlib.import_module("sacrebleu.metrics")  # slow, and needed where texts are scored alone
-    streams = [[given[i] if i < len(given) else None for given in references] for i in range(max(map(len, references)))]
     asian = tokenization in ("zh", "ja-mecab", "ko-mecab", "char")
-    made = {
+    return {
         # A text of the training data may look as if it were split into words, of which sacreBLEU warns.
         "bleu": metrics.BLEU(tokenize=tokenization, force=True),
         "chrf": metrics.CHRF(),
         "ter": metrics.TER(normalized=asian, asian_support=asian),
     }
-    scores = {name: float(metric.corpus_score(texts, streams).score) for name, metric in made.items()}
-    return TranslationScores(**scores, signatures={name: str(m.get_signature()) for name, m in made.items()})
+
+
+def _streams(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """The first reference of each text, the second, ...; None where a text has fewer."""
+    if not texts or not all(references):
+        raise ValueError("expected at least one text, and a reference of each")
+    return [[given[i] if i < len(given) else None for given in references] for i in range(max(map(len, references)))]
 
 
 def sentence_chrf(text: str, references: Sequence[str]) -> float:

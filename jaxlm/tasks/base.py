@@ -175,6 +175,11 @@ class Task(ABC):
         """Returns the scores of a split, those of `metrics`; one that is undefined is left out."""
         return {"loss": sums["loss"] / max(sums["weight"], 1e-9)}
 
+    def signatures(self, answers: Sequence[Answer]) -> dict[str, str]:
+        """Returns what scores are computed with where a package's version and settings matter, by name, for
+        summary.json."""
+        return {}
+
     def tune(self, answers: Sequence[Answer]) -> Task:
         """Settles what is chosen after training on the validation split (a threshold, a temperature); it is kept in
         `hf_config`, and read back by `create`."""

@@ -58,7 +58,7 @@ class Summarization(TextToText):
     def text_score(self, text: str, references: Sequence[str]) -> float:
         return rouge_scores([text], [references], self.words, stemmer=self.config.stemmer)["rougeL"]
 
-    def signatures(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, str]:
+    def computed_with(self, references: Sequence[Sequence[str]]) -> dict[str, str]:
         settings = f"rouge-score, words={self.words}, stemmer={str(self.config.stemmer).lower()}"
         counts = {len(given) for given in references}
         number = str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"

@@ -110,8 +110,8 @@ class TextRows:
         before, after = layout.target_affixes
         if not len(ids):
             raise UserError(f"{where}: {self.target} has no token of the tokenizer; expected a text")
-        begun = {*before.tolist(), *([] if layout.start_id is None else [layout.start_id])}
-        if int(ids[0]) in begun & set(self.context.tokenizer.special_ids):
+        start = layout.source_affixes[0].tolist() if layout.start_id is None else [layout.start_id]
+        if int(ids[0]) in {*before.tolist(), *start} & set(self.context.tokenizer.special_ids):
             token = self.context.tokenizer.tokens([int(ids[0])])[0]
             raise UserError(
                 f"{where}: {self.target} begins with {token!r}, which the decoder is given by itself; take it out of "

@@ -173,8 +173,12 @@ class TextToText(RowTask):
         """Returns how good one text is, from 0 to 1; the report's order."""
         return score_v1(text, references).f1
 
-    def signatures(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, str]:
-        """Returns what scores were computed with, by name."""
+    def signatures(self, answers: Sequence[Answer]) -> dict[str, str]:
+        references = [answer.label for answer in answers if answer.label]
+        return self.computed_with(references) if references else {}
+
+    def computed_with(self, references: Sequence[Sequence[str]]) -> dict[str, str]:
+        """Returns what scores against these references, of at least one text, are computed with, by name."""
         return {
             "exact_match": "white space folded",
             "f1": "words as in SQuAD 1.1: lower case, no articles, no punctuation",
@@ -240,8 +244,7 @@ class TextToText(RowTask):
             WrittenText(line, self.source_text(a.row), a.kept.text, a.label, self.text_score(a.kept.text, a.label))
             for line, a in labelled
         ]
-        signatures = self.signatures([text.written for text in texts], [text.references for text in texts])
-        return text_sections(texts, signatures)
+        return text_sections(texts, self.signatures(answers))
 
 
 def _folded(text: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlm.data.examples.tables import TableSources
 from jaxlm.errors import UserError
-from jaxlm.metrics.translation import Tokenization, sentence_chrf, tokenization_of, translation_scores
+from jaxlm.metrics.translation import Tokenization, sentence_chrf, signatures, tokenization_of, translation_scores
 from jaxlm.tasks.language_codes import affixes, find_code
 from jaxlm.tasks.records import Context, Metric
 from jaxlm.tasks.text_cells import sample_references
@@ -78,14 +78,13 @@ class Translation(TextToText):
         return cls(config, context, layout, _tokenization(config, sources))
 
     def compare(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-        found = translation_scores(texts, references, self.tokenization)
-        return {"bleu": found.bleu, "chrf": found.chrf, "ter": found.ter}
+        return translation_scores(texts, references, self.tokenization)._asdict()
 
     def text_score(self, text: str, references: Sequence[str]) -> float:
         return sentence_chrf(text, references)
 
-    def signatures(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, str]:
-        return translation_scores(texts, references, self.tokenization).signatures
+    def computed_with(self, references: Sequence[Sequence[str]]) -> dict[str, str]:
+        return signatures(references, self.tokenization)
 
 
 def _with_code(context: Context, code: int, around: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -77,6 +77,7 @@ def finish_run(
         "metrics": [metric._asdict() for metric in task.metrics if "/" not in metric.name],
         "analysis_split": scored,
         "scores": scores,
+        "signatures": {} if scored is None else task.signatures(evaluations[scored].answers),
         "baselines": baselines,
         **task.describe(),
         "data": {split: dataset.describe() for split, dataset in datasets.items()},

@@ -90,6 +90,7 @@ def test_an_encoder_decoder_translates_and_its_best_checkpoint_has_the_highest_b
     assert run("finetune", "--config", config) == 0
     made = tmp_path / "runs/tiny"
     summary = json.loads((made / "summary.json").read_text())
+    assert summary["signatures"]["bleu"].startswith("nrefs:")
     assert summary["metric"] == "bleu" and {"bleu", "chrf", "ter", "loss"} <= summary["scores"]["test"].keys()
     assert len(read_jsonl(made / "predictions/test.jsonl")) == 9
     assert json.loads((made / "model/config.json").read_text())["text_to_text"]["template"] == "{source}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlm.metrics.rouge import ROUGE, rouge_scores, words_of
-from jaxlm.metrics.translation import sentence_chrf, tokenization_of, translation_scores
+from jaxlm.metrics.translation import sentence_chrf, signatures, tokenization_of, translation_scores
 
 WORDS = "the a cat dog sat on mat, Running quickly it's 3.5 don't end. Über straße (x) — \"quoted\"".split()
 HAN = list("今天天气很好我们去公园散步吧，。的是不了")
@@ -45,11 +45,13 @@ def test_translation_scores_are_sacrebleus(tokenization, words):
         assert found.ter == sacrebleu.corpus_ter(texts, streams, **asian).score
     counts = {len(given) for given in references}
     number = str(most) if len(counts) == 1 else "var"
-    assert found.signatures["bleu"].startswith(
-        f"nrefs:{number}|case:mixed|eff:no|tok:{tokenization}|smooth:exp|version:"
-    )
-    assert found.signatures["ter"].startswith(f"nrefs:{number}|case:lc|tok:tercom|")
-    assert found.signatures["chrf"].startswith(f"nrefs:{number}|case:mixed|eff:yes|nc:6|nw:0|space:no|")
+    said = signatures(references, tokenization)
+    bleu = sacrebleu.metrics.BLEU(tokenize=tokenization)
+    bleu.corpus_score(texts, streams)
+    assert said["bleu"] == str(bleu.get_signature())
+    assert said["bleu"].startswith(f"nrefs:{number}|case:mixed|eff:no|tok:{tokenization}|smooth:exp|version:")
+    assert said["ter"].startswith(f"nrefs:{number}|case:lc|tok:tercom|")
+    assert said["chrf"].startswith(f"nrefs:{number}|case:mixed|eff:yes|nc:6|nw:0|space:no|")
     assert sentence_chrf(texts[0], references[0]) == sacrebleu.sentence_chrf(texts[0], references[0]).score / 100
 
 

@@ -190,6 +190,8 @@ def test_a_target_that_begins_with_the_decoders_start(start):
     with pytest.raises(UserError, match=problem):
         one(task, {"input": "dog", "output": f"{start} hund"})
     assert one(task, {"input": "dog", "output": f"hund {start}"})[1]["decoder_tokens"][0] == 0
+    with pytest.raises(UserError, match="output begins with 'en_XX', which the decoder is given by itself"):
+        one(make(head="causal_lm", tokenizer=tokenizer_with_codes()), {"input": "dog", "output": "en_XX hund"})
     characters = make(tokenizer=tokenizer_with_codes().splitting(True))
     assert one(characters, {"input": "dog", "output": "<pad> hund"})[1]["labels"] == [3, 10, 10, 10, 8, 2]
 
