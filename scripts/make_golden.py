@@ -113,7 +113,16 @@ T5_LIKE = {
     "vocab_size": 64, "num_layers": 3, "num_decoder_layers": 2, "d_model": 16, "d_kv": 6, "num_heads": 4, "d_ff": 24,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "layer_norm_epsilon": 1e-3,
 }  # fmt: skip
+BART_LIKE = {
+    "vocab_size": 64, "encoder_layers": 3, "decoder_layers": 2, "d_model": 16, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 20, "max_position_embeddings": 24,
+    "decoder_start_token_id": 0,
+}  # fmt: skip
 PAIRS = {
+    "bart": {**BART_LIKE, "activation_function": "gelu"},
+    "marian": {**BART_LIKE, "activation_function": "swish", "scale_embedding": True, "pad_token_id": 0},
+    "mbart": {**BART_LIKE, "activation_function": "relu", "scale_embedding": True},
+    "pegasus": {**BART_LIKE, "activation_function": "relu", "scale_embedding": True},
     "t5": {**T5_LIKE, "feed_forward_proj": "relu"},
     "t5-v1_1": {**T5_LIKE, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "mt5": {**T5_LIKE, "feed_forward_proj": "gated-gelu"},
@@ -123,6 +132,10 @@ PAIRS = {
 def set_weights(model: Any) -> Any:
     """Gives every tensor the value of its key's formula, and tied ones that of the key they are stored under."""
     state = {k: torch.from_numpy(formula_tensor(k, v.shape)) for k, v in model.state_dict().items()}
+    if model.config.model_type in ("marian", "pegasus"):  # whose positions are a formula of their own
+        for stack in (model.model.encoder, model.model.decoder):
+            stack.embed_positions.weight = torch.nn.Parameter(stack.embed_positions.create_weight(), False)
+        state |= {key: value for key, value in model.state_dict().items() if "embed_positions" in key}
     tied = getattr(model, "_tied_weights_keys", None) or {}
     for key, source in tied.items() if model.config.tie_word_embeddings else ():
         state[key] = state[source]
@@ -192,7 +205,7 @@ def main() -> None:
         family = name.split("-")[0]
         config = AutoConfig.for_model(family, **PAIRS[name])
         model = set_weights(AutoModelForSeq2SeqLM.from_config(config))
-        if name != "t5":  # a head of its own, as the published checkpoints have; Transformers 5 ties new models
+        if name in ("t5-v1_1", "mt5"):  # a head of its own, as the published ones have; Transformers 5 ties new models
             own = formula_tensor("lm_head.weight", (config.vocab_size, config.d_model))
             model.lm_head.weight = torch.nn.Parameter(torch.from_numpy(own))
         texts = pairs(3, seed=1)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -262,12 +263,13 @@ def export_model(
     check_distinct(tuple((task_config or {}).get("id2label", {}).values()), "the exported config.json: id2label")
     flat = flatten(params)
     rules = rules_for(model.weight_map, flat)
-    tensors = (tensor for rule in rules for tensor in _tensors(rule, flat[rule.param]))
+    constants = {key: values(model.config) for key, values in model.weight_map.constants}
+    tensors = chain(constants.items(), (tensor for rule in rules for tensor in _tensors(rule, flat[rule.param])))
     if jax.process_index():
         for _ in tensors:  # has a part in gathering them
             pass
         return
-    sizes = {
+    sizes = {key: values.nbytes for key, values in constants.items()} | {
         key: 4 * math.prod(rule.hf_shape(flat[rule.param].shape))
         for rule in rules
         for key in _written(rule, flat[rule.param].shape)

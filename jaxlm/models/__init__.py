@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxlm.errors import UserError
 from jaxlm.models import (
     albert,
+    bart_family,
     bert,
     deberta_family,
     distilbert,
@@ -21,6 +22,7 @@ from jaxlm.models.base import Family, Head, Model
 
 FAMILIES: dict[str, Family] = {
     "albert": albert.FAMILY,
+    "bart": bart_family.FAMILY,
     "bert": bert.FAMILY,
     "deberta-v2": deberta_family.FAMILY,
     "distilbert": distilbert.FAMILY,
@@ -29,10 +31,13 @@ FAMILIES: dict[str, Family] = {
     "gru": recurrent.GRU_FAMILY,
     "llama": llama_family.FAMILY,
     "lstm": recurrent.LSTM_FAMILY,
+    "marian": bart_family.MARIAN_FAMILY,
+    "mbart": bart_family.MBART_FAMILY,
     "mistral": llama_family.MISTRAL,
     "modernbert": modernbert_family.FAMILY,
     "mpnet": mpnet.FAMILY,
     "mt5": t5_family.MT5,
+    "pegasus": bart_family.PEGASUS_FAMILY,
     "qwen2": llama_family.QWEN2,
     "qwen3": llama_family.QWEN3,
     "roberta": roberta.FAMILY,

@@ -29,7 +29,8 @@ class Rule:
     key: str
     """HF key, "bert.encoder.layer.{i}.attention.self.query.weight"; `{i}` is the layer."""
     pattern: str = ""
-    """einops pattern HF -> parameter of one layer, "(n h) d -> d n h"; empty: the same shape."""
+    """einops pattern HF -> parameter of one layer, "(n h) d -> d n h"; empty: the same shape. A 1 on the left
+    is a dimension of that size that the parameter lacks."""
     layer_offset: int = 0
     """What `{i}` counts from, where earlier layers are parameters of their own."""
     fallback_key: str = ""
@@ -54,7 +55,7 @@ class Rule:
         inner = tuple(shape[1:] if self.stacked else shape)
         if not self.pattern:
             return inner
-        sizes = dict(zip(self._names, inner, strict=True))
+        sizes = {"1": 1, **dict(zip(self._names, inner, strict=True))}
         return tuple(math.prod(sizes[name] for name in group) for group in self._groups)
 
     @property
@@ -86,8 +87,8 @@ class Rule:
         """
         if not self.pattern:
             return tuple(slice(*bounds) for bounds in index), lambda tensor: tensor
-        full = dict(zip(self._names, shape[1:] if self.stacked else shape, strict=True))
-        wanted = dict(zip(self._names, index, strict=True))
+        full = {"1": 1, **dict(zip(self._names, shape[1:] if self.stacked else shape, strict=True))}
+        wanted = {"1": (0, 1), **dict(zip(self._names, index, strict=True))}
         read, slices = dict(full), []
         for first, *rest in self._groups:
             start, stop = 0, full[first]
@@ -123,6 +124,8 @@ class WeightMap:
     buffers: tuple[tuple[str, Buffer], ...] = ()
     """(regular expression, check) of keys that hold constants: the check says of values, float32, and config whether
     they are what the network computes with anyway."""
+    constants: tuple[tuple[str, Callable[[Any], np.ndarray]], ...] = ()
+    """(key, config -> float32 values) of buffers that exports hold for Transformers."""
     aliases: tuple[tuple[str, str], ...] = ()
     """(regular expression, replacement) from older key spellings to today's."""
     not_exported: tuple[str, ...] = ()

@@ -74,13 +74,15 @@ def model_of(family: str, mesh: str | None) -> Model:
         return tiny(family, compute)
     if family == "llama":
         return Model(FAMILIES["llama"], override(tiny("llama").config, {"tied": False}), "causal_lm", 0, compute)
-    sizes = {"num_decoder_layers": 2, "num_buckets": 8, "max_distance": 6, "head_dim": 4, "dropout": 0.0}
-    return Model(FAMILIES["t5"], override(tiny("t5").config, sizes), "seq2seq_lm", 0, compute)
+    sizes = {"num_decoder_layers": 2, "dropout": 0.0}
+    if family == "t5":
+        sizes |= {"num_buckets": 8, "max_distance": 6, "head_dim": 4}
+    return Model(FAMILIES[family], override(tiny(family).config, sizes), "seq2seq_lm", 0, compute)
 
 
 def batch_of(family: str) -> dict[str, np.ndarray]:
     """Packed rows [1, R, ...] of uneven lengths, one of them empty: padding that must weigh nothing."""
-    if family == "t5":
+    if FAMILIES[family].is_encoder_decoder:
         texts = pairs(11, seed=6)
         rows = [texts[:2], texts[2:4], *([text] for text in texts[4:8]), texts[8:11], []]
         batch = pack_pairs(rows, LENGTH, LENGTH)

@@ -31,8 +31,11 @@ FAMILY_SIZES = {
     "roberta": {"num_types": 2},
 }
 VARIANT_SIZES = {
+    "bart": {"decoder_start_id": 0},
     "gru": {"hidden_dim": 16},
     "lstm": {"hidden_dim": 16},
+    "marian": {"pad_id": 0, "decoder_start_id": 0},
+    "mbart": {"decoder_start_id": 0},
     "mistral": {"num_kv_heads": 2, "window": 4, "pad_id": 0},
     "mt5": {"head_dim": 6},
     "qwen2": {"num_kv_heads": 2, "pad_id": 0},

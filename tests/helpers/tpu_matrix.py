@@ -20,6 +20,7 @@ PROGRAM = TESTS / "helpers" / "tpu_programs.py"
 READING = ("tagging", "question_answering", "multiple_choice")
 TASKS = {
     "albert": ("classification", "masked_lm", *READING),
+    "bart": ("translation",),
     "bert": ("classification", "masked_lm", *READING),
     "deberta-v2": ("classification", "masked_lm"),
     "distilbert": ("classification", "masked_lm", *READING),
@@ -28,10 +29,13 @@ TASKS = {
     "gru": ("classification", "causal_lm"),
     "llama": ("classification", "causal_lm", "prefix_lm"),
     "lstm": ("classification", "causal_lm"),
+    "marian": ("translation",),
+    "mbart": ("translation",),
     "mistral": ("classification", "causal_lm", "prefix_lm"),
     "modernbert": ("classification", "masked_lm", *READING),
     "mpnet": ("classification", "masked_lm"),
     "mt5": ("span_corruption",),
+    "pegasus": ("translation",),
     "qwen2": ("classification", "causal_lm", "prefix_lm"),
     "qwen3": ("classification", "causal_lm", "prefix_lm"),
     "roberta": ("classification", "masked_lm", *READING),
@@ -64,6 +68,7 @@ def pairs() -> list[dict[str, str]]:
     """Each family, each task, each preset at least once, each step under several presets."""
     trained = [
         ("albert", "masked_lm", "fsdp"),
+        ("bart", "translation", "fsdp"), ("pegasus", "translation", "context"),
         ("bert", "classification", "ddp"), ("bert", "tagging", "fsdp"), ("bert", "masked_lm", "context"),
         ("deberta-v2", "masked_lm", "fsdp_tp"), ("mpnet", "classification", "context"),
         ("distilbert", "masked_lm", "tp"), ("electra", "replaced_tokens", "fsdp_tp"), ("gpt2", "prefix_lm", "hybrid"),
@@ -77,6 +82,8 @@ def pairs() -> list[dict[str, str]]:
     evaluated = [
         ("electra", "replaced_tokens", "tp"),
         ("llama", "causal_lm", "fsdp_tp"),
+        ("marian", "translation", "tp"),
+        ("mbart", "translation", "hybrid"),
         ("t5", "span_corruption", "ddp"),
     ]
     decoded = [("gpt2", "prefix_lm", "fsdp"), ("gru", "causal_lm", "tp"), ("qwen3", "causal_lm", "context")]

@@ -59,7 +59,8 @@ POD = {"vocab_size": 2048, "embed_dim": 1024, "num_heads": 16, "num_kv_heads": 1
 """Instead, where there are 64 devices and more."""
 HEADS = {
     "classification": "classification", "causal_lm": "causal_lm", "prefix_lm": "causal_lm", "masked_lm": "masked_lm",
-    "span_corruption": "seq2seq_lm", "replaced_tokens": "replaced_tokens", "tagging": "token_classification",
+    "span_corruption": "seq2seq_lm", "translation": "seq2seq_lm",
+    "replaced_tokens": "replaced_tokens", "tagging": "token_classification",
     "question_answering": "question_answering", "multiple_choice": "multiple_choice",
 }  # fmt: skip
 CONTEXT = Context(DataConfig(), None)  # no text is read

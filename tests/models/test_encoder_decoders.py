@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.t5_models import model_of
+from helpers.t5_models import model_of, of_segments
 from helpers.text_pairs import pack_pairs, pairs
 from helpers.tiny_models import FAST, tiny, token_logits, weights
 
 from jaxlm.errors import UserError
 from jaxlm.models import FAMILIES, Model
 
-MODELS = {"t5": model_of, "t5-v1_1": lambda: model_of("v1_1")}
-encoder_decoders = pytest.mark.parametrize("name", MODELS)
+OTHERS = ("bart", "mbart", "marian", "pegasus")
+MODELS = {
+    "t5": model_of,
+    "t5-v1_1": lambda: model_of("v1_1"),
+    **{name: functools.partial(tiny, name, num_decoder_layers=2) for name in OTHERS},
+}
+SLOW = ("t5-v1_1", "mbart", "marian")  # of what the others have
+encoder_decoders = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS]
+)
 
 
 def left_padded(rows: list[list[int]], width: int) -> dict[str, np.ndarray]:
@@ -86,6 +95,24 @@ def test_texts_are_encoded_without_what_pads_them(name):
     np.testing.assert_allclose(
         decode(model, params, prompt, model.init_cache(2, 4), other)[0], first, atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("name", ["bart", pytest.param("pegasus", marks=pytest.mark.slow)])
+def test_packed_pairs_give_the_logits_they_give_alone_whatever_pads_them(name):
+    model = MODELS[name]()
+    params = weights(model)
+    texts = pairs(8, seed=2)
+    batch = pack_pairs([texts[:2], texts[2:4], texts[4:6], texts[6:], [], [], [], []])
+    packed = of_segments(token_logits(model, params, batch), batch)
+    alone = pack_pairs([[text] for text in texts])
+    rng = np.random.default_rng(3)
+    for stream in ("", "decoder_"):
+        empty = alone[f"{stream}segment_ids"] == 0
+        for part in ("tokens", "positions"):
+            alone[f"{stream}{part}"][empty] = rng.integers(0, 24, empty.sum())
+    for ours, single in zip(packed, of_segments(token_logits(model, params, alone), alone), strict=True):
+        np.testing.assert_allclose(ours, single, atol=1e-5, rtol=0)
+    assert np.ptp(np.concatenate(packed), axis=0).min() > 0.05
 
 
 def test_mistakes_are_named():
