@@ -17,7 +17,7 @@ PYTHON = frozenset(
         "BartphoTokenizer", "BertGenerationTokenizer", "BertJapaneseTokenizer", "BertweetTokenizer", "BioGptTokenizer",
         "BlenderbotSmallTokenizer", "ByT5Tokenizer", "CTRLTokenizer", "CanineTokenizer", "ClvpTokenizer",
         "CpmAntTokenizer", "CpmTokenizer", "EsmTokenizer", "FSMTTokenizer", "FlaubertTokenizer",
-        "GPTNeoXJapaneseTokenizer", "GPTSw3Tokenizer", "M2M100Tokenizer", "MarianTokenizer", "MyT5Tokenizer",
+        "GPTNeoXJapaneseTokenizer", "GPTSw3Tokenizer", "M2M100Tokenizer", "MyT5Tokenizer",
         "PLBartTokenizer", "PerceiverTokenizer", "PhobertTokenizer", "ProphetNetTokenizer", "RoCBertTokenizer",
         "SiglipTokenizer", "TapasTokenizer", "XLMTokenizer",
     )

@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import processors
 
 from jaxlm.errors import UserError, did_you_mean
+from jaxlm.tokenizer import mbart_codes
 
 TokenIds = Mapping[str, tuple[str, int]]
 """Role -> token and id."""
@@ -33,6 +34,7 @@ class TokenizerFamily:
       adds_missing: tokens of roles that the vocabulary lacks are added behind it.
       sentencepiece_file: name of the SentencePiece model in a directory; "": the family has none.
       sentencepiece_options: settings of the SentencePiece trainer; <unk> <s> </s> are 0, 1, 2 where these say nothing.
+      further: special tokens without a role, such as codes of languages.
     """
 
     name: str
@@ -48,6 +50,7 @@ class TokenizerFamily:
     adds_missing: bool = False
     sentencepiece_file: str = ""
     sentencepiece_options: Mapping[str, Any] | None = None
+    further: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,6 +91,39 @@ def _xlm_roberta_processor(token: TokenIds, config: Mapping[str, Any]) -> proces
     return processors.TemplateProcessing(single=[cls[0], "$A", sep[0]], pair=pair, special_tokens=[cls, sep])
 
 
+def _mbart_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.TemplateProcessing:
+    """A </s> and the code of the language, and A B </s> and the code."""
+    code = token[_language(token, config)]
+    return _after_texts([token["eos"], code])
+
+
+def _mbart50_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.TemplateProcessing:
+    """The code of the language, A </s>, and the code, A B </s>."""
+    code, eos = token[_language(token, config)], token["eos"]
+    return processors.TemplateProcessing(
+        single=[code[0], "$A", eos[0]], pair=[code[0], "$A", "$B", eos[0]], special_tokens=[code, eos]
+    )
+
+
+def _language(token: TokenIds, config: Mapping[str, Any]) -> str:
+    code = config.get("src_lang") or mbart_codes.DEFAULT
+    if not isinstance(code, str) or code not in token:
+        known = [name for name in token if "_" in name]
+        hint = did_you_mean(code, known) if isinstance(code, str) else ""
+        raise UserError(f"tokenizer_config.json: src_lang: expected a code such as de_DE, found {code!r:.60}{hint}")
+    return code
+
+
+def _pegasus_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.TemplateProcessing:
+    """A </s>, and A B </s>."""
+    return _after_texts([token["eos"]])
+
+
+def _after_texts(tokens: list[tuple[str, int]]) -> processors.TemplateProcessing:
+    after = [name for name, _ in tokens]
+    return processors.TemplateProcessing(single=["$A", *after], pair=["$A", "$B", *after], special_tokens=tokens)
+
+
 def _t5_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.TemplateProcessing:
     """A </s>, and A </s> B </s>."""
     eos = token["eos"]
@@ -96,6 +132,9 @@ def _t5_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.Temp
 
 _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 _FAIRSEQ = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
+
+PEGASUS = ("<mask_1>", "<mask_2>", *(f"<unk_{i}>" for i in range(2, 103)))
+"""Tokens of Pegasus' pretraining, from id 2 on."""
 
 FAMILIES = {
     family.name: family
@@ -130,6 +169,28 @@ FAMILIES = {
             sentencepiece_options={},
         ),
         TokenizerFamily(
+            "mbart",
+            (),
+            ("MBartTokenizer",),
+            _FAIRSEQ,
+            ("<s>", "<pad>", "</s>", "<unk>"),
+            needs=("eos",),
+            processor=_mbart_processor,
+            sentencepiece_file="sentencepiece.bpe.model",
+            further=mbart_codes.MBART,
+        ),
+        TokenizerFamily(
+            "mbart50",
+            (),
+            ("MBart50Tokenizer",),
+            {role: token for role, token in _FAIRSEQ.items() if role != "bos"},
+            ("<s>", "<pad>", "</s>", "<unk>"),
+            needs=("eos",),
+            processor=_mbart50_processor,
+            sentencepiece_file="sentencepiece.bpe.model",
+            further=mbart_codes.MBART50,
+        ),
+        TokenizerFamily(
             "mpnet",
             (),
             ("MPNetTokenizer",),
@@ -159,6 +220,17 @@ FAMILIES = {
             needs=("cls", "sep"),
             processor=_bert_processor,
             sentencepiece_file="spiece.model",
+        ),
+        TokenizerFamily(
+            "pegasus",
+            (),
+            ("PegasusTokenizer",),
+            {"eos": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask_2>"},
+            ("<pad>", "</s>"),
+            needs=("eos",),
+            processor=_pegasus_processor,
+            sentencepiece_file="spiece.model",
+            further=tuple(token for token in PEGASUS if token != "<mask_2>"),
         ),
         TokenizerFamily(
             "t5",
@@ -195,6 +267,15 @@ FAMILIES = {
                 "split_digits": True,
                 "byte_fallback": True,
             },
+        ),
+        TokenizerFamily(
+            "marian",
+            (),
+            ("MarianTokenizer",),
+            {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
+            ("</s>", "<unk>"),
+            needs=("eos",),
+            processor=_pegasus_processor,
         ),
     )
 }
@@ -248,6 +329,9 @@ def post_processor(
     """
     ids = {role: backend.token_to_id(token) for role, token in roles.items()}
     token = {role: (roles[role], i) for role, i in ids.items() if i is not None}
+    for name in () if family is None else family.further:
+        if (i := backend.token_to_id(name)) is not None:
+            token[name] = (name, i)
     if family is None or family.processor is None:
         return _bos_eos_processor(family is not None and family.adds_bos, backend, token, config)
     if backend.post_processor is not None:

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, models
 
 from jaxlm.errors import UserError
 from jaxlm.local_paths import check_fetched
+from jaxlm.tokenizer import marian
 from jaxlm.tokenizer.added_tokens import (
     add_token,
     extra_tokens,
@@ -23,35 +24,41 @@ from jaxlm.tokenizer.added_tokens import (
 )
 from jaxlm.tokenizer.damage import quiet_panics, refused_if_damaged
 from jaxlm.tokenizer.declared import Declared, declared
-from jaxlm.tokenizer.families import guess_family, post_processor
+from jaxlm.tokenizer.families import TokenizerFamily, guess_family, post_processor
 from jaxlm.tokenizer.layout import TokenLayout
 from jaxlm.tokenizer.reading import read_json
 from jaxlm.tokenizer.settings import check_settings, follow_config
 from jaxlm.tokenizer.vocabulary_files import SENTENCEPIECE, from_vocabulary, remade
 
-_KEPT = ("vocab.txt", "vocab.json", "merges.txt", *SENTENCEPIECE, "chat_template.jinja")
+_KEPT = ("vocab.txt", "vocab.json", "merges.txt", *SENTENCEPIECE, *marian.SIDES, "chat_template.jinja")
 _LARGEST_ID = 2**27
 _TRIED = ("", "a", " The Straße\n\t costs 5.00 €?", "今天 e\u0301 \U0001f642 \U0010ffff")
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """Contents of a directory: the backend, role -> token, tokenizer_config.json, and files to copy as they are."""
+    """Contents of a directory: the backend, role -> token, tokenizer_config.json, and files to copy as they are.
+
+    `target` is the backend of texts that are written, where these are split otherwise (Marian): the files alone then
+    say what the tokenizer is.
+    """
 
     backend: tokenizers.Tokenizer
     roles: Mapping[str, str]
     config: Mapping[str, Any]
     copies: Mapping[str, bytes] = field(default_factory=dict)
+    target: tokenizers.Tokenizer | None = None
 
 
 def read(directory: Path) -> TokenizerFiles:
-    """Reads the first of: tokenizer.json; vocab.txt; vocab.json + merges.txt; a SentencePiece model.
+    """Reads the first of: tokenizer.json; vocab.txt; vocab.json + merges.txt; a SentencePiece model. Marian's have two
+    SentencePiece models.
 
     Raises:
       UserError: no tokenizer file, a damaged one, or one whose tokenizer class is not known here.
     """
     for path in sorted(directory.glob("*")):
-        if path.suffix in (".json", ".txt", ".model"):
+        if path.suffix in (".json", ".txt", ".model", ".spm"):
             check_fetched(path)
     with refused_if_damaged(directory), quiet_panics():
         source = _read(directory)
@@ -70,8 +77,12 @@ def _read(directory: Path) -> TokenizerFiles:
     except ValueError as error:
         raise UserError(f"{directory}: special or added tokens: {error}") from error
 
-    family = found.family
-    if (directory / "tokenizer.json").is_file():
+    family, target = found.family, None
+    if family is not None and family.name == "marian":
+        backend, target = marian.read(directory, config, _token(named, "unk", family))
+        extra += marian.language_codes(backend)
+        around = family
+    elif (directory / "tokenizer.json").is_file():
         backend = _from_json(directory / "tokenizer.json", found, config)
         if family is None and not named:
             family = guess_family(backend)
@@ -81,12 +92,21 @@ def _read(directory: Path) -> TokenizerFiles:
         backend, family = from_vocabulary(directory, found, config, named)
         around = family
 
-    _add_tokens(backend, directory, later)
-    roles = mark_special(backend, family, named, extra)
-    if (processor := post_processor(around, backend, roles, config)) is not None:
-        backend.post_processor = processor
+    if found.family is not None:
+        extra += [AddedToken(token, special=True, normalized=False) for token in found.family.further]
+    roles: dict[str, str] = {}
+    for side in (backend,) if target is None else (backend, target):
+        _add_tokens(side, directory, later)
+        roles = mark_special(side, family, named, extra)
+        if (processor := post_processor(around, side, roles, config)) is not None:
+            side.post_processor = processor
     copies = {name: (directory / name).read_bytes() for name in _KEPT if (directory / name).is_file()}
-    return TokenizerFiles(backend, roles, config, copies)
+    return TokenizerFiles(backend, roles, config, copies, target)
+
+
+def _token(named: Mapping[str, AddedToken | None], role: str, family: TokenizerFamily) -> str:
+    token = named.get(role)
+    return family.roles[role] if token is None else token.content
 
 
 def _from_json(path: Path, found: Declared, config: Mapping[str, Any]) -> tokenizers.Tokenizer:

@@ -26,7 +26,8 @@ _FAIRSEQ_HEAD = ("<s>", "<pad>", "</s>", "<unk>")
 def read(
     path: Path,
     *,
-    fairseq: bool = False,
+    fairseq: Sequence[str] | None = None,
+    inserted: Sequence[str] = (),
     extra_ids: int | None = 0,
     legacy: bool = True,
     prefix: bool | None = None,
@@ -36,8 +37,9 @@ def read(
 
     Args:
       path: the `.model` file; Unigram or BPE.
-      fairseq: XLM-R's ids: `<s> <pad> </s> <unk>` are 0..3, the model's pieces from the fourth on move up by one, and
-        `<mask>` is last.
+      fairseq: XLM-R's ids: `<s> <pad> </s> <unk>` are 0..3, the model's pieces from the fourth on move up by one, then
+        come these tokens, and `<mask>` is last.
+      inserted: tokens before the model's third piece, as Pegasus has them.
       extra_ids: number of T5's sentinels `<extra_id_i>` at the end, the highest number first; None: 100, unless the
         pieces have sentinels already, as mT5's.
       legacy: the text after a special token also gets the leading space mark; Llama's `legacy` flag.
@@ -63,9 +65,13 @@ def read(
         extra_ids = 0 if any(piece in ("<extra_id_0>", "▁<extra_id_0>") for piece, _ in pieces) else 100
     trainer, rules = proto.trainer_spec, proto.normalizer_spec
     unk_id = next((i for i, piece in enumerate(proto.pieces) if piece.type == 2), trainer.unk_id)
-    if fairseq:
-        pieces = [(token, 0.0) for token in _FAIRSEQ_HEAD] + pieces[3:] + [("<mask>", 0.0)]
+    if fairseq is not None:
+        tail = [(token, 0.0) for token in (*fairseq, "<mask>")]
+        pieces = [(token, 0.0) for token in _FAIRSEQ_HEAD] + pieces[3:] + tail
         unk_id = _FAIRSEQ_HEAD.index("<unk>")
+    if inserted:
+        pieces[2:2] = [(token, -100.0) for token in inserted]
+        unk_id += len(inserted)
     pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(extra_ids))]
 
     if plain and (trainer.model_type != _UNIGRAM or trainer.byte_fallback):
@@ -106,7 +112,7 @@ def read(
         )
 
     # Of an XLM-R model the head replaces the pieces that carried these types.
-    typed = [] if fairseq else [piece for piece in proto.pieces if piece.type in (_CONTROL, _USER_DEFINED)]
+    typed = [] if fairseq is not None else [piece for piece in proto.pieces if piece.type in (_CONTROL, _USER_DEFINED)]
     backend.add_tokens([AddedToken(p.piece, normalized=False, special=p.type == _CONTROL) for p in typed])
     backend.add_special_tokens([AddedToken(f"<extra_id_{i}>", normalized=False) for i in range(extra_ids)])
     return backend

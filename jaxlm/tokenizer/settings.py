@@ -19,6 +19,8 @@ _SWITCHES = (
 _SIDES = ("padding_side", "truncation_side")
 ALBERT_UNK = 1
 """Id of AlbertTokenizer's token for what no piece spells."""
+FAIRSEQ_UNK = 3
+"""That of mBART's."""
 _MOST_EXTRA_IDS = 100_000
 
 
@@ -84,9 +86,7 @@ def albert_steps(config: Mapping[str, Any], normalizer: Any) -> dict[str, Any]:
         steps += [normalizers.NFKD(), normalizers.StripAccents()]
     if config.get("do_lower_case", True):
         steps.append(normalizers.Lowercase())
-    rules = {} if normalizer is None else {"normalizer": json.loads(normalizer.__getstate__())}
-    tables = [step for step in _steps(rules, "normalizer") if step.get("type") == "Precompiled"]
-    steps += [normalizers.Precompiled(base64.b64decode(step["precompiled_charsmap"])) for step in tables[:1]]
+    steps += _table(normalizer)
     scheme = "always" if config.get("add_prefix_space", True) else "never"
     return {
         "normalizer": normalizers.Sequence(steps),
@@ -97,19 +97,50 @@ def albert_steps(config: Mapping[str, Any], normalizer: Any) -> dict[str, Any]:
     }
 
 
+def seq2seq_steps(family: str, normalizer: Any) -> dict[str, Any]:
+    """Returns the normalizer, pre-tokenizer and decoder that the tokenizer classes of mBART, mBART-50 and Pegasus make,
+    whatever their files say.
+
+    Args:
+      normalizer: that of the files, whose table of characters is kept, but for mBART; None: there is none.
+    """
+    mark = pre_tokenizers.Metaspace("▁", "always")
+    spaces = normalizers.Replace(Regex(" {2,}"), " ")
+    table = _table(normalizer)
+    if family == "pegasus" and not table:
+        table = [normalizers.Replace("\n", " ")]
+    return {
+        "normalizer": None if family == "mbart" else normalizers.Sequence([*table, spaces]),
+        "pre_tokenizer": (
+            pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), mark]) if family == "mbart" else mark
+        ),
+        "decoder": decoders.Metaspace("▁", "always"),
+    }
+
+
+def _table(normalizer: Any) -> list[Any]:
+    """The table of characters of a normalizer, if it has one."""
+    rules = {} if normalizer is None else {"normalizer": json.loads(normalizer.__getstate__())}
+    tables = [step for step in _steps(rules, "normalizer") if step.get("type") == "Precompiled"]
+    return [normalizers.Precompiled(base64.b64decode(step["precompiled_charsmap"])) for step in tables[:1]]
+
+
 def follow_config(rules: dict[str, Any], found: Declared, config: Mapping[str, Any]) -> None:
     """Changes the contents of a tokenizer.json where a class of Transformers goes by tokenizer_config.json instead.
 
     BertTokenizer makes its normalizer anew; byte-level classes decide by `add_prefix_space` (absent: no) whether a text
     begins with a space, SentencePiece's by the same key where it is there. Of DeBERTa's and MPNet's only the
-    vocabulary counts, of ALBERT's little else (`vocabulary_files.remade`). A generic class changes nothing.
+    vocabulary counts, of ALBERT's, mBART's and Pegasus' little else (`vocabulary_files.remade`). A generic class
+    changes nothing.
     """
     name = "" if found.family is None else found.family.name
     normalizer = rules.get("normalizer")
     if name == "bert" and isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
         rules["normalizer"] = {**normalizer, **bert_normalizer(config)}
-    if name in ("deberta-v2", "mpnet"):
+    if name in ("deberta-v2", "mpnet", "mbart", "mbart50", "pegasus"):
         rules["post_processor"] = None
+    if name in ("mbart", "mbart50") and isinstance(rules.get("model"), dict):
+        rules["model"]["unk_id"] = FAIRSEQ_UNK
     if name == "albert" and isinstance(rules.get("model"), dict):
         rules["model"]["unk_id"] = ALBERT_UNK
     space = config.get("add_prefix_space")

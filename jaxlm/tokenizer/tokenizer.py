@@ -275,8 +275,11 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over everything that decides ids: equal after `save` and `load_tokenizer`."""
-        rules = json.loads(self._backend.to_str())
-        del rules["version"]
+        if self._files.target is None:
+            rules = json.loads(self._backend.to_str())
+            del rules["version"]
+        else:
+            rules = {name: hashlib.sha256(content).hexdigest() for name, content in self._files.copies.items()}
         parts = [rules, self._files.roles, self._cuts_left, *(["split"] if self._backend.encode_special_tokens else [])]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -289,8 +292,17 @@ class Tokenizer:
         config = {**self._files.config, "split_special_tokens": special_tokens}
         return Tokenizer(dataclasses.replace(self._files, config=config))
 
+    @cached_property
+    def target(self) -> Tokenizer:
+        """The tokenizer of texts that a model writes: this one, unless these are split otherwise (Marian)."""
+        if self._files.target is None or self._files.target is self._backend:
+            return self
+        return Tokenizer(dataclasses.replace(self._files, backend=self._files.target))
+
     def save(self, directory: Path, model: ModelSide | None = None) -> None:
         """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json, and vocabulary files as found.
+
+        Marian's two ways to split have no tokenizer.json: Transformers, too, reads them from the vocabulary files.
 
         Args:
           model: the one that the tokenizer is exported with; gives it a padding token, too. None: saved by itself.
@@ -302,10 +314,13 @@ class Tokenizer:
         if self.cls_id is None or not TokenLayout.from_backend(self._backend, 2, True).kinds.any():
             inputs.remove("token_type_ids")
         config = saved_config(self._files.config, roles, inputs, model)
+        if self._files.target is not None:  # no tokenizer.json holds two ways to split
+            config["tokenizer_class"] = "MarianTokenizer"
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.copies.items():
             (directory / name).write_bytes(content)
-        (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=True), "utf-8")
+        if self._files.target is None:
+            (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=True), "utf-8")
         for name, value in (("tokenizer_config.json", config), ("special_tokens_map.json", roles)):
             (directory / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 

@@ -12,9 +12,9 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from jaxlm.errors import UserError
 from jaxlm.tokenizer import sentencepiece
 from jaxlm.tokenizer.declared import Declared, check_readable
-from jaxlm.tokenizer.families import FAMILIES, TokenizerFamily, guess_family
+from jaxlm.tokenizer.families import FAMILIES, PEGASUS, TokenizerFamily, guess_family
 from jaxlm.tokenizer.reading import read_text
-from jaxlm.tokenizer.settings import ALBERT_UNK, albert_steps, bert_normalizer, deberta_steps
+from jaxlm.tokenizer.settings import ALBERT_UNK, albert_steps, bert_normalizer, deberta_steps, seq2seq_steps
 
 SENTENCEPIECE = {
     FAMILIES[name].sentencepiece_file: FAMILIES[name] for name in ("t5", "llama", "xlm-roberta", "deberta-v2")
@@ -68,10 +68,14 @@ def from_vocabulary(
     assert model is not None
     family = family or SENTENCEPIECE[model]
     extra_ids = config.get("extra_ids") if family.name == "t5" else 0
-    options: dict[str, Any] = {"legacy": config.get("legacy") is not False, "fairseq": family.name == "xlm-roberta"}
+    options: dict[str, Any] = {"legacy": config.get("legacy") is not False}
+    if family.name == "pegasus":
+        options["inserted"] = PEGASUS
+    if family.name in ("xlm-roberta", "mbart", "mbart50"):
+        options["fairseq"] = family.further
     if family.name in ("llama", "xlm-roberta"):
         options["prefix"] = config.get("add_prefix_space")
-    options["plain"] = family.name in ("albert", "deberta-v2")
+    options["plain"] = family.name in ("albert", "deberta-v2", "mbart", "mbart50", "pegasus")
     backend = sentencepiece.read(directory / model, extra_ids=extra_ids, **options)
     unk = named.get("unk")
     unknown = family.roles["unk"] if unk is None else unk.content
@@ -94,6 +98,8 @@ def remade(
         steps = _bert_steps(**bert_normalizer(config))
     elif family is not None and family.name == "albert":
         steps = albert_steps(config, backend.normalizer)
+    elif family is not None and family.name in ("mbart", "mbart50", "pegasus"):
+        steps = seq2seq_steps(family.name, backend.normalizer)
     for part, step in steps.items():
         setattr(backend, part, step)
     return backend
