@@ -74,11 +74,11 @@ class HFCheckpoint:
         return config | self._generation_ids()
 
     def _generation_ids(self) -> dict[str, Any]:
-        """The ids that end a text by generation_config.json, which goes before config.json, as in Transformers."""
+        """The ids that begin and end a text by generation_config.json, which goes before config.json."""
         if not (self.directory / GENERATION).is_file():
             return {}
-        value = read_generation_config(self.directory).get("eos_token_id")
-        return {} if value is None else {"eos_token_id": value}
+        said = read_generation_config(self.directory)
+        return {name: said[name] for name in ("eos_token_id", "decoder_start_token_id") if name in said}
 
     @cached_property
     def family(self) -> Family:

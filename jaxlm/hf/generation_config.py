@@ -37,7 +37,7 @@ def _is_texts(value: Any) -> bool:
 
 _COUNT, _NUMBER = (_is_count, "a whole number of 0 or more"), (_is_number, "a number")
 _FLAG = (lambda value: type(value) is bool, "true or false")
-KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_new_tokens": _COUNT, "max_length": _COUNT, "min_new_tokens": _COUNT, "min_length": _COUNT,
     "do_sample": _FLAG, "temperature": _NUMBER, "top_k": _COUNT, "top_p": _NUMBER, "min_p": _NUMBER,
     "num_beams": _COUNT, "num_return_sequences": _COUNT, "length_penalty": _NUMBER,
@@ -49,6 +49,8 @@ KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "forced_bos_token_id": _COUNT, "forced_eos_token_id": (_is_ids, "a token id"),
 }  # fmt: skip
 """Settings that are read: what fits, and that in words."""
+OF_THE_MODEL = {"decoder_start_token_id": _COUNT}
+"""Further ids that are read, which the model's config has."""
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "typical_p": (1.0,), "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "top_h": (), "sequence_bias": (),
     "encoder_repetition_penalty": (1.0,), "encoder_no_repeat_ngram_size": (0,), "suppress_tokens": ([],),
@@ -60,7 +62,8 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 
 
 def read_generation_config(directory: Path) -> dict[str, Any]:
-    """Returns the settings of `KEYS` that generation_config.json names; without that file, those in config.json.
+    """Returns the settings of `KEYS` and `OF_THE_MODEL` that generation_config.json names; without that file, those in
+    config.json.
 
     Raises:
       UserError: the file is no JSON object, or a value does not fit.
@@ -75,7 +78,7 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise UserError(f"{path}: expected a JSON object, found {json.dumps(said):.60}")
     settings = {}
-    for name, (fits, wanted) in KEYS.items():
+    for name, (fits, wanted) in (KEYS | OF_THE_MODEL).items():
         value = said.get(name)
         if value is None or value == []:
             continue

@@ -9,7 +9,7 @@ from jaxlm.config.schema import Config
 from jaxlm.data.dataset import Dataset
 from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
-from jaxlm.hf.generation_config import KEYS, read_generation_config, write_generation_config
+from jaxlm.hf.generation_config import FILE, KEYS, OF_THE_MODEL, read_generation_config, write_generation_config
 from jaxlm.models import Model
 from jaxlm.setup.model import eos_ids
 from jaxlm.tasks.records import Generation
@@ -34,7 +34,10 @@ def make_generation(config: Config, tokenizer: Tokenizer, checkpoint: HFCheckpoi
     given = {name: value for name in KEYS if (value := getattr(section, name)) is not None}
     writes = checkpoint is not None and checkpoint.family.init_cache is not None
     said = read_generation_config(checkpoint.directory) if checkpoint is not None and writes else {}
-    said.pop("eos_token_id", None)  # `eos_ids` has it
+    if checkpoint is not None and not (checkpoint.directory / FILE).is_file():
+        said.setdefault("forced_eos_token_id", getattr(checkpoint.model_config, "forced_eos_id", None))  # BART's
+    for name in ("eos_token_id", *OF_THE_MODEL):  # the model's config has them
+        said.pop(name, None)
     for one, other in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
         if one in given or other in given:  # what is given replaces the other way to say it, too
             said = {name: value for name, value in said.items() if name not in (one, other)}

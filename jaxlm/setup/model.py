@@ -97,7 +97,7 @@ def _from_tokenizer(sizes: Any, tokenizer: Tokenizer) -> dict[str, Any]:
     ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
     if ids["pad_id"] is None and sizes.pad_id is not None:
         ids["pad_id"] = 0  # a family that must have one, and never reads what stands there
-    ids["decoder_start_id"] = ids["pad_id"]
+    ids |= {"decoder_start_id": ids["pad_id"], "forced_eos_id": ids["eos_id"]}
     known = {name: value for name, value in ids.items() if hasattr(sizes, name)}
     return {"vocab_size": tokenizer.vocab_size, **known}
 

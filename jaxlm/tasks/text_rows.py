@@ -16,6 +16,7 @@ from jaxlm.errors import UserError
 from jaxlm.tasks.records import Context
 from jaxlm.tasks.text_cells import read_references, read_text
 from jaxlm.tasks.text_layout import TextLayout
+from jaxlm.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger("jaxlm")
 _T = TypeVar("_T")
@@ -55,7 +56,8 @@ class TextRows:
             except UserError as error:
                 bad.add(i, error)
         sources = self._ids([self.layout.template.fill(texts) for texts in read.values()])
-        targets = self._ids([references[0] for i in read if (references := labels[i])])
+        written = [references[0] for i in read if (references := labels[i])]
+        targets = self._ids(written, self.context.tokenizer.target)
         made: list[Example] = []
         counts = {"truncated": 0, "targets_truncated": 0}
         for number, (i, texts) in enumerate(read.items()):
@@ -120,8 +122,9 @@ class TextRows:
         room = layout.max_target_length - len(before) - len(after)
         return np.concatenate([before, ids[:room], after]), len(ids) > room
 
-    def _ids(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [encoded.ids for [encoded] in self.context.tokenizer.encode(texts, special_tokens=False)]
+    def _ids(self, texts: Sequence[str], tokenizer: Tokenizer | None = None) -> list[np.ndarray]:
+        tokenizer = tokenizer or self.context.tokenizer
+        return [encoded.ids for [encoded] in tokenizer.encode(texts, special_tokens=False)]
 
     def _example(self, source: np.ndarray, target: np.ndarray | None, row: int) -> Example:
         """An example without a target, to be answered, has one label of weight 0."""

@@ -144,17 +144,23 @@ def lower(model: Model, task: str, step: str) -> Any:
     length = 128 * max(5, rules.size("context"))
     params = model.shapes
     if step == "decode":
-        tokens, numbers = jax.ShapeDtypeStruct((rows, length), jnp.int32), jax.ShapeDtypeStruct((rows,), jnp.int32)
-        shapes = [tokens, *[numbers] * 6]
-        arrays = placed(shapes, [rules.sharding(("batch", "length")[: len(s.shape)], s.shape) for s in shapes])
+        reads = model.family.is_encoder_decoder
+        width = 16 if reads else length  # the decoder's prompt
+        source = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+        tokens, numbers = jax.ShapeDtypeStruct((rows, width), jnp.int32), jax.ShapeDtypeStruct((rows,), jnp.int32)
+        shapes = [tokens, *[numbers] * 6, source]
+        *arrays, source = placed(shapes, [rules.sharding(("batch", "length")[: len(s.shape)], s.shape) for s in shapes])
         settings = Generation(eos_ids=(2,), prefix=task == "prefix_lm")
-        plan = Plan(model, settings, slots=rows, group=rows, width=length, room=ROOM, spare=0)
+        plan = Plan(
+            model, settings, slots=rows, group=rows, width=width, room=ROOM, spare=0, source_width=length * reads
+        )
 
-        def write(fixed: Fixed, prompts: Prompts, slots: jax.Array) -> Any:
-            carry = fill(fixed, empty_slots(fixed, plan=plan), prompts, slots, None, plan=plan)
+        def write(fixed: Fixed, prompts: Prompts, slots: jax.Array, source: Any) -> Any:
+            carry = fill(fixed, empty_slots(fixed, plan=plan), prompts, slots, source, plan=plan)
             return run(fixed, carry, np.int32(rows), np.int32(ROOM), plan=plan)[1]
 
-        return jax.jit(write).lower(Fixed(params, key), Prompts(*arrays[:-1]), arrays[-1])
+        read = (source, source) if reads else None
+        return jax.jit(write).lower(Fixed(params, key), Prompts(*arrays[:-1]), arrays[-1], read)
     loss, measure = objective(task)
     arrays = batch(model, task, rows, length)
     if step == "eval":

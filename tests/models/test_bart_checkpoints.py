@@ -116,7 +116,7 @@ def random_model(transformers, name: str, seed: int):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize(("name", "seed"), zip(NAMES, range(4), strict=True))
+@pytest.mark.parametrize(("name", "seed"), [*zip(NAMES, range(4), strict=True)])
 def test_import_agrees_and_export_is_bit_equal(name, seed, tmp_path, transformers):
     import torch
 

@@ -135,3 +135,22 @@ def test_what_is_written_fits_the_model_behind_each_prompt():
         UserError, match=rf"row 2: a prompt of {most - 8} tokens; generation.max_new_tokens=9 more do not"
     ):
         check_room(Generation(9), model, data)
+
+
+def test_bart_ends_texts_as_its_config_says_and_mbart_begins_them_with_a_language(tokenizer, tmp_path):
+    config_json = {"model_type": "mbart", **FAMILIES["mbart"].to_hf(tiny("mbart").config)}
+
+    def read(**changes):
+        said = {key: value for key, value in (config_json | changes).items() if value != ""}
+        (tmp_path / "config.json").write_text(json.dumps(said))
+        checkpoint = HFCheckpoint(tmp_path)
+        return checkpoint.model_config, make_generation(config(), tokenizer, checkpoint)
+
+    assert read(forced_eos_token_id="")[1].forced_eos_id == 2  # which Transformers, too, takes where nothing is said
+    assert read(forced_eos_token_id=None)[1].forced_eos_id is None
+    assert read(forced_bos_token_id=9)[1].forced_bos_id == 9
+    say(HFCheckpoint(tmp_path), json.dumps({"decoder_start_token_id": 5, "forced_bos_token_id": 7}))
+    sizes, settings = read(forced_eos_token_id=3)
+    assert (sizes.decoder_start_id, settings.forced_bos_id, settings.forced_eos_id) == (5, 7, None)
+    written = json.loads(generation_json(settings, FAMILIES["mbart"].to_hf(sizes)))
+    assert (written["decoder_start_token_id"], written["forced_bos_token_id"]) == (5, 7)

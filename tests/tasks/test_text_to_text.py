@@ -64,6 +64,17 @@ def test_an_encoder_reads_and_a_decoder_writes():
     assert arrays["decoder_tokens"] == [0] and arrays["weights"] == [0]
 
 
+def test_targets_are_split_as_what_is_written():
+    backends = [tokenizers.Tokenizer(models.WordLevel({"</s>": 0, "<unk>": 1, "a": 2}, "<unk>")) for _ in range(2)]
+    for backend in backends:
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backends[1].normalizer = tokenizers.normalizers.Lowercase()
+    roles = {"eos": "</s>", "unk": "<unk>"}
+    tokenizer = Tokenizer(TokenizerFiles(backends[0], roles, {}, target=backends[1]))
+    _, arrays = one(make(tokenizer=tokenizer), {"input": "A a", "output": "A"})
+    assert arrays["tokens"] == [1, 2] and arrays["labels"] == [2, 0]
+
+
 def test_a_decoder_alone_learns_the_target_alone():
     task = make(head="causal_lm")
     example, arrays = one(task, {"input": "hi", "output": "yo"})
