@@ -26,7 +26,7 @@ from jaxlm.report.format import (
     format_score,
     headline_metrics,
 )
-from jaxlm.report.sections import ReportSection, read_analysis
+from jaxlm.report.sections import ReportSection, excerpt, read_analysis
 from jaxlm.run.run_dir import ANALYSIS, CONFIG, REPORT, SAMPLES, SUMMARY
 from jaxlm.run.tracking import read_metrics
 
@@ -226,7 +226,10 @@ def _samples(path: Path) -> dict[str, Any] | None:
     if not latest:
         return None
     if any("reference" in row for row in latest):
-        cells = [[row["step"], *(str(row.get(name, "")) for name in ("prompt", "text", "reference"))] for row in latest]
+        cells = [
+            [row["step"], excerpt(str(row["prompt"])), *(str(row.get(name, "")) for name in ("text", "reference"))]
+            for row in latest
+        ]
         return _table(("Step", "Source", "Written", "Reference"), cells)
     cells = [[row["step"], str(row["prompt"]), str(row["text"])] for row in latest]
     return _table(("Step", "Prompt", "Continuation"), cells)

@@ -33,6 +33,9 @@ _SHOWN: dict[str, Callable[[float], str]] = {
     "padding_share": lambda v: f"padding {v:.1%}",
 }
 
+_READ = 200
+"""Characters that the log shows of the text that a sample answers."""
+
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's metrics.jsonl, null read as NaN; empty if there is no such file.
@@ -147,7 +150,8 @@ class Tracker:
             return
         for sample in samples:
             beside = f" (reference: {sample['reference']!r})" if "reference" in sample else ""
-            self.log(f"sample: {sample['prompt']!r} -> {sample['text']!r}{beside}")
+            read = sample["prompt"] if len(sample["prompt"]) <= _READ else f"{sample['prompt'][:_READ].rstrip()} ..."
+            self.log(f"sample: {read!r} -> {sample['text']!r}{beside}")
         if self._board:
             self._board.add_texts(step, time.time(), _texts(samples))
 

@@ -201,6 +201,23 @@ def test_tensorboard_holds_every_row_once_also_after_a_kill(tmp_path):
     assert math.isnan(value) and len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
+def test_samples_stand_in_the_log_and_in_tensorboard_beside_their_references(tmp_path):
+    output, sample = io.StringIO(), {"prompt": "word " * 99, "text": "ein\nHund", "reference": "Der Hund"}
+    with tracker(tmp_path, tensorboard=True, console=console_to(output)) as track:
+        track.log_samples(20, [{"prompt": "Once", "text": " upon"}, sample])
+    plain, beside = output.getvalue().splitlines()
+    assert plain.endswith("sample: 'Once' -> ' upon'")
+    assert beside.endswith("word word ...' -> 'ein\\nHund' (reference: 'Der Hund')") and len(beside) < 300
+    [first] = (tmp_path / "tensorboard").iterdir()
+    content = first.read_bytes()
+    assert b"samples/2" in content and b"**reference**\n\n    Der Hund" in content and b"    ein\n    Hund" in content
+    (tmp_path / "samples.jsonl").write_text(json.dumps({"step": 20, **sample}) + "\n" + json.dumps({"step": 40}) + "\n")
+    with tracker(tmp_path, 20, tensorboard=True):  # a resumed run writes the file anew
+        pass
+    [again] = (tmp_path / "tensorboard").iterdir()
+    assert b"samples/1" in again.read_bytes() and b"Der Hund" in again.read_bytes()
+
+
 def test_tensorboard_never_stops_a_run(tmp_path, monkeypatch, caplog):
     (tmp_path / "tensorboard").write_text("a file in the folder's place")
     with tracker(tmp_path, tensorboard=True) as track:
