@@ -76,7 +76,7 @@ def score(texts: list[str], pairs: list[Pair], metric: str) -> dict[str, float]:
     from rouge_score.rouge_scorer import RougeScorer
 
     names = ["rouge1", "rouge2", "rougeL"]
-    scorer = RougeScorer(names, use_stemmer=True)
+    scorer = RougeScorer(names)
     found = [scorer.score_multi(pair.targets, text) for text, pair in zip(texts, pairs, strict=True)]
     return {name: sum(one[name].fmeasure for one in found) / len(found) for name in names}
 
