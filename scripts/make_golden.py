@@ -31,7 +31,12 @@ sys.path.append(str(TESTS))
 
 from helpers.text_pairs import pairs, torch_pair_logits  # noqa: E402
 from helpers.tiny_models import examples, formula_tensor  # noqa: E402
-from helpers.torch_reference import recurrent_logits, recurrent_tensors  # noqa: E402
+from helpers.torch_reference import (  # noqa: E402
+    attention_logits,
+    attention_tensors,
+    recurrent_logits,
+    recurrent_tensors,
+)
 
 BERT_LIKE = {
     "vocab_size": 64, "num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 24,
@@ -109,6 +114,13 @@ DECODERS = {
 RECURRENT = {
     "vocab_size": 64, "num_hidden_layers": 3, "embedding_size": 12, "hidden_size": 16, "tie_word_embeddings": True,
 }  # fmt: skip
+_ATTENTION = {
+    "vocab_size": 64, "num_hidden_layers": 2, "embedding_size": 12, "hidden_size": 16, "bidirectional": True,
+}  # fmt: skip
+ATTENTION = {
+    "lstm_seq2seq": {**_ATTENTION, "attention": "additive", "input_feeding": True, "tie_word_embeddings": True},
+    "gru_seq2seq": {**_ATTENTION, "attention": "general", "input_feeding": False, "tie_word_embeddings": False},
+}
 T5_LIKE = {
     "vocab_size": 64, "num_layers": 3, "num_decoder_layers": 2, "d_model": 16, "d_kv": 6, "num_heads": 4, "d_ff": 24,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "layer_norm_epsilon": 1e-3,
@@ -162,7 +174,7 @@ def logits_of(model: Any, text: Any, has_types: bool) -> torch.Tensor:
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or [*CONFIGS, *DECODERS, "lstm", "gru", *PAIRS]
+    chosen = sys.argv[1:] or [*CONFIGS, *DECODERS, "lstm", "gru", *ATTENTION, *PAIRS]
     for family in filter(chosen.__contains__, CONFIGS):
         settings = CONFIGS[family]
         config = AutoConfig.for_model(family, **settings)
@@ -200,6 +212,12 @@ def main() -> None:
         tensors = recurrent_tensors(config, "causal_lm")
         last = [[round(float(x), 6) for x in recurrent_logits(config, tensors, t.tokens)[-1]] for t in texts[:3]]
         write(f"{family}-causal_lm", family, RECURRENT, SimpleNamespace(pad_token_id=0), texts[:3], last)
+
+    for family in filter(chosen.__contains__, ATTENTION):
+        config = {"model_type": family, **ATTENTION[family]}
+        tensors, texts = attention_tensors(config), pairs(3, seed=1)
+        last = [[round(float(x), 6) for x in attention_logits(config, tensors, text)[-1]] for text in texts]
+        write(f"{family}-seq2seq_lm", family, ATTENTION[family], SimpleNamespace(pad_token_id=0), texts, last)
 
     for name in filter(chosen.__contains__, PAIRS):
         family = name.split("-")[0]

@@ -15,6 +15,7 @@ from jaxlm.models import (
     modernbert_family,
     mpnet,
     recurrent,
+    recurrent_seq2seq_family,
     roberta,
     t5_family,
 )
@@ -29,8 +30,10 @@ FAMILIES: dict[str, Family] = {
     "electra": electra.FAMILY,
     "gpt2": gpt2.FAMILY,
     "gru": recurrent.GRU_FAMILY,
+    "gru_seq2seq": recurrent_seq2seq_family.GRU_FAMILY,
     "llama": llama_family.FAMILY,
     "lstm": recurrent.LSTM_FAMILY,
+    "lstm_seq2seq": recurrent_seq2seq_family.LSTM_FAMILY,
     "marian": bart_family.MARIAN_FAMILY,
     "mbart": bart_family.MBART_FAMILY,
     "mistral": llama_family.MISTRAL,

@@ -109,19 +109,22 @@ LSTM = Cell(4, 2, _lstm_step, _open_forget_gate)
 GRU = Cell(3, 1, _gru_step, nn.initializers.zeros)
 
 
-def _scan(cell: Cell, x: Any, extra: Any, weight: Any, bias: Any, restart: Any, state: State) -> tuple[Array, State]:
+def _scan(
+    cell: Cell, x: Any, extra: Any, weight: Any, bias: Any, restart: Any, state: State, begin: State | None
+) -> tuple[Array, State]:
     """Steps through time; `extra` [T, B, G, H] is added to the recurrent projections."""
 
     def step(state: State, inputs: Any) -> tuple[State, jax.Array]:
-        x_BGH, extra_BGH, restart_B = inputs
-        state = tuple(jnp.where(restart_B[:, None], 0.0, s) for s in state)
+        x_BGH, extra_BGH, restart_B, begin = inputs
+        anew = (0.0,) * len(state) if begin is None else begin
+        state = tuple(jnp.where(restart_B[:, None], b, s) for b, s in zip(anew, state, strict=True))
         h = state[0].astype(weight.dtype)
         y_BGH = jax.lax.dot_general(h, weight, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
         y_BGH = y_BGH + bias[None]
         state = cell.step(x_BGH.astype(jnp.float32), y_BGH if extra is None else y_BGH + extra_BGH, state)
         return state, state[0].astype(weight.dtype)
 
-    state, h_TBH = jax.lax.scan(step, state, (x, extra, restart))
+    state, h_TBH = jax.lax.scan(step, state, (x, extra, restart, begin))
     return h_TBH, state
 
 
@@ -133,33 +136,37 @@ def recur(
     bias_GH: Float[Array, "G H"],
     restart_TB: Bool[Array, "T B"],
     state: State,
+    begin: State | None,
 ) -> tuple[Float[Array, "T B H"], State]:
     """Runs a cell over time: its outputs, and the state after the last token.
 
     Args:
       x_TBGH: input projections of all tokens.
-      restart_TB: where the state is 0 before the token, whatever was before.
+      restart_TB: where the state begins anew before the token, whatever was before.
       state: before the first token.
+      begin: what the state begins anew with, float32 [T, B, H] each; None: 0.
     """
-    return _scan(cell, x_TBGH, None, weight_HGH, bias_GH, restart_TB, state)
+    return _scan(cell, x_TBGH, None, weight_HGH, bias_GH, restart_TB, state, begin)
 
 
-def _recur_forward(cell: Cell, x: Any, weight: Any, bias: Any, restart: Any, state: State) -> Any:
+def _recur_forward(cell: Cell, x: Any, weight: Any, bias: Any, restart: Any, state: State, begin: State | None) -> Any:
     extra = jnp.zeros(x.shape, jnp.float32)
-    outputs, pull = jax.vjp(lambda x, e, s: _scan(cell, x, e, weight, bias, restart, s), x, extra, state)
-    return outputs, (pull, outputs[0], weight, restart, state)
+    run = lambda x, e, s, b: _scan(cell, x, e, weight, bias, restart, s, b)  # noqa: E731
+    outputs, pull = jax.vjp(run, x, extra, state, begin)
+    return outputs, (pull, outputs[0], weight, restart, state, begin)
 
 
 def _recur_backward(cell: Cell, saved: Any, cotangents: Any) -> Any:
     """The weight's gradient is one product over all tokens: left to the scan, every step would add to it in memory, in
     the compute dtype."""
-    pull, h, weight, restart, state = saved
-    dx, dy, dstate = pull(cotangents)
+    pull, h, weight, restart, state, begin = saved
+    dx, dy, dstate, dbegin = pull(cotangents)
     before = jnp.concatenate([state[0][None].astype(h.dtype), h[:-1]])
-    before = jnp.where(restart[..., None], jnp.zeros_like(before), before)
+    anew = jnp.zeros_like(before) if begin is None else begin[0].astype(h.dtype)
+    before = jnp.where(restart[..., None], anew, before)
     low = dy.astype(before.dtype)
     dweight = jnp.einsum("trh,trgk->hgk", before, low, preferred_element_type=jnp.float32).astype(weight.dtype)
-    return dx, dweight, dy.sum((0, 1)), None, dstate
+    return dx, dweight, dy.sum((0, 1)), None, dstate, dbegin
 
 
 recur.defvjp(_recur_forward, _recur_backward)
@@ -174,11 +181,11 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTE: Float[Array, "B T E"], restart_BT: Bool[Array, "B T"], state: State
+        self, x_BTE: Float[Array, "B T E"], restart_BT: Bool[Array, "B T"], state: State, begin: State | None = None
     ) -> tuple[Float[Array, "B T H"], State]:
         H, G, dtype, rules = self.hidden_dim, self.cell.num_gates, self.compute.dtype, self.compute.rules
         axes = ("embed", "gates", "hidden")
-        init = _uniform(H)
+        init = uniform(H)
         x = dense(self, "input", x_BTE, (x_BTE.shape[-1], G, H), axes, init=init, bias=False)
         x = x + add_leading_axes(param(self, "input_bias", self.cell.init_bias, (G, H), axes[1:]).astype(dtype), 4)
         x = constrain(x, ("batch", "length", None, None), rules)
@@ -186,11 +193,13 @@ class Layer(nn.Module):
         # Gathered once, not in every step.
         weight = constrain(weight, (None, None, None), rules)
         bias = param(self, "recur_bias", nn.initializers.zeros, (G, H), axes[1:])
-        h_TBH, state = cast(Any, recur(self.cell, jnp.moveaxis(x, 1, 0), weight, bias, restart_BT.T, state))
+        anew = None if begin is None else tuple(jnp.moveaxis(b, 1, 0) for b in begin)
+        h_TBH, state = cast(Any, recur(self.cell, jnp.moveaxis(x, 1, 0), weight, bias, restart_BT.T, state, anew))
         return constrain(jnp.moveaxis(h_TBH, 0, 1), ("batch", "length", None), rules), state
 
 
-def _uniform(hidden_dim: int) -> Callable[..., jax.Array]:
+def uniform(hidden_dim: int) -> Callable[..., jax.Array]:
+    """Initializer of a recurrent network's maps."""
     bound = hidden_dim**-0.5
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -248,7 +257,7 @@ class RecurrentTrunk(nn.Module):
         x = take_columns(dropout(x, c.dropout, output_key), slot_positions)
         if c.tied and c.embed_dim != c.hidden_dim:
             x = dense(
-                self, "project", x, (c.hidden_dim, c.embed_dim), ("embed_in", "embed"), init=_uniform(c.hidden_dim)
+                self, "project", x, (c.hidden_dim, c.embed_dim), ("embed_in", "embed"), init=uniform(c.hidden_dim)
             )
         return x if cache is None else (x, cache)
 

@@ -74,6 +74,8 @@ def model_of(family: str, mesh: str | None) -> Model:
         return tiny(family, compute)
     if family == "llama":
         return Model(FAMILIES["llama"], override(tiny("llama").config, {"tied": False}), "causal_lm", 0, compute)
+    if family == "lstm_seq2seq":
+        return tiny(family, compute, input_feeding=True, attention="additive", dropout=0.0)
     sizes = {"num_decoder_layers": 2, "dropout": 0.0}
     if family == "t5":
         sizes |= {"num_buckets": 8, "max_distance": 6, "head_dim": 4}

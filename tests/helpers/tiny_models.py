@@ -33,7 +33,9 @@ FAMILY_SIZES = {
 VARIANT_SIZES = {
     "bart": {"decoder_start_id": 0},
     "gru": {"hidden_dim": 16},
+    "gru_seq2seq": {"hidden_dim": 16, "attention": "additive"},
     "lstm": {"hidden_dim": 16},
+    "lstm_seq2seq": {"hidden_dim": 16},
     "marian": {"pad_id": 0, "decoder_start_id": 0},
     "mbart": {"decoder_start_id": 0},
     "mistral": {"num_kv_heads": 2, "window": 4, "pad_id": 0},

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers.text_pairs import Pair
 from helpers.tiny_models import Example, formula_tensor
 
 from jaxlm.nn.layers import ACTIVATIONS
@@ -137,6 +138,70 @@ def recurrent_tensors(config: dict[str, Any], head: str, num_outputs: int = 3) -
     elif not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (vocab, width)
     return {key: formula_tensor(key, shape) for key, shape in shapes.items()}
+
+
+def attention_tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors of a recurrent encoder-decoder's checkpoint, by `formula_tensor`."""
+    vocab, embed, hidden, layers = (
+        config[key] for key in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers")
+    )
+    shapes = {"embedding.weight": (vocab, embed)}
+    for name, network in zip(("encoder", "decoder"), attention_rnns(config), strict=True):
+        shapes |= {f"{name}.{key}": tuple(value.shape) for key, value in network.state_dict().items()}
+    shapes |= {"bridge.weight": (layers * hidden, hidden), "attention.query.weight": (hidden, hidden)}
+    if config["attention"] == "additive":
+        shapes |= {"attention.key.weight": (hidden, hidden), "attention.energy.weight": (1, hidden)}
+    shapes["attention.combine.weight"] = (hidden, 2 * hidden)
+    if config["tie_word_embeddings"] and embed != hidden:
+        shapes["projection.weight"] = (embed, hidden)
+    elif not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (vocab, hidden)
+    return {key: formula_tensor(key, shape) for key, shape in shapes.items()}
+
+
+def attention_rnns(config: dict[str, Any]) -> tuple[Any, Any]:
+    """Torch's own modules of a recurrent encoder-decoder."""
+    import torch
+
+    network = getattr(torch.nn, config["model_type"].removesuffix("_seq2seq").upper())
+    embed, hidden, layers = (config[key] for key in ("embedding_size", "hidden_size", "num_hidden_layers"))
+    both = config["bidirectional"]
+    encoder = network(embed, hidden // 2 if both else hidden, layers, batch_first=True, bidirectional=both)
+    return encoder, network(embed + hidden * config["input_feeding"], hidden, layers, batch_first=True)
+
+
+def attention_logits(config: dict[str, Any], tensors: Mapping[str, np.ndarray], pair: Pair) -> np.ndarray:
+    """What a recurrent encoder-decoder computes, a token at a time, with torch's own LSTM or GRU: [U, V]."""
+    import torch
+
+    weights = {key: torch.from_numpy(value) for key, value in tensors.items()}
+    encoder, decoder = attention_rnns(config)
+    for name, network in (("encoder", encoder), ("decoder", decoder)):
+        network.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")})
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    table, logits = weights["embedding.weight"], []
+    with torch.no_grad():
+        states = encoder(table[torch.tensor(pair.tokens)][None])[0][0]
+        ends, half = states[-1], hidden // 2
+        if config["bidirectional"]:
+            ends = torch.cat([states[-1, :half], states[0, half:]])
+        h = torch.tanh(weights["bridge.weight"] @ ends).reshape(layers, 1, hidden)
+        state = (h, torch.zeros_like(h)) if isinstance(decoder, torch.nn.LSTM) else h
+        fed = torch.zeros(hidden)
+        for token in pair.decoder_tokens:
+            read = torch.cat([table[token], fed]) if config["input_feeding"] else table[token]
+            output, state = decoder(read[None, None], state)
+            query = weights["attention.query.weight"] @ output[0, 0]
+            if config["attention"] == "general":
+                scores = states @ query
+            else:
+                keys = states @ weights["attention.key.weight"].T
+                scores = torch.tanh(keys + query) @ weights["attention.energy.weight"][0]
+            seen = torch.softmax(scores, 0) @ states
+            fed = torch.tanh(weights["attention.combine.weight"] @ torch.cat([output[0, 0], seen]))
+            y = weights["projection.weight"] @ fed if "projection.weight" in weights else fed
+            logits.append(weights.get("lm_head.weight", table) @ y)
+    return torch.stack(logits).numpy()
 
 
 def recurrent_logits(config: dict[str, Any], tensors: Mapping[str, np.ndarray], tokens: list[int]) -> np.ndarray:

@@ -21,8 +21,10 @@ MODELS = {
     "t5": model_of,
     "t5-v1_1": lambda: model_of("v1_1"),
     **{name: functools.partial(tiny, name, num_decoder_layers=2) for name in OTHERS},
+    "lstm_seq2seq": functools.partial(tiny, "lstm_seq2seq", input_feeding=True),
+    "gru_seq2seq": functools.partial(tiny, "gru_seq2seq", embed_dim=8),
 }
-SLOW = ("t5-v1_1", "mbart", "marian")  # of what the others have
+SLOW = ("t5-v1_1", "mbart", "marian", "gru_seq2seq")  # of what the others have
 encoder_decoders = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS]
 )
@@ -97,7 +99,10 @@ def test_texts_are_encoded_without_what_pads_them(name):
     )
 
 
-@pytest.mark.parametrize("name", ["bart", pytest.param("pegasus", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    ["bart", "lstm_seq2seq", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pegasus", "gru_seq2seq"))],
+)
 def test_packed_pairs_give_the_logits_they_give_alone_whatever_pads_them(name):
     model = MODELS[name]()
     params = weights(model)

@@ -230,23 +230,25 @@ def loss_and_gradients(model: Model, params, batch, key=KEYS[0]):
     return jax.device_get(compiled(params, batch, key))
 
 
-@families
-def test_gradients_are_those_of_the_plain_scan(family, monkeypatch):
-    """The products over all tokens at once, against what JAX derives by itself; restarts and a given state included."""
+@pytest.mark.parametrize(("family", "begins"), [("lstm", True), ("gru", False)])
+def test_gradients_are_those_of_the_plain_scan(family, begins):
+    """The products over all tokens at once, against what JAX derives by itself; restarts and given states included."""
     cell = {"lstm": recurrent.LSTM, "gru": recurrent.GRU}[family]
     rng = np.random.default_rng(0)
     shapes = [(7, 2, cell.num_gates, 5), (5, cell.num_gates, 5), (cell.num_gates, 5)]
     x, weight, bias = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
     state = tuple(jnp.asarray(rng.normal(size=(2, 5)), jnp.float32) for _ in range(cell.num_states))
     restart = jnp.zeros((7, 2), bool).at[3, 0].set(True).at[0, 1].set(True)
+    begin = tuple(jnp.asarray(rng.normal(size=(7, 2, 5)), jnp.float32) for _ in range(cell.num_states))
+    begin = begin if begins else None
 
-    def loss(run, x, weight, bias, state):
-        h, after = run(cell, x, weight, bias, restart, state)
+    def loss(run, x, weight, bias, state, begin):
+        h, after = run(cell, x, weight, bias, restart, state, begin)
         return (jnp.sin(h) * jnp.arange(70.0).reshape(7, 2, 5)).sum() + sum(jnp.cos(s).sum() for s in after)
 
     plain = lambda cell, x, weight, bias, *rest: recurrent._scan(cell, x, None, weight, bias, *rest)  # noqa: E731
     ours, theirs = (
-        jax.jit(jax.value_and_grad(functools.partial(loss, run), (0, 1, 2, 3)))(x, weight, bias, state)
+        jax.jit(jax.value_and_grad(functools.partial(loss, run), (0, 1, 2, 3, 4)))(x, weight, bias, state, begin)
         for run in (recurrent.recur, plain)
     )
     assert_close(ours, theirs)

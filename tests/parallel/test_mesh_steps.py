@@ -61,6 +61,12 @@ def test_networks_of_their_own_on_every_mesh(family, mesh):
     assert_same_step(family, mesh)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [mesh for mesh in MESHES if mesh != "context"])
+def test_recurrent_encoder_decoders_on_every_mesh(mesh):
+    assert_same_step("lstm_seq2seq", mesh)
+
+
 @pytest.mark.parametrize(("family", "mesh"), [("llama", "context"), ("llama", "fsdp_tp")])
 def test_a_chunked_loss_is_that_of_one_device(family, mesh):
     assert_same_step(family, mesh, chunk=8)
