@@ -334,7 +334,7 @@ class BiasedHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B U D"], batch: Batch, key: Key, table: Float[Array, "V D"]) -> FactoredLogits:
         del batch, key
-        bias = param(self, "bias", nn.initializers.zeros, table.shape[:1], ("vocab",))
+        bias = param(self, "logits_bias", nn.initializers.zeros, table.shape[:1], ("vocab",))
         return FactoredLogits(x, table, jax.lax.stop_gradient(bias), rules=self.compute.rules)
 
 

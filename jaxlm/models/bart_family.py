@@ -144,7 +144,7 @@ def _family(
     sizes: Mapping[str, tuple[BartConfig, int]],
 ) -> Family:
     """Args: sizes: preset -> its config and number of parameters, the bias of the logits among them."""
-    rules = (Rule("head/bias", "final_logits_bias", "1 v -> v"),)
+    rules = (Rule("head/logits_bias", "final_logits_bias", "1 v -> v"),)
     return Family(
         name=name,
         config=BartConfig,

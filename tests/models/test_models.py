@@ -306,7 +306,7 @@ def test_initialisation_follows_its_formula_and_key():
 
 
 def test_mistakes_in_a_model_choice_are_named():
-    with pytest.raises(UserError, match=r"here: model type 'gpt9' is not supported; supported: albert, bert, deberta"):
+    with pytest.raises(UserError, match=r"here: model type 'gpt9' is not supported; supported: albert, bart, bert"):
         get_family("gpt9", "here")
     with pytest.raises(UserError, match=r"'bert' has no span head; it has: classification"):
         Model(FAMILIES["bert"], FAMILIES["bert"].presets["tiny"], "span", 2).init(jax.random.key(0))

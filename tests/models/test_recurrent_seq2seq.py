@@ -94,6 +94,13 @@ def test_checkpoints_survive_the_round_trip(family, changes, tmp_path):
     assert again.config == model.config and imported.initialized == imported.ignored == ()
     for ours, theirs in zip(jax.tree.leaves(imported.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parity
+def test_checkpoints_have_the_names_of_torch(tmp_path):
+    model = tiny("gru_seq2seq", tied=False, bidirectional=False)
+    export_model(tmp_path, model, weights(model))
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert load_file(tmp_path / "model.safetensors").keys() == attention_tensors(config).keys()
 
 

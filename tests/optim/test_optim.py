@@ -134,10 +134,13 @@ def test_matrices_are_told_by_their_axes():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kernel_of_a_family_is_a_matrix(family):
-    """All but embeddings, output layers, norms and biases; a new axis name must not make them vectors."""
+    """All but embeddings, output layers, norms, biases and the vector of additive attention.
+
+    A new axis name must not make them vectors.
+    """
     for name, axes in flatten(tiny(family).axes).items():
         block = matrix_dims(axes)
-        vector = name.endswith(("_bias", "_scale")) and not name.endswith("relative_bias")
+        vector = name.endswith(("_bias", "_scale", "/energy")) and not name.endswith("relative_bias")
         assert bool(block.rows) != vector, name
         kind = name.split("/")[-1]
         table = kind in ("tokens", "positions", "types", "unembed", "relative_bias", "out", "detect_out")
