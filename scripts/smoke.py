@@ -12,6 +12,7 @@ import pkgutil
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,22 @@ from helpers.embedding_runs import write_embedding  # noqa: E402
 from helpers.finetuning_runs import read_jsonl, run, write_config, write_jsonl  # noqa: E402
 from helpers.pretraining_runs import MODELS, write_pretraining  # noqa: E402
 from helpers.tagging_runs import write_tagging  # noqa: E402
+from helpers.writing_runs import write_pairs  # noqa: E402
 
 import jaxlm  # noqa: E402
 
-QUESTION = {"text": "the film was good", "question": "the film", "choices": ["good", "bad"], "context": "the film was"}
+QUESTION = {
+    "text": "the film was good", "question": "the film", "choices": ["good", "bad"], "context": "the film was", "en": "sun",
+}  # fmt: skip
 ANSWERS = {
     "classification": (),
     "tagging": (),
     "multiple_choice": (),
     "question_answering": (),
     "embedding": (),
+    "text_to_text": (),
+    "translation": ("generation.num_beams=2",),
+    "summarization": (),
     "causal_lm": ("generation.max_new_tokens=5",),
     "prefix_lm": ("generation.max_new_tokens=5",),
 }
@@ -62,6 +69,9 @@ LABELLED = {
     "multiple_choice": write_choices,
     "question_answering": write_questions,
     "embedding": write_embedding,
+    "text_to_text": partial(write_pairs, kind="text_to_text", family="gpt2"),
+    "translation": partial(write_pairs, kind="translation", family="t5"),
+    "summarization": partial(write_pairs, kind="summarization", family="t5"),
 }
 """Makes the run of a kind."""
 

@@ -58,6 +58,16 @@ CASES: list[dict[str, Any]] = [
     },
 ]  # fmt: skip
 """Each setting, with what it may disturb."""
+GREEDY, PROCESSED, N_BEST = 0, 1, 3
+CASES_OF = {"gpt2": range(len(CASES)), "llama": (GREEDY, N_BEST), "t5": (PROCESSED, N_BEST), "mt5": (PROCESSED, N_BEST)}
+"""Numbers of the cases of a family, of others the n-best texts alone: settings do not depend on the family."""
+SLOW = ("mbart", "marian")
+"""Between them BART and Pegasus have what these have."""
+PAIRED = [
+    pytest.param(family, case, marks=[pytest.mark.slow] * (family in SLOW))
+    for family in SIZES
+    for case in CASES_OF.get(family, (N_BEST,))
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,12 +79,7 @@ def quick_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-SLOW = ("mbart", "marian")  # between them BART and Pegasus have what these have
-
-
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SIZES]
-)
+@pytest.fixture(scope="module")
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model, Any]:
     """Transformers' model, ours and its parameters; far from their first values, so that texts differ."""
     import torch
@@ -128,12 +133,10 @@ def ours(model: Model, params: Any, **settings: Any) -> list[list[Hypothesis]]:
     return generate(model, params, [[0]] * len(PROMPTS), wanted, encoder_inputs=PROMPTS)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)) or "greedy")
+@pytest.mark.parametrize(("models", "case"), PAIRED, indirect=["models"])
 def test_texts_are_those_of_transformers(models, case):
     theirs, model, params = models
-    others = {"llama": (CASES[0], CASES[3]), "t5": (CASES[1], CASES[3]), "mt5": (CASES[1], CASES[3])}
-    if model.family.name != "gpt2" and case not in others.get(model.family.name, (CASES[3],)):
-        pytest.skip("settings do not depend on the family")
+    case = CASES[case]
     texts, scores = expected(theirs, **case)
     written = ours(model, params, **case)
     lengths = set()
