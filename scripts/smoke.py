@@ -30,7 +30,8 @@ from helpers.writing_runs import write_pairs  # noqa: E402
 import jaxlm  # noqa: E402
 
 QUESTION = {
-    "text": "the film was good", "question": "the film", "choices": ["good", "bad"], "context": "the film was", "en": "sun",
+    "text": "the film was good", "question": "the film", "choices": ["good", "bad"], "context": "the film was",
+    "en": "sun",
 }  # fmt: skip
 ANSWERS = {
     "classification": (),
