@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.core import meta
 from jaxtyping import Array, Float, Int
 
 from jaxlm.errors import UserError
+from jaxlm.models.encoder_decoder import EncoderDecoderTrunk
 from jaxlm.nn.attention import KVCache, Mask, attend, decoder_mask, empty_cache
 from jaxlm.nn.cross_attention import Encoded, States
 from jaxlm.nn.dropout import dropout
@@ -30,7 +30,6 @@ from jaxlm.nn.layers import (
     dense,
     dense_again,
     embed,
-    embedding_lookup,
     embedding_table,
     init_stack,
     layer_norm,
@@ -156,9 +155,8 @@ class Block(nn.Module):
         if isinstance(context, Encoded):
             return context.attend(q, segments_BT, layer, self.compute)
         k, v = (self._project(f"cross_{name}", context.states) for name in "kv")
-        q, k, v = shard_heads(q, k, v, self.compute.rules)
-        mask = Mask(segments_BT, context.segment_ids)
-        return attend(q, k, v, mask, self.compute, dropout_rate=self.config.attention_dropout, key=key)
+        dropped = {"dropout_rate": self.config.attention_dropout, "key": key}
+        return context.attend(q, k, v, segments_BT, self.compute, **dropped)
 
     def _before(self, name: str, x: jax.Array) -> jax.Array:
         return layer_norm(self, f"{name}_norm", x, _EPS) if self.design.pre_norm else x
@@ -233,12 +231,8 @@ class Stack(nn.Module):
 
     def project(self, context: States) -> Encoded:
         """Returns what all layers' cross-attention reads of the encoder."""
-        block = self._block()
-
-        def one(layer: Any) -> Any:
-            return block.apply({"params": layer}, context.states, method=Block.cross_keys_values)
-
-        return Encoded.of_layers(one, meta.unbox(self.get_variable("params", "layers")), context, self.compute.rules)
+        layers = self.get_variable("params", "layers")
+        return Encoded.of_layers(self._block(), layers, context, self.compute.rules)
 
     def _block(self) -> Block:
         return Block(self.config, self.design, self.decodes, self.compute, parent=None)
@@ -262,61 +256,15 @@ def sinusoids(num: int, embed_dim: int) -> np.ndarray:
     return np.concatenate([np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])], axis=1).astype(np.float32)
 
 
-class BartTrunk(nn.Module):
-    design: Design
+class BartTrunk(EncoderDecoderTrunk):
     config: BartConfig
-    compute: ComputeConfig
+    design: Design
 
     def setup(self) -> None:
         c = self.config
         self.tokens = embedding_table(self, "tokens", c.vocab_size, c.embed_dim, "vocab")
         self.encoder = Stack(c, self.design, False, self.compute)
         self.decoder = Stack(c, self.design, True, self.compute)
-
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
-        positions: Int[Array, "B T"],
-        decoder_tokens: Int[Array, "B U"],
-        decoder_segment_ids: Int[Array, "B U"],
-        decoder_positions: Int[Array, "B U"],
-        key: Key = None,
-    ) -> Float[Array, "B U D"]:
-        """Returns the decoder's states. A segment of the decoder reads the encoder's segment of the same number."""
-        encoder_key, decoder_key = split_key(key, 2)
-        context = States(self.encode_states(tokens, segment_ids, positions, encoder_key), segment_ids)
-        x = embedding_lookup(self.tokens, decoder_tokens, self.compute.rules)
-        return self.decoder(x, decoder_segment_ids, decoder_positions, context, decoder_key)[0]
-
-    def encode_states(
-        self,
-        tokens: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
-        positions: Int[Array, "B T"],
-        key: Key = None,
-    ) -> Float[Array, "B T D"]:
-        """Returns the encoder's states."""
-        x = embedding_lookup(self.tokens, tokens, self.compute.rules)
-        return self.encoder(x, segment_ids, positions, key=key)[0]
-
-    def encode(
-        self, tokens: Int[Array, "B T"], segment_ids: Int[Array, "B T"], positions: Int[Array, "B T"]
-    ) -> Encoded:
-        """Returns what `decode` reads of the texts."""
-        return self.decoder.project(States(self.encode_states(tokens, segment_ids, positions), segment_ids))
-
-    def decode(
-        self,
-        tokens: Int[Array, "R U"],
-        segment_ids: Int[Array, "R U"],
-        positions: Int[Array, "R U"],
-        encoded: Encoded,
-        cache: KVCache,
-    ) -> tuple[Float[Array, "R U D"], KVCache | None]:
-        """Returns the decoder's states of the next tokens, and the cache with them in it."""
-        x = embedding_lookup(self.tokens, tokens, self.compute.rules)
-        return self.decoder(x, segment_ids, positions, encoded, cache=cache)
 
 
 def init_cache(config: BartConfig, rows: int, length: int, dtype: Any) -> KVCache:

@@ -150,7 +150,7 @@ def _family(
         config=BartConfig,
         presets={preset: config for preset, (config, _) in sizes.items()},
         published={preset: count for preset, (_, count) in sizes.items()},
-        trunk=partial(BartTrunk, design),
+        trunk=partial(BartTrunk, design=design),
         heads={"seq2seq_lm": Head(seq2seq_lm, architecture, rules)},
         trunk_map=_weight_map(design),
         from_hf=partial(_from_hf, silent),

@@ -268,7 +268,7 @@ def _init_cache(cell: Cell, config: RecurrentConfig, rows: int, length: int, dty
 
 
 # Our config field -> config.json's, in the usual HF spelling.
-_FIELDS = {
+FIELDS = {
     "vocab_size": "vocab_size",
     "num_layers": "num_hidden_layers",
     "embed_dim": "embedding_size",
@@ -281,30 +281,36 @@ _FIELDS = {
     "eos_id": "eos_token_id",
     "pad_id": "pad_token_id",
 }
-_DEFAULTS = write_hf(RecurrentConfig(), _FIELDS)
+_DEFAULTS = write_hf(RecurrentConfig(), FIELDS)
 
 
 def _from_hf(config: Mapping[str, Any]) -> RecurrentConfig:
-    return RecurrentConfig(**read_hf(RecurrentConfig, config, _FIELDS, _DEFAULTS))
+    return RecurrentConfig(**read_hf(RecurrentConfig, config, FIELDS, _DEFAULTS))
 
 
 _WEIGHT, _BIAS = "(g h) d -> d g h", "(g h) -> g h"
 
 
-def _layer_rules(param: str, first: int) -> tuple[Rule, ...]:
+def layer_rules(param: str, first: int, module: str = "rnn", suffix: str = "") -> tuple[Rule, ...]:
+    """Returns the rules of layers under torch's names.
+
+    Args:
+      first: the number of torch's layer that ours begin with.
+      suffix: of torch's names: `_reverse` of what reads backwards.
+    """
     return (
-        Rule(f"trunk/{param}/input", "rnn.weight_ih_l{i}", _WEIGHT, first),
-        Rule(f"trunk/{param}/input_bias", "rnn.bias_ih_l{i}", _BIAS, first),
-        Rule(f"trunk/{param}/recur", "rnn.weight_hh_l{i}", _WEIGHT, first),
-        Rule(f"trunk/{param}/recur_bias", "rnn.bias_hh_l{i}", _BIAS, first),
+        Rule(f"trunk/{param}/input", f"{module}.weight_ih_l{{i}}{suffix}", _WEIGHT, first),
+        Rule(f"trunk/{param}/input_bias", f"{module}.bias_ih_l{{i}}{suffix}", _BIAS, first),
+        Rule(f"trunk/{param}/recur", f"{module}.weight_hh_l{{i}}{suffix}", _WEIGHT, first),
+        Rule(f"trunk/{param}/recur_bias", f"{module}.bias_hh_l{{i}}{suffix}", _BIAS, first),
     )
 
 
 _TRUNK_MAP = WeightMap(
     rules=(
         Rule("trunk/tokens", "embedding.weight"),
-        *_layer_rules("first", 0),
-        *_layer_rules("layers", 1),
+        *layer_rules("first", 0),
+        *layer_rules("layers", 1),
         Rule("trunk/project", "projection.weight", "e h -> h e"),
         Rule("trunk/project_bias", "projection.bias"),
     ),
@@ -337,7 +343,7 @@ def _family(name: str, title: str, cell: Cell, sizes: Mapping[str, int]) -> Fami
         },
         trunk_map=_TRUNK_MAP,
         from_hf=_from_hf,
-        to_hf=lambda config: write_hf(config, _FIELDS),
+        to_hf=lambda config: write_hf(config, FIELDS),
         inputs=("tokens", "segment_ids", "positions", "slot_positions"),
         pool="last",
         init_cache=partial(_init_cache, cell),

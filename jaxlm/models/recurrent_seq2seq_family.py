@@ -13,27 +13,16 @@ from typing import Any
 
 from jaxlm.models.base import Family, Head
 from jaxlm.models.hf_config import read_hf, write_hf
-from jaxlm.models.recurrent import GRU, LSTM, Cell
+from jaxlm.models.recurrent import FIELDS, GRU, LSTM, Cell, layer_rules
 from jaxlm.models.recurrent_seq2seq import RecurrentSeq2SeqConfig, RecurrentSeq2SeqTrunk, init_cache
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.heads import causal_lm
 
-# Our config field -> config.json's, in the usual HF spelling.
 _FIELDS = {
-    "vocab_size": "vocab_size",
-    "num_layers": "num_hidden_layers",
-    "embed_dim": "embedding_size",
-    "hidden_dim": "hidden_size",
+    **FIELDS,
     "attention": "attention",
     "input_feeding": "input_feeding",
     "bidirectional": "bidirectional",
-    "dropout": "dropout",
-    "classifier_dropout": "classifier_dropout",
-    "tied": "tie_word_embeddings",
-    "init_std": "initializer_range",
-    "bos_id": "bos_token_id",
-    "eos_id": "eos_token_id",
-    "pad_id": "pad_token_id",
     "decoder_start_id": "decoder_start_token_id",
 }
 _DEFAULTS = write_hf(RecurrentSeq2SeqConfig(), _FIELDS)
@@ -47,28 +36,15 @@ def _to_hf(config: RecurrentSeq2SeqConfig) -> dict[str, Any]:
     return {**write_hf(config, _FIELDS), "is_encoder_decoder": True}
 
 
-_WEIGHT, _BIAS = "(g h) d -> d g h", "(g h) -> g h"
-
-
-def _layer_rules(ours: str, module: str, suffix: str, first: int) -> tuple[Rule, ...]:
-    """Args: suffix: of torch's names; first: the number of torch's layer that ours begin with."""
-    return (
-        Rule(f"trunk/{ours}/input", f"{module}.weight_ih_l{{i}}{suffix}", _WEIGHT, first),
-        Rule(f"trunk/{ours}/input_bias", f"{module}.bias_ih_l{{i}}{suffix}", _BIAS, first),
-        Rule(f"trunk/{ours}/recur", f"{module}.weight_hh_l{{i}}{suffix}", _WEIGHT, first),
-        Rule(f"trunk/{ours}/recur_bias", f"{module}.bias_hh_l{{i}}{suffix}", _BIAS, first),
-    )
-
-
 _TRUNK_MAP = WeightMap(
     rules=(
         Rule("trunk/tokens", "embedding.weight"),
-        *_layer_rules("encoder_first/forward", "encoder", "", 0),
-        *_layer_rules("encoder_first/backward", "encoder", "_reverse", 0),
-        *_layer_rules("encoder_layers/forward", "encoder", "", 1),
-        *_layer_rules("encoder_layers/backward", "encoder", "_reverse", 1),
-        *_layer_rules("decoder_first", "decoder", "", 0),
-        *_layer_rules("decoder_layers", "decoder", "", 1),
+        *layer_rules("encoder_first/forward", 0, "encoder"),
+        *layer_rules("encoder_first/backward", 0, "encoder", "_reverse"),
+        *layer_rules("encoder_layers/forward", 1, "encoder"),
+        *layer_rules("encoder_layers/backward", 1, "encoder", "_reverse"),
+        *layer_rules("decoder_first", 0, "decoder"),
+        *layer_rules("decoder_layers", 1, "decoder"),
         Rule("trunk/bridge", "bridge.weight", "(l h) d -> d l h"),
         Rule("trunk/query", "attention.query.weight", "h d -> d h"),
         Rule("trunk/key", "attention.key.weight", "h d -> d h"),

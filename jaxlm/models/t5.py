@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import meta
 from jaxtyping import Array, Float, Int
 
 from jaxlm.errors import UserError
+from jaxlm.models.encoder_decoder import EncoderDecoderTrunk
 from jaxlm.nn.attention import KVCache, Mask, attend, decoder_mask, empty_cache
 from jaxlm.nn.cross_attention import Encoded, States
 from jaxlm.nn.dropout import dropout
@@ -26,7 +26,6 @@ from jaxlm.nn.layers import (
     activation,
     dense,
     dense_again,
-    embedding_lookup,
     init_stack,
     normal,
     param,
@@ -152,10 +151,9 @@ class Block(nn.Module):
         if isinstance(context, Encoded):
             y = context.attend(q, segments_BT, layer, self.compute, scale=1.0)
             return self._add(x_BTD, "cross_o", y, output_key)
-        k, v = self._project("cross_k", context.states), self._project("cross_v", context.states)
-        q, k, v = shard_heads(q, k, v, self.compute.rules)
-        mask = Mask(segments_BT, context.segment_ids)
-        y = attend(q, k, v, mask, self.compute, scale=1.0, dropout_rate=self._attention_dropout, key=probs_key)
+        k, v = (self._project(f"cross_{name}", context.states) for name in "kv")
+        settings = {"scale": 1.0, "dropout_rate": self._attention_dropout, "key": probs_key}
+        y = context.attend(q, k, v, segments_BT, self.compute, **settings)
         return self._add(x_BTD, "cross_o", y, output_key)
 
     def _project(self, name: str, x: jax.Array) -> jax.Array:
@@ -195,6 +193,7 @@ class Stack(nn.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         segment_ids_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"] | None = None,
         context: States | Encoded | None = None,
         key: Key = None,
         cache: KVCache | None = None,
@@ -203,6 +202,7 @@ class Stack(nn.Module):
 
         Returns the normalized states in the compute dtype, and the cache with these tokens in it.
         """
+        del positions_BT  # the columns tell how far apart tokens are
         c, rules = self.config, self.compute.rules
         embed_key, stack_key, output_key = split_key(key, 3)
         x = dropout(x_BTD.astype(jnp.float32), c.dropout, embed_key)
@@ -238,17 +238,12 @@ class Stack(nn.Module):
 
     def project(self, context: States) -> Encoded:
         """Returns what all layers' cross-attention reads of the encoder."""
-        block = Block(self.config, self.compute, parent=None)
-
-        def one(layer: Any) -> Any:
-            return block.apply({"params": layer}, context.states, method=Block.cross_keys_values)
-
-        return Encoded.of_layers(one, meta.unbox(self.get_variable("params", "layers")), context, self.compute.rules)
+        layers = self.get_variable("params", "layers")
+        return Encoded.of_layers(Block(self.config, self.compute, parent=None), layers, context, self.compute.rules)
 
 
-class T5Trunk(nn.Module):
+class T5Trunk(EncoderDecoderTrunk):
     config: T5Config
-    compute: ComputeConfig
 
     def setup(self) -> None:
         c = self.config
@@ -256,46 +251,6 @@ class T5Trunk(nn.Module):
         self.tokens = param(self, "tokens", normal(c.init_factor), shape, ("vocab", "embed"))
         self.encoder = Stack(c, c.num_layers, self.compute)
         self.decoder = Stack(c, c.num_decoder_layers or c.num_layers, self.compute)
-
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
-        decoder_tokens: Int[Array, "B U"],
-        decoder_segment_ids: Int[Array, "B U"],
-        key: Key = None,
-    ) -> Float[Array, "B U D"]:
-        """Returns the decoder's states. A segment of the decoder reads the encoder's segment of the same number."""
-        encoder_key, decoder_key = split_key(key, 2)
-        context = States(self.encode_states(tokens, segment_ids, key=encoder_key), segment_ids)
-        x = embedding_lookup(self.tokens, decoder_tokens, self.compute.rules)
-        return self.decoder(x, decoder_segment_ids, context, decoder_key)[0]
-
-    def encode_states(
-        self, tokens: Int[Array, "B T"], segment_ids: Int[Array, "B T"], key: Key = None
-    ) -> Float[Array, "B T D"]:
-        """Returns the encoder's states."""
-        return self.encoder(embedding_lookup(self.tokens, tokens, self.compute.rules), segment_ids, key=key)[0]
-
-    def encode(
-        self, tokens: Int[Array, "B T"], segment_ids: Int[Array, "B T"], positions: Int[Array, "B T"]
-    ) -> Encoded:
-        """Returns what `decode` reads of the texts."""
-        del positions
-        return self.decoder.project(States(self.encode_states(tokens, segment_ids), segment_ids))
-
-    def decode(
-        self,
-        tokens: Int[Array, "R U"],
-        segment_ids: Int[Array, "R U"],
-        positions: Int[Array, "R U"],
-        encoded: Encoded,
-        cache: KVCache,
-    ) -> tuple[Float[Array, "R U D"], KVCache | None]:
-        """Returns the decoder's states of the next tokens, and the cache with them in it."""
-        del positions
-        x = embedding_lookup(self.tokens, tokens, self.compute.rules)
-        return self.decoder(x, segment_ids, encoded, cache=cache)
 
 
 def init_cache(config: T5Config, rows: int, length: int, dtype: Any) -> KVCache:

@@ -5,15 +5,16 @@ Shape letters: B rows, R rows of the decoder, T query length, S encoder length, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
+from flax.core import meta
 from jaxtyping import Array, Float, Int
 
 from jaxlm.nn.attention import Mask, attend
-from jaxlm.nn.layers import ComputeConfig
+from jaxlm.nn.layers import ComputeConfig, shard_heads
 from jaxlm.parallel.sharding import Rules, constrain
 
 
@@ -22,6 +23,24 @@ class States(NamedTuple):
 
     states: Float[Array, "B S D"]
     segment_ids: Int[Array, "B S"]
+
+    def attend(
+        self,
+        q_BTNH: Float[Array, "B T N H"],
+        k_BSNH: Float[Array, "B S N H"],
+        v_BSNH: Float[Array, "B S N H"],
+        segment_ids_BT: Int[Array, "B T"],
+        compute: ComputeConfig,
+        **settings: Any,
+    ) -> Float[Array, "B T N H"]:
+        """Returns one layer's cross-attention.
+
+        Args:
+          k_BSNH, v_BSNH: its projections of the states.
+          settings: scale and dropout of `attend`.
+        """
+        q, k, v = shard_heads(q_BTNH, k_BSNH, v_BSNH, compute.rules)
+        return attend(q, k, v, Mask(segment_ids_BT, self.segment_ids), compute, **settings)
 
 
 class Encoded(NamedTuple):
@@ -35,10 +54,19 @@ class Encoded(NamedTuple):
     segment_ids: Int[Array, "B S"]
 
     @classmethod
-    def of_layers(cls, project: Callable[[Any], Any], layers: Any, context: States, rules: Rules) -> Encoded:
-        """Returns what all layers read; `project` maps one layer's parameters to its keys and values [B, S, N, H]."""
+    def of_layers(cls, block: nn.Module, layers: Any, context: States, rules: Rules) -> Encoded:
+        """Returns what all layers read.
+
+        Args:
+          block: a layer, whose `cross_keys_values` projects the encoder's states to keys and values [B, S, N, H].
+          layers: its parameters, stacked.
+        """
+
+        def project(layer: Any) -> Any:
+            return block.apply({"params": layer}, context.states, method="cross_keys_values")
+
         axes = ("batch", None, "kv_length", "act_heads", "head_dim")
-        keys, values = (constrain(jnp.moveaxis(x, 0, 1), axes, rules) for x in jax.lax.map(project, layers))
+        keys, values = (constrain(jnp.moveaxis(x, 0, 1), axes, rules) for x in jax.lax.map(project, meta.unbox(layers)))
         return cls(keys, values, context.segment_ids)
 
     def attend(

@@ -51,19 +51,19 @@ class EventFile:
 
     def add(self, step: int, wall_time: float, values: Mapping[str, float]) -> None:
         """Appends one row."""
-        if self._file < 0 or not values:
-            return
-        try:
-            _write(self._file, _event(step, wall_time, values))
-        except OSError as error:
-            self._give_up(error)
+        if values:
+            self._append(_event(step, wall_time, values))
 
     def add_texts(self, step: int, wall_time: float, texts: Mapping[str, str]) -> None:
         """Appends texts by tag, Markdown, which stand under TensorBoard's heading "Text"."""
-        if self._file < 0 or not texts:
+        if texts:
+            self._append(_text_event(step, wall_time, texts))
+
+    def _append(self, record: bytes) -> None:
+        if self._file < 0:
             return
         try:
-            _write(self._file, _text_event(step, wall_time, texts))
+            _write(self._file, record)
         except OSError as error:
             self._give_up(error)
 

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers.hf_folders import assert_same_tensors, load_checkpoint, read_golden, write_checkpoint
+from helpers.hf_folders import assert_same_tensors, load_checkpoint, write_checkpoint
 from helpers.t5_models import of_segments
-from helpers.text_pairs import Pair, pack_pairs, pairs, torch_pair_logits
+from helpers.text_pairs import pack_pairs, pairs, torch_pair_logits
 from helpers.tiny_models import FAST, tiny, token_logits
 from helpers.torch_reference import randomise, strict_load
 from safetensors.numpy import load_file, save_file
@@ -42,20 +42,6 @@ def test_what_config_json_says():
     ):
         with pytest.raises(UserError, match=message):
             FAMILIES["marian"].from_hf(said)
-
-
-@pytest.mark.parametrize(
-    "name", ["bart", "pegasus", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mbart", "marian"))]
-)
-def test_golden_logits(name, tmp_path):
-    golden = read_golden(f"{name}-seq2seq_lm")
-    write_checkpoint(tmp_path, golden["config"], "seq2seq_lm")
-    model, imported = load_checkpoint(tmp_path, "seq2seq_lm")
-    assert imported.initialized == imported.ignored == ()
-    texts = [Pair(**example) for example in golden["examples"]]
-    batch = pack_pairs([texts[:2], texts[2:]])
-    logits = of_segments(token_logits(model, imported.params, batch), batch)
-    np.testing.assert_allclose([one[-1] for one in logits], golden["logits"], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", [pytest.param("bart", marks=pytest.mark.slow), "pegasus"])
@@ -137,7 +123,7 @@ def test_import_agrees_and_export_is_bit_equal(name, seed, tmp_path, transformer
         trunk: Any = model.family.trunk(model.config, model.compute)
         read = {key: batch[key] for key in ("tokens", "segment_ids", "positions")}
         states = jax.jit(lambda p, b: trunk.apply({"params": p}, **b, method="encode_states"), compiler_options=FAST)
-        states = np.asarray(states(imported.params["trunk"], read))
+        states = np.asarray(states(imported.params["trunk"], read).states)
         text = torch.tensor([texts[0].tokens])
         with torch.no_grad():
             reference = theirs.model.encoder(text).last_hidden_state[0].numpy()

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.hf_folders import load_checkpoint, read_golden, write_checkpoint
 from helpers.t5_models import model_of, of_segments
-from helpers.text_pairs import pack_pairs, pairs
+from helpers.text_pairs import Pair, pack_pairs, pairs
 from helpers.tiny_models import FAST, tiny, token_logits, weights
 
 from jaxlm.errors import UserError
@@ -118,6 +119,24 @@ def test_packed_pairs_give_the_logits_they_give_alone_whatever_pads_them(name):
     for ours, single in zip(packed, of_segments(token_logits(model, params, alone), alone), strict=True):
         np.testing.assert_allclose(ours, single, atol=1e-5, rtol=0)
     assert np.ptp(np.concatenate(packed), axis=0).min() > 0.05
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("t5", "t5-v1_1", "mt5", "bart", "pegasus", "lstm_seq2seq", "gru_seq2seq"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mbart", "marian")),
+    ],
+)
+def test_golden_logits(name, tmp_path):
+    golden = read_golden(f"{name}-seq2seq_lm")
+    write_checkpoint(tmp_path, golden["config"], "seq2seq_lm")
+    model, imported = load_checkpoint(tmp_path, "seq2seq_lm")
+    assert imported.initialized == imported.ignored == ()
+    texts = [Pair(**example) for example in golden["examples"]]
+    batch = pack_pairs([texts[:2], texts[2:]])
+    logits = of_segments(token_logits(model, imported.params, batch), batch)
+    np.testing.assert_allclose([one[-1] for one in logits], golden["logits"], atol=1e-4, rtol=0)
 
 
 def test_mistakes_are_named():
