@@ -114,7 +114,7 @@ def _language(token: TokenIds, config: Mapping[str, Any]) -> str:
     return code
 
 
-def _pegasus_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.TemplateProcessing:
+def _eos_processor(token: TokenIds, config: Mapping[str, Any]) -> processors.TemplateProcessing:
     """A </s>, and A B </s>."""
     return _after_texts([token["eos"]])
 
@@ -228,7 +228,7 @@ FAMILIES = {
             {"eos": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask_2>"},
             ("<pad>", "</s>"),
             needs=("eos",),
-            processor=_pegasus_processor,
+            processor=_eos_processor,
             sentencepiece_file="spiece.model",
             further=tuple(token for token in PEGASUS if token != "<mask_2>"),
         ),
@@ -275,7 +275,7 @@ FAMILIES = {
             {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
             ("</s>", "<unk>"),
             needs=("eos",),
-            processor=_pegasus_processor,
+            processor=_eos_processor,
         ),
     )
 }
