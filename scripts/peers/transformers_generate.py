@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     side = {} if encodes else {"padding_side": "left"}
     tokenizer = AutoTokenizer.from_pretrained(args.model, **side)
+    if tokenizer.pad_token is None:  # GPT-2 and Llama have none
+        tokenizer.pad_token = tokenizer.eos_token
     lines = args.input.read_text(encoding="utf-8").splitlines()[: args.limit]
     prompts = [json.loads(line)["text"] for line in lines]
     encoded = tokenizer(prompts, truncation=True, max_length=args.max_length)["input_ids"]
