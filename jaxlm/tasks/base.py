@@ -217,6 +217,10 @@ class Task(ABC):
         """Returns its entries of the exported config.json: id2label, problem_type."""
         return {}
 
+    def hf_tokenizer(self, tokenizer: Tokenizer) -> Tokenizer:
+        """Returns the tokenizer that is exported, which puts around texts what the task puts there."""
+        return tokenizer
+
     def hf_files(self, width: int) -> dict[str, str]:
         """Returns further files of the export by name, as sentence-transformers' modules.json.
 

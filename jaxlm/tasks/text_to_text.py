@@ -28,6 +28,7 @@ from jaxlm.tasks.text_config import WritingConfig
 from jaxlm.tasks.text_layout import TextLayout, make_layout
 from jaxlm.tasks.text_report import WrittenText, text_sections
 from jaxlm.tasks.text_rows import TextRows
+from jaxlm.tokenizer.tokenizer import Tokenizer
 
 
 class TextToTextConfig(WritingConfig):
@@ -221,6 +222,9 @@ class TextToText(RowTask):
         known, start = self.layout.known(), self.layout.start_id
         said: dict[str, Any] = {"text_to_text": known} if known else {}
         return said if start is None else {**said, "decoder_start_token_id": start}
+
+    def hf_tokenizer(self, tokenizer: Tokenizer) -> Tokenizer:
+        return tokenizer.framed_by(*self.layout.source_affixes) if self.seq2seq else tokenizer
 
     def show(self, batch: Batch) -> list[str]:
         tokenizer = self.context.tokenizer

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 from tokenizers import AddedToken
+from tokenizers.processors import TemplateProcessing
 
 from jaxlm.tokenizer import files
 from jaxlm.tokenizer.added_tokens import ROLES, added_token, mark_special
@@ -291,6 +292,26 @@ class Tokenizer:
         """
         config = {**self._files.config, "split_special_tokens": special_tokens}
         return Tokenizer(dataclasses.replace(self._files, config=config))
+
+    def framed_by(self, before: np.ndarray, after: np.ndarray) -> Tokenizer:
+        """Returns this tokenizer with these special tokens around a text, or around a pair as a whole.
+
+        Marian's stays as it is: it is read from its vocabulary files, which name none.
+
+        Args:
+          before, after: int32 ids.
+        """
+        new, known = [before.tolist(), after.tolist()], [part.tolist() for part in self.special_token_affixes]
+        if new == known or self._files.target is not None:
+            return self
+        first, last = map(self.tokens, new)
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend.post_processor = TemplateProcessing(
+            single=[*first, "$A", *last],
+            pair=[*first, "$A", "$B", *last],
+            special_tokens=sorted({*zip([*first, *last], [*new[0], *new[1]], strict=True)}),
+        )
+        return Tokenizer(dataclasses.replace(self._files, backend=backend))
 
     @cached_property
     def target(self) -> Tokenizer:

@@ -9,18 +9,15 @@ from typing import Any
 
 import jax
 
-from jaxlm.hf import generation_config
-from jaxlm.hf.checkpoint import export_model
 from jaxlm.inference.output import answered, to_jsonl
 from jaxlm.parallel import processes
 from jaxlm.report.report import write_report
 from jaxlm.report.sections import write_analysis
 from jaxlm.run.run_dir import ANALYSIS, PREDICTIONS, SUMMARY
-from jaxlm.setup.generation import generation_json
-from jaxlm.setup.model import model_side
 from jaxlm.setup.setup import Setup
 from jaxlm.tasks.base import Task
 from jaxlm.tasks.records import Answer
+from jaxlm.training.export import export_trained
 from jaxlm.training.progress import Progress
 from jaxlm.training.run import Run
 from jaxlm.training.state import TrainState
@@ -93,26 +90,14 @@ def finish_run(
         },
         "environment": environment(setup),
     }
-    export_model(directory.model, setup.model, state.params, task.hf_config())
+    export_trained(directory, setup, task, state.params)
     if processes.is_first():
-        setup.tokenizer.save(directory.model, model_side(setup.model, setup.config))
-        for name, content in {**task.hf_files(setup.model.width), **_generation_file(setup)}.items():
-            directory.write_text(f"{directory.model.name}/{name}", content)
         directory.write_json(SUMMARY, {**summary, "status": "reporting"})
         answers = () if scored is None else evaluations[scored].answers
         write_analysis(directory.path / ANALYSIS, task.report(answers))
         write_report(directory.path)
         directory.write_json(SUMMARY, summary)
     return summary
-
-
-def _generation_file(setup: Setup) -> dict[str, str]:
-    """generation_config.json of a model that writes."""
-    family, settings = setup.model.family, setup.task.generation
-    if settings is None or family.init_cache is None:
-        return {}
-    known = {**family.to_hf(setup.model.config), **setup.task.hf_config()}
-    return {generation_config.FILE: generation_json(settings, known)}
 
 
 def environment(setup: Setup) -> dict[str, Any]:

@@ -3,57 +3,21 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import sentencepiece
-from helpers.tokenizer_folders import LOREM, assert_ids_of_transformers, byte_level, ids
+from helpers.seq2seq_folders import CLASSES, GERMAN, folder, marian
+from helpers.tokenizer_folders import assert_ids_of_transformers, byte_level, ids
 
 from jaxlm.errors import UserError
 from jaxlm.tokenizer.mbart_codes import MBART, MBART50
 from jaxlm.tokenizer.tokenizer import load_tokenizer
 
-GERMAN = "das ist ein Haus und der Hund schläft, ß weiß ich nicht"
 TEXTS = [
     "", " ", "the dog", " The  fox\n\t jumps", "dog e\u0301 \u00e9 \U0001f642", "<mask> the<mask> x", "en_XX de_DE",
     "\ufb01x \uff44\uff4f\uff47", "a\u00a0b\u3000c", "<pad> </s> <unk>", "<mask_1> a <mask_2><unk_5>",
     ">>fra<< the dog", "das Haus ist \U0001f642\U0001f642 ß ein weißer", "\x00\x07dog\ufffd",
 ]  # fmt: skip
-SPECIAL = {"pegasus": {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}}
-FILES = {"mbart": "sentencepiece.bpe.model", "mbart50": "sentencepiece.bpe.model", "pegasus": "spiece.model"}
-CLASSES = {"mbart": "MBartTokenizer", "mbart50": "MBart50Tokenizer", "pegasus": "PegasusTokenizer"}
-
-
-def train(path: Path, texts: list[str], **options) -> sentencepiece.SentencePieceProcessor:
-    prefix = path.with_suffix("")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts * 3), model_prefix=str(prefix), vocab_size=60, hard_vocab_limit=False,
-        minloglevel=2, **options,
-    )  # fmt: skip
-    Path(f"{prefix}.vocab").unlink()
-    Path(f"{prefix}.model").rename(path)
-    return sentencepiece.SentencePieceProcessor(model_file=str(path))
-
-
-def folder(directory: Path, name: str, **config) -> tuple[Path, sentencepiece.SentencePieceProcessor]:
-    directory.mkdir()
-    model_type = "mbart" if name == "mbart50" else name
-    (directory / "config.json").write_text(json.dumps({"model_type": model_type}))
-    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": CLASSES[name], **config}))
-    return directory, train(directory / FILES[name], [LOREM, GERMAN], **SPECIAL.get(name, {}))
-
-
-def marian(directory: Path, **config) -> Path:
-    """A vocabulary with the pieces of both sides in an order of its own, but for one of them."""
-    directory.mkdir()
-    sides = {"source.spm": LOREM, "target.spm": GERMAN}
-    models = [train(directory / name, [text]) for name, text in sides.items()]
-    pieces = {model.id_to_piece(i) for model in models for i in range(3, model.get_piece_size())} - {"▁f"}
-    entries = ["</s>", "<unk>", *sorted(pieces), ">>fra<<", ">>deu<<", "<pad>"]
-    (directory / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
-    (directory / "config.json").write_text('{"model_type": "marian"}')
-    (directory / "tokenizer_config.json").write_text(json.dumps({"source_lang": "eng", "target_lang": "deu", **config}))
-    return directory
 
 
 def test_mbart_puts_a_language_behind_texts_and_mbart50_in_front(tmp_path):
