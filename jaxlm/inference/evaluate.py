@@ -17,7 +17,10 @@ _KEPT = {"columns", "rename", "quoting", "encoding", "format", "documents", "sep
 """How the run's own files are read, so that a file of the same kind is read likewise."""
 _OF_THE_HEAD = ("task.kind", "task.problem", "task.labels")
 _OF_TRAINING = ("name", "optimizer", "train", "checkpoint")
-_UNREAD = ("task.samples", "task.z_loss", "task.baselines", "task.eval", "data.batch_order", "data.clean.leaks")
+_UNREAD = (
+    "task.samples", "task.z_loss", "task.baselines", "task.eval", "task.class_weights", "task.effective_beta",
+    "task.loss", "task.focal_gamma", "task.logit_adjustment", "data.batch_order", "data.clean.leaks",
+)  # fmt: skip
 """Beginnings of other keys that only training reads."""
 
 

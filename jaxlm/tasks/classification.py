@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +25,15 @@ from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
 from jaxlm.metrics.classification import PRIMARY, classification_metrics, metric_names, predicted_labels
 from jaxlm.objectives.classification import LOSSES
+from jaxlm.objectives.skewed import NO_SKEW, Skew, skewed_loss
 from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
 from jaxlm.tasks.classification_report import PredictedRow, classification_sections
 from jaxlm.tasks.first_row import show_first_row
-from jaxlm.tasks.labels import LabelEncoder, LabelSet, labels_of_checkpoint, labels_of_rows
-from jaxlm.tasks.records import Answer, Context, Metric, Outputs, TaskConfig
+from jaxlm.tasks.labels import LabelEncoder, LabelSet, count_rows, labels_of_checkpoint, labels_of_rows
+from jaxlm.tasks.records import Answer, Context, Metric, Outputs
+from jaxlm.tasks.skew import SkewConfig, described_weights, make_skew
 from jaxlm.tasks.window_pooling import WindowPooling, pool_windows
 
 log = logging.getLogger("jaxlm")
@@ -44,7 +47,7 @@ _HF_PROBLEM = {
 }
 
 
-class ClassificationConfig(TaskConfig):
+class ClassificationConfig(SkewConfig):
     """Fine-tuning to predict one label, several, or a number for each text or pair of texts."""
 
     kind: Literal["classification"] = "classification"
@@ -76,11 +79,13 @@ class Classification(RowTask):
       config: the section `task`.
       context: settings and tokenizer.
       labels: the problem and its labels.
+      skew: how the training loss treats labels of unequal size.
     """
 
     config: ClassificationConfig
     context: Context
     labels: LabelSet
+    skew: Skew = NO_SKEW
 
     Config = ClassificationConfig
     head = "classification"
@@ -119,11 +124,16 @@ class Classification(RowTask):
         problem = labels.problem
         if problem == "regression" and context.label_smoothing:
             raise UserError("train.label_smoothing: a regression has no classes to smooth over; leave it out")
+        if problem == "regression" and config.skewed is not None:
+            raise UserError(f"task.{config.skewed}: a regression has no classes to weigh; leave it out")
         if problem != "multilabel" and config.threshold != ClassificationConfig().threshold:
             raise UserError(f"task.threshold: only multi-label problems have one, this is {problem}; leave it out")
         if config.pool_windows != "mean" and context.data.long_text != "window":
             raise UserError("task.pool_windows: texts are cut, not read in windows; set data.long_text=window")
-        return cls(config, context, labels)
+        encoder = LabelEncoder(labels, config.label, config.label_separator)
+        counts = None if train is None else functools.partial(count_rows, encoder, train, len(labels.names))
+        skew = make_skew(config, context, labels.names, counts, several=problem == "multilabel")
+        return cls(config, context, labels, skew)
 
     @property
     def problem(self) -> str:
@@ -202,7 +212,10 @@ class Classification(RowTask):
         return Examples(table, examples, labels, {"truncated": truncated, "skipped": len(bad.errors)}, bad.errors)
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return LOSSES[self.problem](self.context.label_smoothing)(outputs, batch)
+        smoothing = self.context.label_smoothing
+        if self.problem == "regression":
+            return LOSSES[self.problem](smoothing)(outputs, batch)
+        return skewed_loss(self.problem, smoothing, self.skew)(outputs, batch)
 
     def measure(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> Outputs:
         return Outputs(slots={"logits": outputs})
@@ -235,7 +248,8 @@ class Classification(RowTask):
         return expit(outputs) if self.problem == "multilabel" else softmax(outputs, axis=-1)
 
     def scores(self, sums: Mapping[str, float], answers: Sequence[Answer], dataset: Dataset) -> dict[str, float]:
-        """Loss (without label smoothing, of the pooled windows) and `metrics.classification` over the whole split."""
+        """Plain loss (no label smoothing, no `skew`) of the pooled windows, and `metrics.classification`, over the
+        whole split."""
         outputs = np.stack([answer.kept for answer in answers])
         labels = np.stack([answer.label for answer in answers])
         batch = {"labels": jnp.asarray(labels), "weights": jnp.ones(len(answers), jnp.float32)}
@@ -253,6 +267,7 @@ class Classification(RowTask):
             "label_counts": dict(self.labels.counts),
             "problem_because": self.labels.why,
             "task": {"kind": self.config.kind, "text": texts, "label": self.config.label},
+            **described_weights(self.skew, self.label_names),
         }
 
     def show(self, batch: Batch) -> list[str]:

@@ -222,6 +222,19 @@ def _warn_of_variants(counts: Mapping[str, int]) -> None:
                         shown, merged)  # fmt: skip
 
 
+def count_rows(encoder: LabelEncoder, table: Table, num_labels: int) -> tuple[np.ndarray, int]:
+    """Returns the rows of each label, int64 [num_labels], and of all; rows whose label cannot be read are left out."""
+    counts, total = np.zeros(num_labels, np.int64), 0
+    for row in range(len(table)):
+        try:
+            found = encoder.encode(table, row)
+        except UserError:
+            continue  # `Task.examples` says so
+        counts += found.astype(np.int64) if found.ndim else np.arange(num_labels) == found
+        total += 1
+    return counts, total
+
+
 class LabelEncoder:
     """Label cells -> arrays. Errors name file, row and label."""
 

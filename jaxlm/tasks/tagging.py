@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -23,11 +24,13 @@ from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
 from jaxlm.metrics.entities import OUTSIDE, Entity, entities_of, entity_scores, split_tag
+from jaxlm.objectives.skewed import NO_SKEW, Skew, skewed_loss
 from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.first_row import show_first_row
 from jaxlm.tasks.labels import hf_label_names
-from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request, TaskConfig
+from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request
+from jaxlm.tasks.skew import SkewConfig, described_weights, make_skew
 from jaxlm.tasks.tag_schemes import (
     Scheme,
     check_mark,
@@ -56,7 +59,7 @@ from jaxlm.tasks.word_windows import WordWindow, word_windows
 log = logging.getLogger("jaxlm")
 
 
-class TaggingConfig(TaskConfig):
+class TaggingConfig(SkewConfig):
     """Fine-tuning to give each word a tag: named entities, parts of speech, chunks."""
 
     kind: Literal["tagging"] = "tagging"
@@ -105,12 +108,14 @@ class Tagging(RowTask):
       context: settings and tokenizer.
       scheme: that of `label_names`.
       label_names: tags in the order of the head's outputs.
+      skew: how the training loss treats tags of unequal frequency.
     """
 
     config: TaggingConfig
     context: Context
     scheme: Scheme
     label_names: tuple[str, ...]
+    skew: Skew = NO_SKEW
 
     Config = TaggingConfig
     head = "token_classification"
@@ -160,7 +165,12 @@ class Tagging(RowTask):
             raise UserError(
                 f"{where}{column}: expected at least two different tags, found {', '.join(names) or 'none'}"
             )
-        return made
+        counts = None if train is None else functools.partial(made._count_words, train)
+        kinds: dict[str, list[str]] = {}
+        for name in names if scheme != "bare" else ():
+            if name != OUTSIDE:
+                kinds.setdefault(split_tag(name)[1], []).append(name)
+        return replace(made, skew=make_skew(config, context, names, counts, kinds=kinds))
 
     @property
     def num_outputs(self) -> int:
@@ -234,6 +244,22 @@ class Tagging(RowTask):
             tags = tags_of_entities(entities, words, self.scheme)
         return np.asarray([self._ids[check_tag(tag, self.label_names)] for tag in tags], np.int32)
 
+    def _count_words(self, table: Table) -> tuple[np.ndarray, int]:
+        """Returns the words of each tag, int64 [C], and of all; rows that cannot be read are left out."""
+        given = self.config.text is None
+        [column] = self.text_columns(self.config)
+        gold_column = self.config.tags if given else self.config.entities
+        written: Scheme = detect_scheme(sentences_of(table, gold_column, self.config.labels)) if given else "bare"
+        counts = np.zeros(len(self.label_names), np.int64)
+        for row in table.rows:
+            try:
+                words = words_of_tokens(row[column]) if given else words_of_text(row[column], self.context.tokenizer)
+                gold = self._gold(row[gold_column], words, written, Counter())
+            except UserError:
+                continue  # `examples` says so
+            counts += np.bincount(gold, minlength=len(counts))
+        return counts, int(counts.sum())
+
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.label_names)}
@@ -243,14 +269,21 @@ class Tagging(RowTask):
         return transition_scores(self.label_names, self.scheme)
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Softmax cross-entropy of each word's tag at its first token."""
+        """Softmax cross-entropy of each word's tag at its first token, under `skew`."""
+        if self.skew == NO_SKEW:
+            return self._plain_loss(outputs, batch)
+        return skewed_loss("multiclass", self.context.label_smoothing, self.skew)(outputs, batch)
+
+    def _plain_loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         log_probs = jax.nn.log_softmax(outputs.astype(jnp.float32))
         targets = optax.smooth_labels(jax.nn.one_hot(batch["labels"], outputs.shape[-1]), self.context.label_smoothing)
         losses = -(targets * log_probs).sum(-1)
         return (losses * batch["weights"]).sum(), batch["weights"].sum()
 
     def measure(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> Outputs:
-        sums = super().measure(outputs, batch).sums
+        """With the loss without `skew`, so that it compares between runs."""
+        total, weight = self._plain_loss(outputs, batch)
+        sums = {"loss": total, "weight": weight}
         if self.config.decode == "viterbi":
             return Outputs(sums, tokens={"scores": jax.nn.log_softmax(outputs.astype(jnp.float32))})
         return Outputs(sums, tokens={"tags": outputs.argmax(-1).astype(jnp.int32)})
@@ -312,7 +345,8 @@ class Tagging(RowTask):
 
     def describe(self) -> dict[str, Any]:
         task = {"kind": self.config.kind, "scheme": self.scheme, "decode": self.config.decode}
-        return {"problem": "tagging", "label_names": list(self.label_names), "task": task}
+        weights = described_weights(self.skew, self.label_names)
+        return {"problem": "tagging", "label_names": list(self.label_names), "task": task, **weights}
 
     def show(self, batch: Batch) -> list[str]:
         def describe(slot: int, inside: np.ndarray) -> str:

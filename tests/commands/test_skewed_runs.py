@@ -1,0 +1,42 @@
+"""Runs on skewed classes through the command line: weights, losses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.finetuning_runs import rows, run, write_config, write_jsonl
+from helpers.tagging_runs import write_tagging
+
+
+def skewed_config(folder: Path, **sections) -> Path:
+    """60 rows of "neg", 12 of "pos" to train on."""
+    made = [row for i, row in enumerate(rows(120)) if row["label"] == "neg" or i % 10 == 0]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / "train.jsonl", made)
+    return write_config(folder, **sections)
+
+
+def test_a_run_with_every_correction(tmp_path, capsys):
+    task = {"class_weights": "sqrt", "loss": "focal", "focal_gamma": 1.0, "logit_adjustment": 0.5}
+    path = skewed_config(tmp_path, task=task, train={"batch_size": 16, "epochs": 1}, data={"test": None})
+    assert run("finetune", "--config", path) == 0
+    assert "task.class_weights, by class: neg" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "runs/tiny/summary.json").read_text())
+    weights = summary["class_weights"]
+    assert weights["pos"] / weights["neg"] == pytest.approx(5**0.5)
+    assert 60 * weights["neg"] + 12 * weights["pos"] == pytest.approx(72)
+    assert run("evaluate", "--run", tmp_path / "runs/tiny", "task.class_weights=none") == 2
+    assert "changes training, and nothing of a score" in capsys.readouterr().err
+    assert run("evaluate", "--run", tmp_path / "runs/tiny") == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(summary["scores"]["validation"]["loss"])
+
+
+@pytest.mark.slow
+def test_a_tagging_run_with_every_correction(tmp_path):
+    task = {"class_weights": {"LOC": 4, "O": 0.5}, "loss": "focal", "logit_adjustment": 0.5, "decode": "viterbi"}
+    path = write_tagging(tmp_path, task=task, train={"batch_size": 16, "epochs": 1})
+    assert run("finetune", "--config", path) == 0
+    summary = json.loads((tmp_path / "runs/tiny/summary.json").read_text())
+    assert summary["class_weights"] == {"O": 0.5, "B-LOC": 4.0, "I-LOC": 4.0, "B-PER": 1.0, "I-PER": 1.0}
