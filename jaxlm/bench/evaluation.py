@@ -42,11 +42,11 @@ def bench_evaluation(*, rows: int) -> str:
     model = build_model(config, task, tokenizer, None)
     split = task.dataset(_table(rows), labelled=True, key="data.test")
     setup = Setup(config, task, tokenizer, {"test": split}, {}, model, None)
-    params, _ = setup.init_params()
+    parts = setup.split.split(setup.init_params()[0])
     evaluator = make_evaluator(setup)
-    evaluator.evaluate(params, setup.frozen, _first(split, 512))  # compiles
+    evaluator.evaluate(*parts, _first(split, 512))  # compiles
     before, start = _resident("VmRSS"), time.perf_counter()
-    answers = evaluator.evaluate(params, setup.frozen, split).answers
+    answers = evaluator.evaluate(*parts, split).answers
     seconds, peak = time.perf_counter() - start, _resident("VmHWM")
     held = sum(sys.getsizeof(answer) + sys.getsizeof(answer.kept) for answer in answers)
     beyond = (peak - before - held) / 2**20

@@ -38,6 +38,11 @@ class ModelConfig(Section):
     """The same of the hub id in `tokenizer`."""
     new_head: bool = False
     """Initialize the task head afresh even where the checkpoint has one."""
+    freeze: tuple[str, ...] = ()
+    """What is not trained: `embeddings`, `layers.0-3` (the lowest is 0), `encoder`, `decoder`, `encoder.layers.0-3`,
+    `trunk` (all but the head), or patterns of parameter names such as `trunk/stack/layers/q*`."""
+    reinit_layers: int = Field(default=0, ge=0)
+    """With `init`: so many of the top layers (of an encoder-decoder, the decoder's) start afresh."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype; parameters, softmax, norms and loss stay float32."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
@@ -71,4 +76,6 @@ class ModelConfig(Section):
         given = [k for k in ("preset", "config") if getattr(self, k)]
         if self.init is not None and given:
             raise ValueError(f"{' and '.join(given)}: only for random weights, without init")
+        if self.init is None and self.reinit_layers:
+            raise ValueError("reinit_layers: only for the layers of a pretrained model (init); all are new without one")
         return self

@@ -38,6 +38,9 @@ class TrainConfig(Section):
     """What best checkpoint and early stopping go by; absent: the task's own."""
     early_stopping: EarlyStoppingConfig | None = None
     """Absent: the run goes its full length."""
+    unfreeze_every: int | None = Field(default=None, gt=0)
+    """Gradual unfreezing: the head alone for so many steps, then the top layer too, then one layer more each time, the
+    embeddings last. Absent: all from the first step."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread evenly over the classes."""
     hang_factor: float | None = Field(default=100.0, gt=1)

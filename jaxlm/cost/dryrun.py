@@ -34,6 +34,7 @@ def dry_run(config: Config) -> str:
         "",
         f"model            {setup.model.family.name}, {setup.model.num_parameters:,} parameters"
         + (f", new: {', '.join(initialized)}" if initialized else ""),
+        *_frozen(setup),
         f"task             {_task(setup)}",
         f"mesh             {setup.rules.description}",
         *(f"{name:16s} {_counts(split.describe())}" for name, split in setup.datasets.items()),
@@ -53,6 +54,11 @@ def _task(setup: Setup) -> str:
     names = described["label_names"]
     listed = f": {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else ""
     return described["problem"] + listed
+
+
+def _frozen(setup: Setup) -> list[str]:
+    trained, frozen = setup.split.count(setup.model.shapes)
+    return [f"trained          {trained:,} parameters; frozen {frozen:,}"] if frozen else []
 
 
 def _counts(counts: Mapping[str, int]) -> str:

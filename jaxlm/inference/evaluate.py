@@ -66,7 +66,7 @@ def evaluate_run(
     dataset = trained.setup.datasets[split]
     processes.assert_same(f"the rows of {key}", dataset.fingerprint)
     with processes.collective_section():
-        return trained.evaluator.evaluate(trained.params, trained.setup.frozen, dataset).scores
+        return trained.evaluator.evaluate(*trained.parts, dataset).scores
 
 
 def _refuse_unread(override: str) -> None:

@@ -48,12 +48,14 @@ class Evaluator:
 
     Attributes:
       apply: (params, frozen, batch, None) -> the outputs without dropout.
+      merge: (params, frozen) -> the model's parameters, for what it writes.
     """
 
     model: Model
     task: Task
     layout: BatchLayout
     apply: Apply
+    merge: Callable[[Any, Any], Any]
 
     @cached_property
     def _step(self) -> Callable[[Any, Any, Mapping[str, jax.Array]], Outputs]:
@@ -95,7 +97,7 @@ class Evaluator:
                     pass
             if written is not None:
                 examples = replace(examples, examples=examples.examples[:written])
-            yield from self._assemble(examples, self._generated(params, examples, generation))
+            yield from self._assemble(examples, self._generated(self.merge(params, frozen), examples, generation))
             return
         outputs = self._outputs(params, frozen, dataset, {} if sums is None else sums)
         if examples is not None:
@@ -162,7 +164,11 @@ class Evaluator:
     def _generated(
         self, params: Any, split: Examples, generation: Generation
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Yields (example, what the model writes after its prompt), some prompts at a time."""
+        """Yields (example, what the model writes after its prompt), some prompts at a time.
+
+        Args:
+          params: the model's.
+        """
         for start in range(0, len(split.examples), GENERATED):
             part = split.examples[start : start + GENERATED]
             read = [example.tokens.tolist() for example in part] if self.model.family.is_encoder_decoder else None

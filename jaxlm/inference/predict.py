@@ -75,7 +75,7 @@ class Predictor:
             table = make_table([(first + i, *records[i]) for i in usable], name, texts, data.clean)
             dataset = self.without_long_prompts(task.dataset(table, labelled=False, key="the input"))
             errors |= {usable[i]: message for i, message in dataset.split.errors.items()}
-            answers = self.trained.evaluator.answers(self.trained.params, setup.frozen, dataset)
+            answers = self.trained.evaluator.answers(*self.trained.parts, dataset)
             predictions = {usable[i]: task.prediction(answer.row, answer.kept) for i, answer in answers}
         for i, (_, row) in enumerate(records):
             known = {} if isinstance(row, BadRow) else row

@@ -37,6 +37,8 @@ _FROM_CHECKPOINT: dict[str, Any] = {
     "commit": None,
     "tokenizer_commit": None,
     "new_head": False,
+    "freeze": (),
+    "reinit_layers": 0,
 }
 """Keys of `model` that a trained model answers by itself."""
 COMPUTE_KEYS = ("model.dtype", "model.attention", "model.unroll", "model.logits_chunk")
@@ -50,6 +52,11 @@ class TrainedModel:
     setup: Setup
     params: Any
     evaluator: Evaluator
+
+    @property
+    def parts(self) -> tuple[Any, Any]:
+        """The parameters as the evaluator takes them: trained and frozen ones."""
+        return self.setup.split.split(self.params)
 
 
 def run_config(name: str, overrides: Sequence[str] = ()) -> Config | None:
@@ -104,7 +111,7 @@ def _fitting_mesh(mesh: MeshConfig) -> MeshConfig:
 
 def make_evaluator(setup: Setup) -> Evaluator:
     """The evaluator of a run's model and task."""
-    return Evaluator(setup.model, setup.task, setup.layout, setup.apply)
+    return Evaluator(setup.model, setup.task, setup.layout, setup.apply, setup.split.merge)
 
 
 def checkpoint_config(name: str, text: str | Sequence[str] | None) -> Config:

@@ -16,7 +16,9 @@ from jaxlm.data.examples.tables import TableSources
 from jaxlm.errors import Stop
 from jaxlm.hf.checkpoint import HFCheckpoint, load_params
 from jaxlm.models import Family, Model, get_family
-from jaxlm.objectives import Apply, without_frozen
+from jaxlm.models.freezing import Frozen, freeze
+from jaxlm.models.reinit import reinit_layers
+from jaxlm.objectives import Apply
 from jaxlm.parallel import processes
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.early_checks import check_batches, check_mesh
@@ -62,20 +64,22 @@ class Setup:
 
     @cached_property
     def apply(self) -> Apply:
-        """(params, frozen, batch, key) -> the model's outputs."""
-        return without_frozen(self.model.apply)
+        """(trained parameters, frozen, batch, key) -> the model's outputs."""
+        split, apply = self.split, self.model.apply
+        return lambda trained, frozen, batch, key: apply(split.merge(trained, frozen, key), batch, key)
 
-    @property
-    def frozen(self) -> dict[str, Any]:
-        """Parameters that are neither trained nor saved."""
-        return {}
+    @cached_property
+    def split(self) -> Frozen:
+        """Which parameters are trained, and which are neither trained nor saved."""
+        return freeze(self.model, self.config.model.freeze)
 
     def init_params(self) -> tuple[Any, tuple[str, ...]]:
         """Reads or draws the parameters; returns them and the names of those that no checkpoint held."""
         key = jax.random.key(self.config.seed)
         if self.checkpoint is not None:
             imported = load_params(self.checkpoint, self.model, key, new_head=self.config.model.new_head)
-            return imported.params, imported.initialized
+            params = reinit_layers(imported.params, self.model, self.config.model.reinit_layers, key)
+            return params, imported.initialized
         shardings = jax.tree.map(lambda s: s.sharding, self.model.shapes)
         return jax.jit(self.model.init, out_shardings=shardings)(key), ()
 

@@ -45,6 +45,7 @@ def finish_run(
     """
     setup, steps, steps_per_epoch = run.plan.setup, progress.step, run.plan.loader.steps_per_epoch
     directory, metric = run.directory, run.metric
+    trained, frozen = setup.split.count(setup.model.shapes)
     task, datasets = setup.task, setup.datasets
     evaluations = {split: run.evaluate(state, split) for split in ("validation", "test") if split in datasets}
     if "validation" in evaluations:
@@ -83,6 +84,8 @@ def finish_run(
         "model": {
             "family": setup.model.family.name,
             "parameters": setup.model.num_parameters,
+            "trained_parameters": trained,
+            "frozen_parameters": frozen,
             "init": setup.config.model.init,
             "commit": setup.config.model.commit,
             "tokenizer_commit": setup.config.model.tokenizer_commit,
@@ -90,7 +93,7 @@ def finish_run(
         },
         "environment": environment(setup),
     }
-    export_trained(directory, setup, task, state.params)
+    export_trained(directory, setup, task, run.plan.model_params(state))
     if processes.is_first():
         directory.write_json(SUMMARY, {**summary, "status": "reporting"})
         answers = () if scored is None else evaluations[scored].answers

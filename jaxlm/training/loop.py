@@ -196,10 +196,12 @@ def _tracker(directory: RunDir, plan: Plan, step: int) -> Tracker:
 def _announce(plan: Plan, step: int) -> None:
     """Logs the size of the run, and where it starts."""
     setup, devices = plan.setup, jax.devices()
+    trained, frozen = setup.split.count(setup.model.shapes)
     log.info(
-        "%s: %d parameters, %d steps%s, %d %s device(s), %s",
+        "%s: %d parameters%s, %d steps%s, %d %s device(s), %s",
         setup.config.name,
         setup.model.num_parameters,
+        f" of which {trained} are trained" if frozen else "",
         plan.total_steps,
         f", resumed at {step}" if step else "",
         len(devices),

@@ -14,7 +14,10 @@ from jaxlm.data.dataset import Loader
 from jaxlm.data.examples.example import Examples
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch
+from jaxlm.models.freezing import like
+from jaxlm.models.places import heights
 from jaxlm.optim import make_optimizer, make_schedule
+from jaxlm.optim.gates import hold, unfreeze
 from jaxlm.parallel.placement import micro_batches, shard_batch
 from jaxlm.parallel.sharding import batch_shardings
 from jaxlm.setup.setup import Setup
@@ -69,17 +72,27 @@ class Plan:
 
     def init_state(self) -> tuple[TrainState, tuple[str, ...]]:
         """The state before the first step, and the names of the parameters that no checkpoint held."""
-        params, initialized = self.setup.init_params()
-        offload = self.setup.config.optimizer.offload
-        return init_state(params, self.optimizer, self.key, self.setup.rules, offload=offload), initialized
+        setup, offload = self.setup, self.setup.config.optimizer.offload
+        params, initialized = setup.init_params()
+        trained, frozen = setup.split.split(params)
+        state = init_state(trained, self.optimizer, self.key, setup.rules, frozen=frozen, offload=offload)
+        return state, initialized
 
     def init_frozen(self) -> Any:
         """Returns the parameters that are not trained; made at every start, since no checkpoint holds them."""
-        return self.setup.frozen
+        split = self.setup.split
+        if not jax.tree.leaves(split.split(self.setup.model.shapes)[1]):
+            return {}
+        return split.split(self.setup.init_params()[0])[1]
+
+    def model_params(self, state: TrainState) -> Any:
+        """Returns the model's parameters, trained and frozen, as they are exported."""
+        return self.setup.split.merge(state.params, state.frozen)
 
     def abstract_state(self) -> TrainState:
         setup, offload = self.setup, self.setup.config.optimizer.offload
-        return abstract_state(setup.model.shapes, self.optimizer, self.key, setup.rules, offload=offload)
+        trained, frozen = setup.split.split(setup.model.shapes)
+        return abstract_state(trained, self.optimizer, self.key, setup.rules, frozen=frozen, offload=offload)
 
 
 def _warn_of_a_short_epoch(batch_size: int, examples: Examples | None) -> None:
@@ -110,11 +123,16 @@ def make_plan(setup: Setup) -> Plan:
     if total >= 2**31:
         raise UserError(f"train.steps, train.epochs: {total} steps; expected less than {2**31}")
     schedule = make_schedule(config.optimizer, total)
-    model, offload = setup.model, config.optimizer.offload
-    optimizer = make_optimizer(config.optimizer, total, model.axes)
+    offload = config.optimizer.offload
+    trained, frozen = setup.split.split(setup.model.shapes)
+    optimizer = make_optimizer(config.optimizer, total, setup.split.split(setup.model.axes)[0])
+    optimizer = hold(optimizer, like(trained, setup.split.layers, True))
+    if train.unfreeze_every is not None:
+        levels = heights(setup.model, "train.unfreeze_every")
+        optimizer = unfreeze(optimizer, like(trained, levels, 0), train.unfreeze_every)
     if offload:
-        optimizer = offloaded(optimizer, model.shapes, setup.rules)
-    shardings = state_shardings(model.shapes, optimizer, setup.rules, offload=offload)
+        optimizer = offloaded(optimizer, trained, setup.rules)
+    shardings = state_shardings(trained, optimizer, setup.rules, frozen=frozen, offload=offload)
     sharded = setup.rules.mesh is not None and setup.rules.mesh.size > 1
     make = cached_gradients if examples is not None and examples.grouped else accumulated_gradients
     gradients = make(setup.apply, setup.task.loss, sharded=sharded)

@@ -22,7 +22,7 @@ from jaxlm.tasks.records import Answer, Metric
 from jaxlm.training.checkpoint import Checkpointer
 from jaxlm.training.plan import Plan
 from jaxlm.training.progress import BestCheckpoint, Progress
-from jaxlm.training.state import TrainState, saved_part
+from jaxlm.training.state import TrainState, fingerprint, saved_part
 
 log = logging.getLogger("jaxlm")
 
@@ -59,7 +59,7 @@ class Run:
           answers: of the evaluation.
         """
         if self.sampler is not None:
-            written = self.sampler.write(state.params, step)
+            written = self.sampler.write(self.plan.model_params(state), step)
         else:
             written = [{"step": step, **sample} for sample in self.plan.setup.task.samples(answers)]
         if not written:
@@ -74,6 +74,7 @@ class Run:
             "progress": progress.to_json(),
             "initialized": self.initialized,
             "held_out": self.plan.held_out,
+            "frozen": fingerprint(state.frozen),
         }
         self.checkpoints.save(progress.step, saved_part(state), extra, scores, wait=wait)
 
@@ -121,6 +122,11 @@ def start(plan: Plan, checkpoints: Checkpointer, metric: Metric | None) -> tuple
     state, extra = _restore(plan, checkpoints, plan.init_frozen())
     plan.loader.set_state(extra["data"])
     _check_held_out(plan, extra.get("held_out", {}))
+    if extra.get("frozen", "") != fingerprint(state.frozen):
+        raise UserError(
+            f"model.init={plan.setup.config.model.init}: the parameters that are frozen are not those that the run "
+            "began with. Bring that model back, or start over with train.restart=true"
+        )
     progress = Progress.from_json(extra["progress"], int(state.step))
     if metric is not None:
         _check_best(checkpoints, progress, metric)

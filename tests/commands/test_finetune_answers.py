@@ -95,7 +95,7 @@ def test_packed_is_unpacked(folder):
         config = run_config(str(directory), [f"data.packing={packing}", "data.train=null", "data.test=null"])
         trained = open_trained(str(directory), config, ("validation",))
         dataset = trained.setup.datasets["validation"]
-        evaluation = trained.evaluator.evaluate(trained.params, trained.setup.frozen, dataset)
+        evaluation = trained.evaluator.evaluate(*trained.parts, dataset)
         kept[packing] = [answer.kept for answer in evaluation.answers], evaluation.scores
     assert kept["true"][1] == pytest.approx(kept["false"][1], abs=1e-5)
     for packed, alone in zip(*(answers for answers, _ in kept.values()), strict=True):

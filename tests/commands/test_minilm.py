@@ -37,7 +37,7 @@ def test_packed_and_padded_logits_agree_on_every_validation_example(settings):
         params, _ = setup.init_params()
         # The head is new and its logits all but equal: weights of a trained one's size show a difference.
         params["head"]["out"] = jax.random.normal(jax.random.key(1), params["head"]["out"].shape) * 0.2
-        evaluation = make_evaluator(setup).evaluate(params, setup.frozen, setup.datasets["validation"])
+        evaluation = make_evaluator(setup).evaluate(*setup.split.split(params), setup.datasets["validation"])
         outputs[packing] = np.stack([answer.kept for answer in evaluation.answers])
     assert outputs[True].shape == (872, 2)
     assert np.ptp(outputs[True][:, 0]) > 0.3

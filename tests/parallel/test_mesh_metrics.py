@@ -85,7 +85,7 @@ def scorer(rules: Rules, setup: Setup) -> Callable[[Any], dict[str, float]]:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(evaluator, "shard_batch", record)
-            found = made.evaluate(params, setup.frozen, setup.datasets["validation"]).scores
+            found = made.evaluate(*setup.split.split(params), setup.datasets["validation"]).scores
         filled = [batch["weights"].any(1) for batch in seen]
         assert len(filled) > 1 and filled[0].all() and not filled[-1].all()
         return found

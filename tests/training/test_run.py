@@ -19,7 +19,7 @@ from jaxlm.tasks.records import Metric
 from jaxlm.training import run as runs
 from jaxlm.training.plan import Plan
 from jaxlm.training.progress import BestCheckpoint, Progress
-from jaxlm.training.state import TrainState, saved_part
+from jaxlm.training.state import TrainState, fingerprint, saved_part
 
 
 def state_of(step: int) -> TrainState:
@@ -36,17 +36,18 @@ def make_run(saver, held_out=None) -> Any:
     plan.loader = SimpleNamespace(set_state=lambda state: None)
     data = DataConfig(validation=SourceConfig(path="rows/val.jsonl"))
     plan.setup = SimpleNamespace(config=SimpleNamespace(data=data))
+    plan.setup.config.model = SimpleNamespace(init="base")
     run = create_autospec(runs.Run, instance=True)
     run.plan, run.checkpoints, run.metric = plan, saver, Metric("f1")
     return run
 
 
-def save(saver, scores: dict[int, float], held_out=None) -> Progress:
+def save(saver, scores: dict[int, float], held_out=None, frozen="") -> Progress:
     """Saves steps as the loop does; returns the progress at the last."""
     best = BestCheckpoint(True)
     for step, score in scores.items():
         best.update(step, score, None)
-        extra = {"data": {}, "initialized": [], "held_out": held_out or {}}
+        extra = {"data": {}, "initialized": [], "held_out": held_out or {}, "frozen": frozen}
         extra["progress"] = Progress(best, step=step).to_json()
         saver.save(step, saved_part(state_of(step)), extra, {"f1": score}, wait=True)
     return Progress(best, step=max(scores))
@@ -102,3 +103,14 @@ def test_other_validation_data_are_refused_by_name(tmp_path, then, now):
             runs.start(run.plan, saver, run.metric)
         run = make_run(saver, held_out=then)
         assert value(runs.start(run.plan, saver, run.metric)[0]) == 2
+
+
+def test_another_model_than_the_run_began_with_is_refused(tmp_path):
+    with checkpointer(tmp_path, metric="f1") as saver:
+        save(saver, {2: 0.9}, frozen=fingerprint({"base": jnp.ones(8)}))
+        run = make_run(saver)
+        run.plan.init_frozen.return_value = {"base": jnp.ones(8)}
+        assert value(runs.start(run.plan, saver, run.metric)[0]) == 2
+        run.plan.init_frozen.return_value = {"base": jnp.ones(8).at[3].set(1.0001)}
+        with pytest.raises(UserError, match="model.init=base: the parameters that are frozen are not those"):
+            runs.start(run.plan, saver, run.metric)
