@@ -81,6 +81,16 @@ class CleanConfig(Section):
     """Training rows whose texts stand in validation or test."""
 
 
+class TemperatureConfig(Section):
+    """Sampling by temperature."""
+
+    temperature: float = Field(ge=1)
+    """T: a class of n rows is drawn with probability proportional to n^(1/T); 1 is natural, 2 is sqrt."""
+
+
+Sampling = Literal["natural", "balanced", "sqrt", "under"] | TemperatureConfig
+
+
 class DataConfig(Section):
     """The rows, and how they become batches."""
 
@@ -116,6 +126,10 @@ class DataConfig(Section):
     """Order of the examples of an epoch: drawn at random; or drawn, and then dealt to the batches so that each holds
     nearly the same number of tokens: less padding and fewer batch shapes to compile. Packed batches of
     `train.batch_size` only."""
+    sampling: Sampling = "natural"
+    """Classification: how many rows of each label an epoch holds. natural: each row once; balanced: as many of each
+    label as of the most frequent one, rows of the others repeated; sqrt, {temperature: T}: in between; under: as many
+    of each as of the rarest, drawn anew in every epoch."""
     row_length: int | None = Field(default=None, gt=0)
     """Packed row length; absent: the multiple of 8, from the longest example to `max_length`, that wastes least."""
     max_shapes: int = Field(default=4, gt=0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from jaxlm.data.config import Sampling
 from jaxlm.data.examples.example import Examples
 from jaxlm.data.examples.shapes import Shapes
 from jaxlm.fields import Batch
@@ -26,6 +27,7 @@ class BatchLayout:
       max_shapes: most distinct batch shapes.
       eval_rows: rows of an evaluation batch; None: as many as give about 4,096 tokens.
       order: order of the examples of an epoch (`data.batch_order`).
+      sampling: rows of each class in an epoch (`data.sampling`).
       pad_id: token id of padding.
       seed: decides the order, and what a corpus's rows draw.
       share: the rows of an evaluation batch that this process builds; its `num_shards` are the mesh's.
@@ -40,6 +42,7 @@ class BatchLayout:
     max_shapes: int = 4
     eval_rows: int | None = None
     order: Literal["random", "balanced"] = "random"
+    sampling: Sampling = "natural"
     pad_id: int = 0
     seed: int = 0
     share: Share = Share()

@@ -19,7 +19,7 @@ _OF_THE_HEAD = ("task.kind", "task.problem", "task.labels")
 _OF_TRAINING = ("name", "optimizer", "train", "checkpoint")
 _UNREAD = (
     "task.samples", "task.z_loss", "task.baselines", "task.eval", "task.class_weights", "task.effective_beta",
-    "task.loss", "task.focal_gamma", "task.logit_adjustment", "data.batch_order", "data.clean.leaks",
+    "task.loss", "task.focal_gamma", "task.logit_adjustment", "data.batch_order", "data.sampling", "data.clean.leaks",
 )  # fmt: skip
 """Beginnings of other keys that only training reads."""
 

@@ -21,6 +21,7 @@ def make_layout(config: Config, rules: Rules, pad_id: int | None = None) -> Batc
         max_shapes=data.max_shapes,
         eval_rows=data.eval_rows,
         order=data.batch_order,
+        sampling=data.sampling,
         pad_id=pad_id or 0,
         seed=config.seed,
         share=local_share(rules),

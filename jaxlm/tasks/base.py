@@ -241,6 +241,10 @@ class Task(ABC):
             if getattr(data, key) != type(data).model_fields[key].get_default(call_default_factory=True):
                 if key == "max_target_length":
                     raise UserError(f"data.{key}: task.kind={kind} writes no texts and does not use it; leave it out")
+                if key == "sampling" and cls.reads == "rows":
+                    raise UserError(
+                        f"data.sampling: rows of task.kind={kind} have no one class to sample by; leave it out"
+                    )
                 what = "labelled rows" if cls.reads == "rows" else "a corpus"
                 raise UserError(f"data.{key}: task.kind={kind} reads {what} and does not use it; leave it out")
 
@@ -249,7 +253,7 @@ class RowTask(Task):
     """A task that learns from the rows of tables."""
 
     reads = "rows"
-    unused_data_keys = ("concat_documents", "token_cache", "corpus", "max_target_length")
+    unused_data_keys = ("concat_documents", "token_cache", "corpus", "max_target_length", "sampling")
 
     @classmethod
     def open(cls, config: Any, request: Request) -> TableSources:
@@ -274,7 +278,8 @@ class CorpusTask(Task):
     reads = "corpus"
     predicts = False
     unused_data_keys = (
-        "long_text", "stride", "packing", "batch_order", "row_length", "max_shapes", "corpus", "max_target_length",
+        "long_text", "stride", "packing", "batch_order", "sampling", "row_length", "max_shapes", "corpus",
+        "max_target_length",
     )  # fmt: skip
     wrap: ClassVar[Wrap]
     """Special tokens in the tokenized corpus: "documents" (around each) or "none" (the row adds its own)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
@@ -17,6 +17,7 @@ from scipy.special import expit, softmax
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples
+from jaxlm.data.examples.sampling import sampled_counts
 from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.examples.texts import TextCells
 from jaxlm.data.label_names import hf_label_names
@@ -29,7 +30,7 @@ from jaxlm.objectives.skewed import NO_SKEW, Skew, skewed_loss
 from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
-from jaxlm.tasks.classification_report import PredictedRow, classification_sections
+from jaxlm.tasks.classification_report import PredictedRow, classification_sections, training_section
 from jaxlm.tasks.first_row import show_first_row
 from jaxlm.tasks.labels import LabelEncoder, LabelSet, count_rows, labels_of_checkpoint, labels_of_rows
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs
@@ -37,6 +38,9 @@ from jaxlm.tasks.skew import SkewConfig, described_weights, make_skew
 from jaxlm.tasks.window_pooling import WindowPooling, pool_windows
 
 log = logging.getLogger("jaxlm")
+
+_SHOWN = 20
+"""Labels that a line of the log names."""
 
 # HF's config.json field. One output trained as regression, two as binary: see objectives.classification.
 _HF_PROBLEM = {
@@ -80,15 +84,18 @@ class Classification(RowTask):
       context: settings and tokenizer.
       labels: the problem and its labels.
       skew: how the training loss treats labels of unequal size.
+      sampled: rows of each label in an epoch, where `data.sampling` changes them; {}: those of the training rows.
     """
 
     config: ClassificationConfig
     context: Context
     labels: LabelSet
     skew: Skew = NO_SKEW
+    sampled: Mapping[str, int] = field(default_factory=dict[str, int])
 
     Config = ClassificationConfig
     head = "classification"
+    unused_data_keys = tuple(key for key in RowTask.unused_data_keys if key != "sampling")
 
     @classmethod
     def text_columns(cls, config: ClassificationConfig) -> tuple[str, ...]:
@@ -132,8 +139,21 @@ class Classification(RowTask):
             raise UserError("task.pool_windows: texts are cut, not read in windows; set data.long_text=window")
         encoder = LabelEncoder(labels, config.label, config.label_separator)
         counts = None if train is None else functools.partial(count_rows, encoder, train, len(labels.names))
+        sampled: dict[str, int] = {}
+        if context.data.sampling != "natural":
+            if problem in ("multilabel", "regression"):
+                raise UserError(
+                    f"data.sampling: rows of a {problem} problem have no one label to sample by; leave it out"
+                    + ("; task.class_weights weighs each label" if problem == "multilabel" else "")
+                )
+            if counts is not None:
+                drawn = sampled_counts(counts()[0], context.data.sampling)
+                sampled = dict(zip(labels.names, drawn.tolist(), strict=True))
+                shown = ", ".join(f"{name} {count:,}" for name, count in list(sampled.items())[:_SHOWN])
+                log.info("data.sampling: rows of an epoch: %s%s", shown, ", ..." if len(sampled) > _SHOWN else "")
+                counts = functools.partial(tuple, (drawn, int(drawn.sum())))
         skew = make_skew(config, context, labels.names, counts, several=problem == "multilabel")
-        return cls(config, context, labels, skew)
+        return cls(config, context, labels, skew, sampled)
 
     @property
     def problem(self) -> str:
@@ -209,7 +229,11 @@ class Classification(RowTask):
             fate = "read in windows" if data.long_text == "window" else "cut"
             log.info("%s: %d of %d texts longer than data.max_length=%d: %s", table.name, truncated, len(kept),
                      data.max_length, fate)  # fmt: skip
-        return Examples(table, examples, labels, {"truncated": truncated, "skipped": len(bad.errors)}, bad.errors)
+        counts = {"truncated": truncated, "skipped": len(bad.errors)}
+        classes = None
+        if labelled and self.problem in ("binary", "multiclass"):
+            classes = np.asarray([-1 if label is None else label for label in labels], np.int64)
+        return Examples(table, examples, labels, counts, bad.errors, classes)
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         smoothing = self.context.label_smoothing
@@ -267,6 +291,7 @@ class Classification(RowTask):
             "label_counts": dict(self.labels.counts),
             "problem_because": self.labels.why,
             "task": {"kind": self.config.kind, "text": texts, "label": self.config.label},
+            **({"sampled_counts": dict(self.sampled)} if self.sampled else {}),
             **described_weights(self.skew, self.label_names),
         }
 
@@ -290,7 +315,9 @@ class Classification(RowTask):
 
     def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
         rows = [PredictedRow(a.row, a.label, self.prediction(a.row, a.kept)) for a in answers]
-        return classification_sections(self.problem, self.label_names, rows, self.text_columns(self.config))
+        sections = classification_sections(self.problem, self.label_names, rows, self.text_columns(self.config))
+        weights = described_weights(self.skew, self.label_names).get("class_weights", {})
+        return [*sections, *training_section(self.labels.counts, self.sampled, weights)]
 
     def _texts(self, dataset: Dataset) -> LabelledTexts:
         """The usable rows of a split."""

@@ -76,6 +76,32 @@ def classification_sections(
     return [sections[0]._replace(note=f"{opening} {sections[0].note}".strip()), *sections[1:]]
 
 
+def training_section(
+    counts: Mapping[str, int], sampled: Mapping[str, int], weights: Mapping[str, float]
+) -> list[ReportSection]:
+    """Shows what a run was trained on; [] where that is not known.
+
+    Args:
+      counts: training rows of each label.
+      sampled: those of an epoch, where they are others; else {}.
+      weights: of each label in the loss; {}: all the same.
+    """
+    if not counts:
+        return []
+    names = list(dict.fromkeys([*sampled, *weights, *counts]))[:_TABLE_LABELS]
+    total, drawn = sum(counts.values()), sum(sampled.values())
+    columns, rows = ["Label", "Rows", "Share"], []
+    if sampled:
+        columns += ["In an epoch", "Share then"]
+    if weights:
+        columns.append("Weight")
+    for name in names:
+        row: list[Any] = [excerpt(name, _NAME_LENGTH), counts.get(name, 0), f"{counts.get(name, 0) / total:.1%}"]
+        row += [sampled[name], f"{sampled[name] / drawn:.1%}"] if sampled else []
+        rows.append([*row, *([weights[name]] if weights else [])])
+    return [ReportSection("Training rows by label", "table", {"columns": columns, "rows": rows})]
+
+
 def _scored(problem: str, label_names: Sequence[str], labelled: Sequence[tuple[int, PredictedRow]]) -> _Scored:
     predictions = [answer.prediction for _, answer in labelled]
     gold = np.array([answer.label for _, answer in labelled], np.float64 if problem == "regression" else np.int64)

@@ -55,7 +55,7 @@ class Embedding(RowTask):
     Config = EmbeddingConfig
     head = "embedding"
     vectors = True
-    unused_data_keys = ("concat_documents", "token_cache", "long_text", "stride", "max_target_length")
+    unused_data_keys = ("concat_documents", "token_cache", "long_text", "stride", "max_target_length", "sampling")
 
     @classmethod
     def open(cls, config: EmbeddingConfig, request: Request) -> EmbeddingSources:

@@ -21,12 +21,19 @@ def skewed_config(folder: Path, **sections) -> Path:
 def test_a_run_with_every_correction(tmp_path, capsys):
     task = {"class_weights": "sqrt", "loss": "focal", "focal_gamma": 1.0, "logit_adjustment": 0.5}
     path = skewed_config(tmp_path, task=task, train={"batch_size": 16, "epochs": 1}, data={"test": None})
-    assert run("finetune", "--config", path) == 0
-    assert "task.class_weights, by class: neg" in capsys.readouterr().err
+    assert run("finetune", "--config", path, "data.sampling.temperature=2") == 0
+    said = capsys.readouterr().err
+    assert "task.class_weights, by class: neg" in said and "rows of an epoch: neg 60, pos 27" in said
+    assert "data.sampling=temperature=2.0: an epoch is 6 steps on 87 rows, of 72" in said
     summary = json.loads((tmp_path / "runs/tiny/summary.json").read_text())
     weights = summary["class_weights"]
-    assert weights["pos"] / weights["neg"] == pytest.approx(5**0.5)
-    assert 60 * weights["neg"] + 12 * weights["pos"] == pytest.approx(72)
+    assert weights["pos"] / weights["neg"] == pytest.approx((60 / 27) ** 0.5)
+    assert summary["label_counts"] == {"neg": 60, "pos": 12} and summary["sampled_counts"] == {"neg": 60, "pos": 27}
+    assert summary["steps"] == 6
+    sections = json.loads((tmp_path / "runs/tiny/analysis.json").read_text())
+    [training] = [section["content"] for section in sections if section["title"] == "Training rows by label"]
+    assert training["columns"] == ["Label", "Rows", "Share", "In an epoch", "Share then", "Weight"]
+    assert training["rows"][1] == ["pos", 12, "16.7%", 27, "31.0%", pytest.approx(weights["pos"])]
     assert run("evaluate", "--run", tmp_path / "runs/tiny", "task.class_weights=none") == 2
     assert "changes training, and nothing of a score" in capsys.readouterr().err
     assert run("evaluate", "--run", tmp_path / "runs/tiny") == 0

@@ -16,6 +16,7 @@ from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.objectives.skewed import NO_SKEW, Skew
+from jaxlm.tasks import TASKS
 from jaxlm.tasks.classification import Classification, ClassificationConfig
 from jaxlm.tasks.records import Context
 from jaxlm.tasks.skew import class_weights, positive_weights
@@ -34,9 +35,15 @@ def sources(labels: list[Any], split: str = "train") -> TableSources:
     return TableSources({split: table([{"text": "a", "label": label} for label in labels])}, {}, ("text",))
 
 
-def classification(labels: list[Any], /, *, smoothing: float = 0.0, split: str = "train", **settings: Any) -> Skew:
-    context = Context(DataConfig(), byte_tokenizer(), label_smoothing=smoothing)
-    return Classification.create(ClassificationConfig(**settings), context, sources(labels, split)).skew
+def made(
+    labels: list[Any], /, *, smoothing: float = 0.0, split: str = "train", sampling: Any = "natural", **settings: Any
+) -> Classification:
+    context = Context(DataConfig(sampling=sampling), byte_tokenizer(), label_smoothing=smoothing)
+    return Classification.create(ClassificationConfig(**settings), context, sources(labels, split))
+
+
+def classification(labels: list[Any], /, **settings: Any) -> Skew:
+    return made(labels, **settings).skew
 
 
 def tagging(**settings: Any) -> tuple[Skew, tuple[str, ...]]:
@@ -83,6 +90,19 @@ def test_the_rows_of_a_run_give_weights_and_shares(caplog):
     assert classification(SMS, split="test", labels=("ham", "spam"), class_weights="inverse") == NO_SKEW
 
 
+def test_weights_and_shares_are_those_of_the_rows_as_they_are_sampled(caplog):
+    with caplog.at_level(logging.INFO, "jaxlm"):
+        balanced = made(SMS, sampling="balanced", class_weights="inverse", logit_adjustment=1.0)
+    assert balanced.skew == Skew((1.0, 1.0), None, (math.log(0.5),) * 2)
+    assert balanced.describe()["sampled_counts"] == {"ham": 12, "spam": 12}
+    assert "data.sampling: rows of an epoch: ham 12, spam 12" in caplog.text
+    assert "sampled_counts" not in made(SMS).describe()
+    assert made(SMS, sampling="sqrt", class_weights="inverse").skew.class_weights == pytest.approx((18 / 24, 18 / 12))
+    table = sources(SMS).tables["train"]
+    assert balanced.examples(table, labelled=True, key="data.train").classes.tolist() == [0] * 12 + [1] * 3
+    assert balanced.examples(table, labelled=False, key="--input").classes is None
+
+
 def test_the_words_of_tags_give_weights():
     skew, names = tagging(class_weights="inverse", logit_adjustment=1.0)
     counts = dict(zip(["O", "B-PER", "I-PER", "B-LOC"], [6, 1, 1, 1], strict=True))
@@ -99,6 +119,12 @@ def test_the_words_of_tags_give_weights():
         (SMS, {"class_weights": {"spom": 2}}, r"task.class_weights: 'spom' is not one .*did you mean 'spam'"),
         (SMS, {"loss": "focal", "smoothing": 0.1}, r"train.label_smoothing: the focal loss .* leave one of them out"),
         ([0.5, 1.5, 2.25], {"class_weights": "sqrt"}, r"task.class_weights: a regression has no classes"),
+        ([0.5, 1.5, 2.25], {"sampling": "under"}, r"data.sampling: rows of a regression problem have no one label"),
+        (
+            TOPICS,
+            {"sampling": "sqrt"},
+            r"data.sampling: rows of a multilabel problem .* task.class_weights weighs each",
+        ),
         ([0.5, 1.5, 2.25], {"loss": "focal"}, r"task.loss: a regression has no classes"),
         ([0.5, 1.5, 2.25], {"logit_adjustment": 1.0}, r"task.logit_adjustment: a regression has no classes"),
     ],
@@ -124,6 +150,13 @@ def test_keys_that_do_not_fit_are_named(tmp_path, override, problem):
     with pytest.raises(UserError) as error:
         load_config(path, [override])
     assert problem in str(error.value)
+
+
+def test_sampling_is_refused_where_rows_have_no_class():
+    for kind in ("tagging", "question_answering", "multiple_choice", "embedding", "text_to_text", "masked_lm"):
+        with pytest.raises(UserError, match=r"data.sampling: .*leave it out"):
+            TASKS[kind].check_data_keys(DataConfig(sampling="sqrt"))
+    Classification.check_data_keys(DataConfig(sampling="sqrt"))
 
 
 def test_weights_may_be_named_by_numbers(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,13 @@ from jaxlm.data.dataset import BatchLayout
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.loader import TrainLoader, group_members
 from jaxlm.data.examples.packing import Rows, build_batch, plan_rows
+from jaxlm.data.examples.sampling import sampled_counts
 from jaxlm.data.examples.shapes import choose_sizes, eval_shapes, round_up
 from jaxlm.data.examples.streams import streams_of
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
+
+log = logging.getLogger("jaxlm")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,18 @@ class RowDataset:
 
     def loader(self, layout: BatchLayout) -> TrainLoader:
         check_layout(layout)
-        return TrainLoader(self.split.examples, self.fields, layout)
+        if layout.sampling == "natural":
+            return TrainLoader(self.split.examples, self.fields, layout)
+        if self.split.classes is None:
+            raise UserError("data.sampling: rows of this task have no one class to sample by; leave it out")
+        loader = TrainLoader(self.split.examples, self.fields, layout, self.split.classes)
+        classes = self.split.classes[sorted({example.row for example in self.split.examples})]
+        log.info(
+            "data.sampling=%s: an epoch is %d steps on %d rows, of %d",
+            layout.sampling, loader.steps_per_epoch,
+            int(sampled_counts(np.bincount(classes), layout.sampling).sum()), len(classes),
+        )  # fmt: skip
+        return loader
 
     def batches(self, layout: BatchLayout) -> Iterator[Batch]:
         """Every example exactly once; the batch's `examples` says which stands where.

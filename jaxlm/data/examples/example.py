@@ -48,6 +48,8 @@ class Examples:
       labels: gold label of each row of the table, in the form that `Task.scores` compares; None where there is none.
       counts: for summary.json: `truncated`, `skipped`.
       errors: what is wrong with each skipped row.
+      classes: int [rows of the table], the class by which `data.sampling` draws, -1 for a skipped row; None: rows have
+        no one class.
     """
 
     table: Table
@@ -55,6 +57,7 @@ class Examples:
     labels: Sequence[Any]
     counts: Mapping[str, int]
     errors: Mapping[int, str] = field(default_factory=dict[int, str])
+    classes: np.ndarray | None = None
 
     @property
     def grouped(self) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxlm.data.dataset import BatchLayout
 from jaxlm.data.examples.example import Example
-from jaxlm.data.examples.order import Order, epoch_order, make_order
+from jaxlm.data.examples.order import Order, make_order
 from jaxlm.data.examples.packing import Rows, build_batch, fill_rows, plan_rows
+from jaxlm.data.examples.sampling import make_draw
 from jaxlm.data.examples.shapes import Shapes, choose_shapes, members_of, token_shapes
 from jaxlm.data.examples.streams import DECODER, example_lengths, streams_of
 from jaxlm.data.resumable import ResumableBatches, batches_by_step
@@ -37,7 +38,7 @@ class _ExamplePlan:
         order: Order,
         members: Sequence[np.ndarray] | None,
     ) -> None:
-        self.steps_per_epoch = -(-len(lengths if members is None else members) // batch_size)
+        self.steps_per_epoch = -(-len(order(0)) // batch_size)
         self._lengths, self._batch_size, self._shapes, self._packing = lengths, batch_size, shapes, packing
         self._order, self._members = order, members
 
@@ -50,10 +51,14 @@ class _ExamplePlan:
 
 
 class _TokenPlan:
-    """Step -> rows where every step fills a fixed number of rows, with as many examples as that takes."""
+    """Step -> rows where every step fills a fixed number of rows, with as many examples as that takes.
 
-    def __init__(self, lengths: np.ndarray, shapes: Shapes, seed: int) -> None:
-        self._lengths, self._shapes, self._seed = lengths, shapes, seed
+    Args:
+      order: draws examples, or rows of the table whose `members` are given.
+    """
+
+    def __init__(self, lengths: np.ndarray, shapes: Shapes, order: Order, members: Sequence[np.ndarray] | None) -> None:
+        self._lengths, self._shapes, self._order, self._members = lengths, shapes, order, members
         self._ends: list[int] = []  # first step after each epoch so far
         self._epoch = functools.lru_cache(maxsize=2)(self._plan)
         self.steps_per_epoch = len(self._epoch(0))
@@ -72,7 +77,7 @@ class _TokenPlan:
         rows, row_length = self._shapes.row_counts[-1], self._shapes.row_length
         look_ahead = 8 + int(2 * rows * row_length / self._lengths.mean())
         lengths = self._lengths.tolist()
-        coming = iter(epoch_order(len(lengths), self._seed, epoch).tolist())
+        coming = iter(members_of(self._order(epoch), self._members).tolist())
         waiting = list(itertools.islice(coming, look_ahead))
         batches: list[Rows] = []
         while waiting:
@@ -85,15 +90,18 @@ class _TokenPlan:
 class TrainLoader(ResumableBatches):
     """Endless training batches, a function of (examples, layout, step) alone.
 
-    Epoch e visits every example once, in an order drawn from (seed, e); no batch straddles two epochs. Grain maps step
-    numbers to batches ahead of use, so its iterator's state is one number and any step is reached without replay.
-    With several processes each builds only its share of the rows; all shares together are the batch that one process
-    would have. Examples of one group are drawn together and count as one example of `batch_size`.
+    Epoch e visits every example once, or as often as `layout.sampling` says, in an order drawn from (seed, e); no batch
+    straddles two epochs. Grain maps step numbers to batches ahead of use, so its iterator's state is one number and any
+    step is reached without replay. With several processes each builds only its share of the rows; all shares together
+    are the batch that one process would have. Examples of one group are drawn together and count as one example of
+    `batch_size`.
 
     Args:
       examples: the split, at least one example.
       fields: what the examples carry beside their tokens.
-      layout: with `order` "balanced", batches hold nearly equal numbers of tokens (`order.balanced_order`).
+      layout: with `order` "balanced", batches hold nearly equal numbers of tokens (`order.balanced_order`). With
+        `sampling`, rows of the table are drawn, and all examples of a row come together and count as one.
+      classes: int [rows of the table], what `sampling` goes by; -1: a row without examples.
 
     Attributes:
       shapes: the (global) batch shapes; a later epoch that packs worse than all that were simulated adds one.
@@ -107,12 +115,26 @@ class TrainLoader(ResumableBatches):
       ValueError: rows that do not divide among the processes, or not exactly one of `batch_size`, `batch_tokens`.
     """
 
-    def __init__(self, examples: Sequence[Example], fields: Sequence[Field], layout: BatchLayout) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        fields: Sequence[Field],
+        layout: BatchLayout,
+        classes: np.ndarray | None = None,
+    ) -> None:
         layout.train_share.rows(layout.train_multiple)  # shows now if it does not divide
         self._examples, self._fields, self._layout = examples, fields, layout
         self._streams = streams_of(examples, layout.row_length or layout.max_length)
         self._lengths = lengths = self._streams.columns
-        self._members = members = group_members(examples)
+        members = group_members(examples)
+        self._grouped = members is not None
+        self._draw: Order | None = None
+        if layout.sampling != "natural":
+            if classes is None or members is not None:
+                raise ValueError("expected rows that have a class each, to sample by")
+            members = row_members(examples)
+            used = sorted({example.row for example in examples})
+            self._draw = make_draw(classes[used], layout.sampling, layout.seed)
         shaped: dict[str, Any] = {
             "max_length": layout.max_length,
             "row_length": layout.row_length,
@@ -124,24 +146,29 @@ class TrainLoader(ResumableBatches):
             "data.packing": layout.packing,
             "data.batch_order": layout.order,
         }
+        if not isinstance(layout.sampling, str):
+            settings["data.sampling"] = layout.sampling.model_dump()
+        elif layout.sampling != "natural":
+            settings["data.sampling"] = layout.sampling
+        by_example = self._draw or make_order("random", lengths, 1, layout.seed)
         self._plan: _ExamplePlan | _TokenPlan
         if layout.batch_size is not None and layout.batch_tokens is None:
             size = layout.batch_size
             units = lengths if members is None else np.asarray([lengths[group].sum() for group in members])
-            drawn = make_order(layout.order, units, size, layout.seed)
+            drawn = make_order(layout.order, units, size, layout.seed, self._draw)
             self.shapes = choose_shapes(
                 lengths, batch_size=size, max_shapes=layout.max_shapes, order=drawn, members=members, **shaped
             )
             self._plan = _ExamplePlan(lengths, size, self.shapes, layout.packing, drawn, members)
             settings["train.batch_size"] = size
-        elif layout.batch_tokens is not None and layout.batch_size is None and members is None:
+        elif layout.batch_tokens is not None and layout.batch_size is None and not self._grouped:
             self.shapes = token_shapes(lengths, batch_tokens=layout.batch_tokens, **shaped)
-            self._plan = _TokenPlan(lengths, self.shapes, layout.seed)
+            self._plan = _TokenPlan(lengths, self.shapes, by_example, members)
             settings["train.batch_tokens"] = layout.batch_tokens
             settings["the number of rows"] = self.shapes.row_counts[0]
             settings["the row length"] = self.shapes.row_length
             settings["the slots of a row"] = self.shapes.slots
-        elif members is not None and layout.batch_size is None:
+        elif self._grouped and layout.batch_size is None:
             raise UserError(
                 "train.batch_tokens: examples of this task belong together in groups, as the choices of a question; "
                 "expected train.batch_size"
@@ -154,7 +181,7 @@ class TrainLoader(ResumableBatches):
         identity = {
             "examples": _digest(examples, fields),
             "settings": settings,
-            "order": hashlib.sha256(epoch_order(len(lengths), layout.seed, 0).tobytes()).hexdigest(),
+            "order": hashlib.sha256(by_example(0).tobytes()).hexdigest(),
         }
         self._begin(identity, batches_by_step(self._build))
 
@@ -173,12 +200,16 @@ class TrainLoader(ResumableBatches):
             row_lengths=self._streams.row_lengths(row_length),
             slots=self.shapes.slots,
             pad_id=self._layout.pad_id,
-            groups=self._members is not None,
+            groups=self._grouped,
         )
 
     def _padding_share(self) -> float:
-        shapes = [self._shape(self._plan.rows(step)) for step in range(self.steps_per_epoch)]
-        return 1 - self._streams.tokens / sum(rows * self._streams.cells(length) for rows, length in shapes)
+        plans = [self._plan.rows(step) for step in range(self.steps_per_epoch)]
+        shapes = [self._shape(rows) for rows in plans]
+        tokens = self._streams.tokens
+        if self._draw is not None:
+            tokens = sum(int(self._lengths[i]) for rows in plans for row in rows for i in row)
+        return 1 - tokens / sum(rows * self._streams.cells(length) for rows, length in shapes)
 
 
 def group_members(examples: Sequence[Example]) -> list[np.ndarray] | None:
@@ -190,6 +221,12 @@ def group_members(examples: Sequence[Example]) -> list[np.ndarray] | None:
         alone = example.group < 0
         members.setdefault((alone, i if alone else example.group), []).append(i)
     return [np.asarray(indices) for indices in members.values()]
+
+
+def row_members(examples: Sequence[Example]) -> list[np.ndarray] | None:
+    """Indices of the examples of each row of the table that has any; None where each has one."""
+    rows, first = np.unique([example.row for example in examples], return_index=True)
+    return None if len(rows) == len(examples) else np.split(np.arange(len(examples)), first[1:])
 
 
 def _digest(examples: Sequence[Example], fields: Sequence[Field]) -> str:

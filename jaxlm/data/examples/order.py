@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 Order = Callable[[int], np.ndarray]
-"""Epoch -> int64 [num_examples], a permutation of which each `batch_size` entries in turn are a batch."""
+"""Epoch -> int64 [N], examples of which each `batch_size` in turn are a batch: a permutation of all, or what
+`data.sampling` draws; N is the same for every epoch."""
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
@@ -16,7 +17,9 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
 
-def balanced_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+def balanced_order(
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, order: np.ndarray | None = None
+) -> np.ndarray:
     """A permutation whose batches hold nearly equal numbers of tokens, a function of (seed, epoch).
 
     The epoch's examples are dealt out longest first, in rounds of one example to each batch, the batch with the fewest
@@ -26,8 +29,10 @@ def balanced_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) 
 
     Args:
         lengths: int [num_examples], tokens of each example.
+        order: the epoch's examples as they were drawn; None: `epoch_order`.
     """
-    order = epoch_order(len(lengths), seed, epoch)
+    if order is None:
+        order = epoch_order(len(lengths), seed, epoch)
     num_batches = len(order) // batch_size
     whole, rest = np.split(order, [num_batches * batch_size])
     by_length = whole[np.argsort(-lengths[whole], kind="stable")]
@@ -42,10 +47,15 @@ def balanced_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) 
     return np.concatenate([batches[shuffled].reshape(-1), rest])
 
 
-def make_order(kind: str, lengths: np.ndarray, batch_size: int, seed: int) -> Order:
-    """The order of `data.batch_order`, "random" or "balanced"; the last two epochs asked for are remembered."""
-    draw = {
-        "random": functools.partial(epoch_order, len(lengths), seed),
-        "balanced": functools.partial(balanced_order, lengths, batch_size, seed),
-    }[kind]
-    return functools.lru_cache(maxsize=2)(draw)
+def make_order(kind: str, lengths: np.ndarray, batch_size: int, seed: int, draw: Order | None = None) -> Order:
+    """The order of `data.batch_order`, "random" or "balanced"; the last two epochs asked for are remembered.
+
+    Args:
+        draw: gives the examples of an epoch; None: `epoch_order`, every example once.
+    """
+    drawn = draw or functools.partial(epoch_order, len(lengths), seed)
+
+    def balanced(epoch: int) -> np.ndarray:
+        return balanced_order(lengths, batch_size, seed, epoch, drawn(epoch))
+
+    return functools.lru_cache(maxsize=2)({"random": drawn, "balanced": balanced}[kind])

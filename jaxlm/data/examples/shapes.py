@@ -122,6 +122,8 @@ def choose_shapes(
     if not packing:
         longest = row_length or round_up(int(lengths.max()), _LENGTH_MULTIPLE)
         maxima = [min(round_up(int(batch.max()), _LENGTH_MULTIPLE), longest) for batch in batches]
+        if max(maxima) < (most := min(round_up(int(lengths.max()), _LENGTH_MULTIPLE), longest)):
+            maxima.append(most)  # an example that the simulated epochs did not draw
         rows = round_up(max(map(len, batches)), row_multiple)
         return Shapes(choose_sizes(maxima, max_shapes), 1, (rows,), row_multiple)
     sample = batches[: max(8, _SAMPLED_EXAMPLES // batch_size)]
