@@ -19,6 +19,7 @@ _PEERS = {
     "question_answering": "transformers_question_answering.py",
     **dict.fromkeys(_WRITERS, "transformers_seq2seq.py"),
 }
+_PEER_OPTIMIZERS = ("adamw", "adafactor")
 
 
 def measure(path: Path, *, steps: int, warmup: int, seed: int) -> dict[str, Any]:
@@ -59,6 +60,10 @@ def _peer(config: Config, peer_model: str | None) -> list[str]:
     model, train = config.model.init or peer_model, config.data.train
     if model is None:
         raise UserError("--peer: this config begins with random parameters; expected --peer-model HF_DIR beside it")
+    if config.optimizer.name not in _PEER_OPTIMIZERS:
+        raise UserError(
+            f"--peer: optimizer.name={config.optimizer.name}: the peers have {' and '.join(_PEER_OPTIMIZERS)}"
+        )
     path = None if train is None else train.path
     if not isinstance(path, str) and not (isinstance(path, Mapping) and len(path) == 2):
         raise UserError("--peer: expected one file in data.train, or two of parallel texts")
@@ -68,6 +73,7 @@ def _peer(config: Config, peer_model: str | None) -> list[str]:
         "batch-size": config.train.batch_size,
         "learning-rate": config.optimizer.learning_rate,
         "weight-decay": config.optimizer.weight_decay,
+        "optimizer": config.optimizer.name,
     }
     options |= (
         {"train": path} if isinstance(path, str) else dict(zip(("train", "train-target"), path.values(), strict=True))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Adafactor, AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 
 class StepClock(TrainerCallback):
@@ -72,12 +72,16 @@ def timed_trainer(
     """Returns a trainer and its clock.
 
     Args:
-      args: a peer's command line: batch_size, learning_rate, weight_decay, precision, seed, warmup, steps.
+      args: a peer's command line: batch_size, optimizer, learning_rate, weight_decay, precision, seed, warmup, steps.
       directory: where the trainer may write.
       settings: further `TrainingArguments`, the length of training among them.
       options: further arguments of `Trainer`.
     """
     clock = StepClock(args.warmup)
+    if args.optimizer == "adafactor":  # with the sizes of parameters in the rate, which the Trainer's own leaves out
+        rate = {"lr": args.learning_rate, "scale_parameter": True, "relative_step": False}
+        optimizer = Adafactor(model.parameters(), weight_decay=args.weight_decay, warmup_init=False, **rate)
+        options["optimizers"] = (optimizer, None)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -103,7 +107,7 @@ def timed_trainer(
     return trainer, clock
 
 
-def add_common_options(parser: argparse.ArgumentParser, **defaults: float) -> None:
+def add_common_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """Adds the options that `timed_trainer` reads, and those that every peer has."""
     parser.add_argument("--model", required=True, help="HF-format directory or hub id, with its tokenizer")
     parser.add_argument("--random-weights", action="store_true", help="take only the config and tokenizer of the model")
@@ -113,6 +117,7 @@ def add_common_options(parser: argparse.ArgumentParser, **defaults: float) -> No
     parser.add_argument("--json", action="store_true", help="one line of JSON and nothing else")
     parser.add_argument("--warmup", type=int, default=10, help="steps before the clock starts, at least 1")
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--optimizer", choices=("adamw", "adafactor"), default="adamw")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--weight-decay", type=float)
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")

@@ -132,11 +132,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; the defaults are those of configs/finetune/translation_multi30k.yaml."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_common_options(parser, batch_size=128, learning_rate=1e-3, weight_decay=0.01)
+    add_common_options(parser, batch_size=128, optimizer="adafactor", learning_rate=1e-2, weight_decay=0.0)
     add_pair_options(parser)
     parser.add_argument("--limit", type=int, help="only the first training pairs")
-    parser.add_argument("--epochs", type=float, default=12)
-    parser.add_argument("--warmup-steps", type=float, default=400, help="below 1: a share of all steps")
+    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--warmup-steps", type=float, default=100, help="below 1: a share of all steps")
     parser.add_argument("--schedule", default="cosine")
     parser.add_argument("--adam-beta2", type=float, default=0.98)
     parser.add_argument("--label-smoothing", type=float, default=0.1)
