@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 from jaxlm.data.config import SourceConfig
-from jaxlm.data.sources.files import plain_suffix
+from jaxlm.data.sources.files import plain_suffix, tells_format
 from jaxlm.errors import UserError
 from jaxlm.inference.trained import COMPUTE_KEYS, asks_for_mesh, open_trained, run_config
 from jaxlm.local_paths import missing
@@ -101,6 +101,12 @@ def _refuse_other_splits(overrides: Sequence[str], split: str | None, option: st
 
 def _file_like(like: SourceConfig | None, data: str, given: Set[str]) -> SourceConfig:
     """The source of a file; one of another kind than the run's own is read as its name and the `given` keys say."""
+    if like is not None and isinstance(like.path, dict) and not tells_format(Path(data)):
+        columns = " ".join(f"data.test.path.{column}=FILE" for column in like.path)
+        raise UserError(
+            f"--data {data}: the run reads parallel files, a file to a column; expected a jsonl, csv, tsv or parquet "
+            f"file, or --split test {columns}"
+        )
     settings = {} if like is None else like.model_dump(include=_KEPT)
     if Path(data).suffix != Path(str(like and like.path)).suffix:
         other = {"format", "separator", "quoting"}

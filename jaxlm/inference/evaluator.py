@@ -174,7 +174,7 @@ class Evaluator:
             read = [example.tokens.tolist() for example in part] if self.model.family.is_encoder_decoder else None
             written = generate(
                 self.model, params, [_prompt(example) for example in part], generation,
-                encoder_inputs=read, pad_id=self.layout.pad_id, first_number=start,
+                encoder_inputs=read, pad_id=self.layout.pad_id, numbers=[split.table.number(e.row) - 1 for e in part],
             )  # fmt: skip
             for offset, texts in enumerate(written):
                 several = {"hypotheses": texts} if len(texts) > 1 else {}

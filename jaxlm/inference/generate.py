@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from jaxlm.errors import UserError
-from jaxlm.inference.settings import check_settings, limits_of
 from jaxlm.inference.slot_steps import Fixed, Plan, empty_slots, run
 from jaxlm.inference.slots import Hypothesis, Request, move_in, read_texts, round_up, write_all
 from jaxlm.inference.stops import stop_table
 from jaxlm.models import Model
+from jaxlm.setup.generation_checks import check_settings, limits_of
 from jaxlm.tasks.records import Generation
 
 SLOTS = 32
@@ -28,7 +28,7 @@ def generate(
     *,
     encoder_inputs: Sequence[Sequence[int]] | None = None,
     pad_id: int = 0,
-    first_number: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[Hypothesis]]:
     """Continues each prompt as Transformers' `generate` would continue it alone.
 
@@ -39,26 +39,23 @@ def generate(
       settings: lengths, beams, sampling, the ids that end a text (none: each continuation is as long as it may be).
       encoder_inputs: what the encoder reads, for each prompt; of an encoder-decoder alone.
       pad_id: any id of the vocabulary; never returned.
-      first_number: number of the first prompt.
+      numbers: of the prompts, from 0; absent: 0, 1, 2, ...
     Returns:
       For each prompt `num_return_sequences` texts, best first.
     Raises:
       UserError: the model cannot generate, an empty prompt, or one too long for the model, or settings out of range.
     """
     check_settings(model, settings)
-    requests = _requests(model, prompts, settings, encoder_inputs, first_number)
-    written: list[list[Hypothesis]] = [[] for _ in prompts]
+    numbers = range(len(prompts)) if numbers is None else numbers
+    requests = _requests(model, prompts, settings, encoder_inputs, numbers)
     copies = _copies(settings)
     # Only the order matters: of texts that are drawn several times, the first one first.
     found: dict[int, list[Hypothesis]] = {}
     for chosen in _runs(requests, _slots(model, settings)):
         plan = _plan(model, settings, chosen, _room(requests), pad_id)
         for request, texts in write_all(_fixed(params, model, settings), chosen, plan):
-            found[request.number] = texts
-    for i, texts in enumerate(written):
-        for copy in range(copies):
-            texts.extend(found[(first_number + i) * copies + copy])
-    return written
+            found[request.place] = texts
+    return [[text for copy in range(copies) for text in found[i * copies + copy]] for i in range(len(prompts))]
 
 
 def stream(
@@ -69,15 +66,16 @@ def stream(
     *,
     encoder_input: Sequence[int] | None = None,
     pad_id: int = 0,
+    number: int = 0,
 ) -> Iterator[list[int]]:
     """Yields the new tokens of one prompt as they are written; of beam search, once, the best text.
 
-    Args and errors are those of `generate`.
+    Args and errors are those of `generate`; `number` is that of the prompt.
     """
     check_settings(model, settings)
     alone = settings._replace(num_return_sequences=1)
     inputs = None if encoder_input is None else [encoder_input]
-    requests = _requests(model, [prompt], alone, inputs, 0)
+    requests = _requests(model, [prompt], alone, inputs, [number])
     plan = _plan(model, alone, requests, _room(requests), pad_id)
     fixed = _fixed(params, model, alone)
     carry = move_in(fixed, empty_slots(fixed, plan=plan), requests, [0], plan)
@@ -97,7 +95,7 @@ def _requests(
     prompts: Sequence[Sequence[int]],
     settings: Generation,
     encoder_inputs: Sequence[Sequence[int]] | None,
-    first_number: int,
+    numbers: Sequence[int],
 ) -> list[Request]:
     """A request for each text that is written by itself: with samples, several to a prompt."""
     if (encoder_inputs is not None) != model.family.is_encoder_decoder:
@@ -105,18 +103,20 @@ def _requests(
     sources = [None] * len(prompts) if encoder_inputs is None else encoder_inputs
     copies, most = _copies(settings), model.config.max_positions
     requests = []
-    for number, (prompt, source) in enumerate(zip(prompts, sources, strict=True)):
-        _check_ids(prompt, f"prompt {number}", model)
+    for place, (number, prompt, source) in enumerate(zip(numbers, prompts, sources, strict=True)):
+        _check_ids(prompt, f"prompt {place}", model)
         if source is not None:
-            _check_ids(source, f"input {number}", model)
-        limit, least = limits_of(settings, prompt, f"prompt {number}")
+            _check_ids(source, f"input {place}", model)
+        limit, least = limits_of(settings, len(prompt), f"prompt {place}", most)
         if len(prompt) + limit > most:
             raise UserError(
-                f"prompt {number} has {len(prompt)} tokens: with max_new_tokens={limit} more it does not fit "
+                f"prompt {place} has {len(prompt)} tokens: with max_new_tokens={limit} more it does not fit "
                 f"the model's {most} positions"
             )
-        own = (first_number + number) * copies
-        requests.extend(Request(own + copy, prompt, limit, least, source) for copy in range(copies))
+        requests.extend(
+            Request(number * copies + copy, prompt, limit, least, source, place * copies + copy)
+            for copy in range(copies)
+        )
     return requests
 
 

@@ -1,4 +1,4 @@
-"""Rows to be answered: a file of any format that training reads, or jsonl on standard input."""
+"""Rows to be answered: a file of any format that training reads, or jsonl or lines of text on standard input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from jaxlm.config.schema import Config
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources.files import check_file, file_format, named_format, open_rows, plain_suffix, tells_format
-from jaxlm.data.sources.parallel_rows import read_parallel
+from jaxlm.data.sources.parallel_rows import read_parallel, read_text_stream
 from jaxlm.data.sources.sources import read_jsonl_stream, rename_records
 from jaxlm.data.sources.text_files import Record
 from jaxlm.errors import UserError
@@ -40,10 +40,11 @@ def open_input(path: str, config: Config, given: Mapping[str, Any] | None = None
       given: settings of `SourceConfig` for this file: columns, separator, quoting, format; those that are None do not
         count.
     Raises:
-      UserError: no such file, or one whose beginning cannot be read.
+      UserError: no such file, or one whose beginning cannot be read; another format than jsonl and text on standard
+        input.
     """
     if path == "-":
-        yield InputRows("stdin", read_jsonl_stream(sys.stdin.buffer, "stdin"))
+        yield _standard_input(config, (given or {}).get("format") or "jsonl")
         return
     check_file(Path(path), "--input")
     if Path(path).stat().st_size == 0:
@@ -60,6 +61,15 @@ def open_input(path: str, config: Config, given: Mapping[str, Any] | None = None
         names = None if reader.columns is None else tuple(source.rename.get(name, name) for name in reader.columns)
         stack.enter_context(processes.collective_section())
         yield InputRows(reader.name, rename_records(reader.records, source.rename), names)
+
+
+def _standard_input(config: Config, kind: str) -> InputRows:
+    if kind == "text":
+        column = _only_column(config)
+        return InputRows("stdin", read_text_stream(sys.stdin.buffer, column), (column,))
+    if kind != "jsonl":
+        raise UserError(f"--format {kind}: standard input holds jsonl or text; expected a file")
+    return InputRows("stdin", read_jsonl_stream(sys.stdin.buffer, "stdin"))
 
 
 def _is_plain_text(path: str, config: Config, given: Mapping[str, Any]) -> bool:

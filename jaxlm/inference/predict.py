@@ -17,7 +17,6 @@ from jaxlm.data.sources.table import Table, place
 from jaxlm.data.sources.text_files import BadRow, Record
 from jaxlm.errors import UserError
 from jaxlm.inference.output import OURS, answered, kept_name
-from jaxlm.inference.settings import room_for_prompt
 from jaxlm.inference.trained import (
     COMPUTE_KEYS,
     TrainedModel,
@@ -26,6 +25,7 @@ from jaxlm.inference.trained import (
     open_trained,
     run_config,
 )
+from jaxlm.setup.generation_checks import room_for_prompt
 from jaxlm.tasks import TASKS
 
 log = logging.getLogger("jaxlm")

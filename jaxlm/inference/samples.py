@@ -10,10 +10,10 @@ from typing import Any
 
 from jaxlm.data.corpus.dataset import CorpusDataset
 from jaxlm.inference.generate import generate
-from jaxlm.inference.settings import room_for_prompt
 from jaxlm.models import Model
 from jaxlm.parallel import processes
 from jaxlm.run.run_dir import RunDir
+from jaxlm.setup.generation_checks import room_for_prompt
 from jaxlm.setup.setup import Setup
 from jaxlm.tasks.language_model import TextWriter
 from jaxlm.tasks.records import Generation

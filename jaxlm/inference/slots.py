@@ -26,6 +26,8 @@ class Request(NamedTuple):
     least: int
     source: Sequence[int] | None = None
     """What the encoder reads."""
+    place: int = 0
+    """Among the texts that are asked for."""
 
 
 class Hypothesis(NamedTuple):

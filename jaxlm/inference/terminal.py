@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxlm.console import printable
+from jaxlm.data.sources.table import place
+from jaxlm.data.sources.text_files import undecoded
 from jaxlm.errors import UserError
 from jaxlm.inference.generate import generate, stream
 from jaxlm.inference.predict import Predictor, make_table
@@ -15,7 +18,9 @@ PROMPT = "> "
 
 
 def read_lines() -> Iterator[str]:
-    """Yields the lines of standard input; at a terminal, it asks for each."""
+    """Yields the lines of standard input, bytes that are not UTF-8 as surrogates; at a terminal, it asks for each."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding=None if sys.stdin.isatty() else "utf-8-sig", errors="surrogateescape")
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin)
         return
@@ -32,7 +37,7 @@ def write_texts(predictor: Predictor, line: str, number: int = 1) -> Iterator[st
 
     Args:
       line: the text column of a row of the task.
-      number: of the line, for errors.
+      number: of the line, for errors and random numbers.
     Raises:
       UserError: the prompt cannot be read, is too long, or the task writes nothing.
     """
@@ -53,10 +58,12 @@ def write_texts(predictor: Predictor, line: str, number: int = 1) -> Iterator[st
     source = example.arrays["tokens"].tolist() if setup.model.head == "seq2seq_lm" else None
     if settings.num_beams > 1 or settings.num_return_sequences > 1:
         sources = None if source is None else [source]
-        [texts] = generate(setup.model, params, [prompt], settings, encoder_inputs=sources, pad_id=pad_id)
+        [texts] = generate(
+            setup.model, params, [prompt], settings, encoder_inputs=sources, pad_id=pad_id, numbers=[number - 1]
+        )
         yield "\n".join(tokenizer.continuation(prompt, text.tokens) for text in texts)
         return
-    pieces = stream(setup.model, params, prompt, settings, encoder_input=source, pad_id=pad_id)
+    pieces = stream(setup.model, params, prompt, settings, encoder_input=source, pad_id=pad_id, number=number - 1)
     yield from new_text(pieces, lambda ids: tokenizer.continuation(prompt, ids))
 
 
@@ -85,6 +92,8 @@ def converse(predictor: Predictor, say: Callable[..., Any] = print) -> None:
         raise UserError(f"--run: a model of task {setup.config.task.kind} writes no text; use `jaxlm predict`")
     for number, line in enumerate(read_lines(), 1):
         try:
+            if (bad := undecoded(line)) is not None:
+                raise UserError(f"{place('standard input', number, number)}: {bad.problem}")
             for piece in write_texts(predictor, line, number):
                 say(printable(piece), end="", flush=True)
         except UserError as error:

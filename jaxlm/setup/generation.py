@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxlm.config.schema import Config
-from jaxlm.data.dataset import Dataset
 from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.hf.generation_config import FILE, KEYS, OF_THE_MODEL, read_generation_config, write_generation_config
-from jaxlm.models import Model
 from jaxlm.setup.model import eos_ids
 from jaxlm.tasks.records import Generation
 from jaxlm.tokenizer.tokenizer import Tokenizer
@@ -56,27 +54,6 @@ def make_generation(config: Config, tokenizer: Tokenizer, checkpoint: HFCheckpoi
         "forced_eos_id": next(iter(_several(values.get("forced_eos_id", ()))), None),
     }
     return Generation(**{"top_k": TOP_K, **values})
-
-
-def check_room(settings: Generation | None, model: Model, datasets: Mapping[str, Dataset]) -> None:
-    """Checks that what is to be written at evaluations fits the model behind each prompt.
-
-    Raises:
-      UserError: a row of validation or test whose prompt leaves too little room.
-    """
-    most = model.config.max_positions
-    for split in ("validation", "test"):
-        examples = datasets[split].examples() if split in datasets else None
-        if settings is None or settings.max_new_tokens is None or examples is None:
-            continue
-        for example in examples.examples:
-            length = 0 if example.prompt is None else len(example.prompt)
-            if length + settings.max_new_tokens > most:
-                raise UserError(
-                    f"{examples.table.where(example.row)}: a prompt of {length} tokens; "
-                    f"generation.max_new_tokens={settings.max_new_tokens} more do not fit the model's {most} "
-                    "positions: lower that, or data.max_length"
-                )
 
 
 def generation_json(settings: Generation, model: Mapping[str, Any]) -> str:

@@ -22,7 +22,8 @@ from jaxlm.objectives import Apply
 from jaxlm.parallel import processes
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.early_checks import check_batches, check_mesh
-from jaxlm.setup.generation import check_room, make_generation
+from jaxlm.setup.generation import make_generation
+from jaxlm.setup.generation_checks import check_generation
 from jaxlm.setup.layout import make_layout
 from jaxlm.setup.model import build_model, decoder_start_id
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
@@ -117,7 +118,7 @@ def make_setup(
     model = build_model(config, task, tokenizer, checkpoint, devices=devices)
     check_batches(config, model.compute.rules, splits)
     datasets = {} if sources is None else task.datasets(sources)
-    check_room(task.generation, model, datasets)
+    check_generation(task.generation, model, datasets)
     cleaned = sources.cleaned if isinstance(sources, TableSources) else {}
     return Setup(config, task, tokenizer, datasets, cleaned, model, checkpoint)
 

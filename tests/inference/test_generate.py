@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 from helpers.tiny_models import FAST, tiny, token_logits, weights
 
+from jaxlm.data.examples.example import Example, Examples
+from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
+from jaxlm.inference import evaluator
 from jaxlm.inference import generate as generation
 from jaxlm.inference.processors import warp
 from jaxlm.inference.slot_steps import run
@@ -283,6 +287,26 @@ def test_texts_that_retire_and_slots_that_are_refilled_change_nothing(settings):
     apart = generate(model, params, prompts, batch_size=32, **settings)
     together = generate(model, params, prompts, batch_size=4, **settings)
     assert together == apart and len({len(text) for text in apart}) > 2
+
+
+def test_a_drawn_text_depends_on_the_number_of_its_prompt_alone():
+    model, settings = causal("gpt2"), Generation(6, do_sample=True)
+    params = weights(model, seed=3)
+    together = generation.generate(model, params, [PROMPTS[1]] * 4, settings)
+    assert len({tuple(text.tokens) for [text] in together}) > 2
+    again = generation.generate(model, params, [PROMPTS[1]] * 4, settings, numbers=[2, 7, 2, 1])
+    assert again[0] == again[2] == together[2] and again[3] == together[1]
+
+
+def test_a_row_keeps_its_number_where_rows_before_it_are_bad(monkeypatch):
+    examples = [Example({"tokens": np.ones(2, np.int32)}, row, prompt=np.ones(1, np.int32)) for row in (0, 2)]
+    rows = tuple({"text": str(i)} for i in range(3))
+    split = Examples(Table("t", ("text",), rows, (1, 4, 5), numbers=(1, 4, 5)), examples, [None] * 3, {})
+    asked = []
+    monkeypatch.setattr(evaluator, "generate", lambda *_, numbers, **__: asked.extend(numbers) or [])
+    parts = SimpleNamespace(model=causal("gpt2"), layout=SimpleNamespace(pad_id=0))
+    list(evaluator.Evaluator._generated(parts, None, split, Generation()))  # pyright: ignore[reportArgumentType]
+    assert asked == [0, 4]
 
 
 def test_a_text_ends_with_the_token_that_completes_a_stop_string():

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
+from jaxlm.inference import terminal
+from jaxlm.inference.evaluate import evaluate_run
 from jaxlm.inference.input_rows import open_input
 
 CONLL = "-DOCSTART- -X- O\n\n1 Anna B-PER\n2 slept O\n\n1 Rome B-LOC\n"
@@ -46,7 +52,7 @@ def test_files_like_those_of_the_run_are_read_like_them(tmp_path):
     assert problem.startswith(
         "line 1 has 1 fields, expected 3 (id, tokens, tags); name the file's columns in --columns,"
     )
-    with pytest.raises(UserError, match="--format to jsonl, csv, tsv, parquet or conll"):
+    with pytest.raises(UserError, match="--format to jsonl, csv, tsv, parquet or conll, or text"):
         rows(text, config(path="dev.conll", **names))
     assert [row["tokens"] for row in rows(text, config(path="dev.conll", **names), format="conll")] == sentences
 
@@ -57,3 +63,35 @@ def test_separators_of_tables_are_not_those_of_sentences(tmp_path):
     assert rows(write(tmp_path / "b.csv", "text;n\nx;1\n"), config(path="a.tsv", separator=";")) == [
         {"text": "x", "n": "1"}
     ]
+
+
+def test_lines_of_standard_input_are_texts_where_that_is_said(monkeypatch):
+    lines = "\ufeffA man.\r\n\na\u2028b\n".encode() + b"\xff\nlast"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+    own = Config.model_validate({"name": "x", "model": {"init": "y"}, "task": {"kind": "translation"}})
+    [*texts, bad, last] = rows(Path("-"), own, format="text")
+    assert [*texts, last] == [{"en": text} for text in ("A man.", "", "a\u2028b", "last")] and "UTF-8" in bad.problem
+    with pytest.raises(UserError, match="--format csv: standard input holds jsonl or text"):
+        rows(Path("-"), own, format="csv")
+    several = Config.model_validate({**own.model_dump(), "task": {"kind": "translation", "template": "{a} {b}"}})
+    with pytest.raises(UserError, match="reads the columns a, b; expected jsonl"):
+        rows(Path("-"), several, format="text")
+
+
+def test_a_file_of_one_column_is_no_split_of_parallel_files(tmp_path):
+    files = {"en": "a.en", "de": "a.de"}
+    task = {"kind": "translation"}
+    parallel = {"name": "x", "model": {"init": "y"}, "task": task, "data": {"validation": {"path": files}}}
+    write(tmp_path / "config.yaml", yaml.safe_dump(parallel))
+    with pytest.raises(UserError, match=r"--split test data.test.path.de=FILE data.test.path.en=FILE"):
+        evaluate_run(str(tmp_path), data=str(write(tmp_path / "b.en", "A man.\n")))
+
+
+def test_a_line_of_prompts_that_is_not_utf8_is_said_and_the_next_is_read(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\n\xff\nthree"), "latin-1"))
+    monkeypatch.setattr(terminal, "write_texts", lambda _, line, number: iter([f"{number}:{line}"]))
+    terminal.converse(
+        SimpleNamespace(trained=SimpleNamespace(setup=SimpleNamespace(task=SimpleNamespace(generation=1))))
+    )  # pyright: ignore[reportArgumentType]
+    said = capsys.readouterr()
+    assert said.out == "1:one\n\n3:three\n" and "standard input, row 2: not UTF-8: byte 0xff" in said.err

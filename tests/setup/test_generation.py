@@ -16,8 +16,9 @@ from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
-from jaxlm.models import FAMILIES
-from jaxlm.setup.generation import check_room, generation_json, make_generation
+from jaxlm.models import FAMILIES, Model
+from jaxlm.setup.generation import generation_json, make_generation
+from jaxlm.setup.generation_checks import check_generation
 from jaxlm.tasks.records import Generation
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.training import train_tokenizer
@@ -123,18 +124,29 @@ def test_settings_out_of_range_are_refused(section):
 
 
 def test_what_is_written_fits_the_model_behind_each_prompt():
-    model, table = tiny("llama"), Table("t.jsonl", ("text",), ({"text": "a"}, {"text": "b"}), (1, 2))
+    classifier, table = tiny("llama"), Table("t.jsonl", ("text",), ({"text": "a"}, {"text": "b"}), (1, 2))
+    model = Model(classifier.family, classifier.config, "causal_lm", 0, classifier.compute)
     most = model.config.max_positions
     prompts = [np.zeros(length, np.int32) for length in (1, most - 8)]
     rows = [Example({"tokens": prompt}, row, prompt=prompt) for row, prompt in enumerate(prompts)]
     data = {"validation": RowDataset(Examples(table, rows, [None] * 2, {}), ())}
     for settings in (None, Generation(8), Generation(None, most)):
-        check_room(settings, model, data)
-    check_room(Generation(9), model, {"train": data["validation"]})
+        check_generation(settings, model, data)
+    check_generation(Generation(9), model, {"train": data["validation"]})
     with pytest.raises(
         UserError, match=rf"row 2: a prompt of {most - 8} tokens; generation.max_new_tokens=9 more do not"
     ):
-        check_room(Generation(9), model, data)
+        check_generation(Generation(9), model, data)
+    for settings, message in (
+        (Generation(None, most - 8), rf"row 2: a prompt has {most - 8} tokens: expected fewer than {most - 8}"),
+        (Generation(4, num_return_sequences=2), "num_return_sequences=2"),
+        (Generation(4, eos_ids=(64,)), "eos_token_id: 64 is outside"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_generation(settings, model, data)
+    check_generation(Generation(4, temperature=0.0), model, data)  # read by samples alone
+    with pytest.raises(UserError, match="temperature=0"):
+        check_generation(Generation(4, temperature=0.0, do_sample=True), model, data)
 
 
 def test_bart_ends_texts_as_its_config_says_and_mbart_begins_them_with_a_language(tokenizer, tmp_path):

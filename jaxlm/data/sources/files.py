@@ -117,6 +117,7 @@ def file_format(path: Path, source: SourceConfig, key: str, *, text: bool = Fals
         raise UserError(f"{key if key.startswith('--') else f'{key}.path'}: {path} is {_OTHERS[suffix]}")
     if suffix not in _FORMATS:
         formats = "text, jsonl, csv, tsv or parquet" if text else "jsonl, csv, tsv, parquet or conll"
+        formats += ", or text (a row to a line)" if key == "--input" else ""
         raise UserError(
             f"{key if key.startswith('--') else f'{key}.path'}: the name {path} does not tell the format; set "
             f"{setting(key, 'format')} to {formats}"

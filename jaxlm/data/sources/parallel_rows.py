@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,14 @@ def read_parallel(
             f"{key}.path: {found}; expected as many in each, since line n of one belongs to line n of another"
         )
     return " + ".join(paths.values()), enumerate(_rows(columns), start=1)
+
+
+def read_text_stream(handle: Iterable[bytes], column: str) -> Iterator[Record]:
+    """Yields the lines of a stream, such as stdin, as rows of one column; a line that is not UTF-8 is a bad row."""
+    for number, line in enumerate(handle, start=1):
+        text = line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+        text = text.removeprefix("\ufeff") if number == 1 else text
+        yield number, undecoded(text) or {column: text}
 
 
 def _rows(columns: Mapping[str, list[str]]) -> Iterator[dict[str, Any] | BadRow]:

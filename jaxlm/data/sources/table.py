@@ -36,7 +36,11 @@ class Table:
 
     def where(self, i: int) -> str:
         """Returns the place of row `i` (from 0) in words: "data/x.tsv, row 17 (line 18)"."""
-        return place(self.name, self.numbers[i] if self.numbers is not None else i + 1, self.lines[i])
+        return place(self.name, self.number(i), self.lines[i])
+
+    def number(self, i: int) -> int:
+        """Returns the number of row `i` (from 0) in the source."""
+        return self.numbers[i] if self.numbers is not None else i + 1
 
     def require(self, *columns: str, key: str) -> None:
         """Checks that the columns exist.

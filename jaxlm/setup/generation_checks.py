@@ -1,9 +1,10 @@
-"""Settings of generation checked against the model that writes."""
+"""Settings of generation checked against the model that writes, and against the prompts that it is given."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
+from jaxlm.data.dataset import Dataset
 from jaxlm.errors import UserError
 from jaxlm.models import Model
 from jaxlm.tasks.records import Generation
@@ -25,6 +26,7 @@ def check_settings(model: Model, settings: Generation) -> None:
     if settings.prefix and "prefix" not in model.family.inputs:
         raise UserError(f"model family {model.family.name!r} reads from left to right alone; expected prefix=False")
     s, vocab_size = settings, model.config.vocab_size
+    drawn = settings if settings.do_sample else Generation()  # nothing else reads the settings of sampling
     named = {"eos_token_id": s.eos_ids, "bad_words": tuple(i for word in s.bad_words for i in word)}
     named |= {
         f"forced_{name}_token_id": () if token is None else (token,)
@@ -40,10 +42,10 @@ def check_settings(model: Model, settings: Generation) -> None:
         ("num_return_sequences", s.num_return_sequences >= 1, "at least 1"),
         ("no_repeat_ngram_size", s.no_repeat_ngram_size >= 0, "0 or more"),
         ("repetition_penalty", s.repetition_penalty > 0, "more than 0"),
-        ("temperature", s.temperature > 0, "more than 0 (do_sample=false always takes the likeliest token)"),
-        ("top_k", s.top_k is None or s.top_k >= 0, "0 (all tokens) or more"),
-        ("top_p", s.top_p is None or 0 < s.top_p <= 1, "more than 0 and at most 1"),
-        ("min_p", s.min_p is None or 0 <= s.min_p <= 1, "from 0 to 1"),
+        ("temperature", drawn.temperature > 0, "more than 0 (do_sample=false always takes the likeliest token)"),
+        ("top_k", drawn.top_k is None or drawn.top_k >= 0, "0 (all tokens) or more"),
+        ("top_p", drawn.top_p is None or 0 < drawn.top_p <= 1, "more than 0 and at most 1"),
+        ("min_p", drawn.min_p is None or 0 <= drawn.min_p <= 1, "from 0 to 1"),
         ("early_stopping", s.early_stopping in (True, False, "never"), "true, false or never"),
     ):
         if not fits:
@@ -65,6 +67,34 @@ def check_settings(model: Model, settings: Generation) -> None:
         )
 
 
+def check_generation(settings: Generation | None, model: Model, datasets: Mapping[str, Dataset]) -> None:
+    """Checks before anything is trained what would stop the first evaluation.
+
+    Args:
+      settings: None: nothing is written.
+    Raises:
+      UserError: as `check_settings`; a row of validation or test whose prompt leaves no room for what is to be written.
+    """
+    if settings is None or model.family.init_cache is None:
+        return
+    check_settings(model, settings)
+    most = model.config.max_positions
+    for split in ("validation", "test"):
+        examples = datasets[split].examples() if split in datasets else None
+        if examples is None:
+            continue
+        for example in examples.examples:
+            if example.prompt is None:
+                continue
+            where, length = examples.table.where(example.row), len(example.prompt)
+            limit, _ = limits_of(settings, length, f"{where}: a prompt", most)
+            if length + limit > most:
+                raise UserError(
+                    f"{where}: a prompt of {length} tokens; generation.max_new_tokens={limit} more do not fit the "
+                    f"model's {most} positions: lower that, or data.max_length"
+                )
+
+
 def room_for_prompt(model: Model, settings: Generation) -> int:
     """Returns the most tokens of a prompt, below 1 if there is no room for any."""
     if settings.max_new_tokens is not None:
@@ -72,18 +102,24 @@ def room_for_prompt(model: Model, settings: Generation) -> int:
     return min(model.config.max_positions, settings.max_length or 0) - 1
 
 
-def limits_of(settings: Generation, prompt: Sequence[int], name: str) -> tuple[int, int]:
+def limits_of(settings: Generation, length: int, name: str, most: int) -> tuple[int, int]:
     """Returns the most tokens to write after a prompt, and the fewest.
 
+    Args:
+      length: of the prompt.
+      name: of it, for errors.
+      most: the model's positions, beyond which no `max_length` reaches.
     Raises:
       UserError: the prompt leaves no room for any.
     """
     limit = settings.max_new_tokens
     if limit is None:
-        limit = (settings.max_length or 0) - len(prompt)
+        longest = min(settings.max_length or 0, most)
+        limit = longest - length
         if limit < 1:
             raise UserError(
-                f"{name} has {len(prompt)} tokens: expected fewer than generation.max_length={settings.max_length}; "
-                "generation.max_new_tokens counts new tokens alone"
+                f"{name} has {length} tokens: expected fewer than {longest}, by generation.max_length="
+                f"{settings.max_length} and the model's {most} positions; generation.max_new_tokens counts new tokens "
+                "alone"
             )
-    return limit, max(settings.min_new_tokens, settings.min_length - len(prompt))
+    return limit, max(settings.min_new_tokens, settings.min_length - length)
