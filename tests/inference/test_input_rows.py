@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from jaxlm.errors import UserError
 from jaxlm.inference import terminal
 from jaxlm.inference.evaluate import evaluate_run
 from jaxlm.inference.input_rows import open_input
+from jaxlm.inference.predict import Predictor
 
 CONLL = "-DOCSTART- -X- O\n\n1 Anna B-PER\n2 slept O\n\n1 Rome B-LOC\n"
 
@@ -90,8 +92,6 @@ def test_a_file_of_one_column_is_no_split_of_parallel_files(tmp_path):
 def test_a_line_of_prompts_that_is_not_utf8_is_said_and_the_next_is_read(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\n\xff\nthree"), "latin-1"))
     monkeypatch.setattr(terminal, "write_texts", lambda _, line, number: iter([f"{number}:{line}"]))
-    terminal.converse(
-        SimpleNamespace(trained=SimpleNamespace(setup=SimpleNamespace(task=SimpleNamespace(generation=1))))
-    )  # pyright: ignore[reportArgumentType]
+    terminal.converse(Mock(spec=Predictor, trained=Mock()))
     said = capsys.readouterr()
     assert said.out == "1:one\n\n3:three\n" and "standard input, row 2: not UTF-8: byte 0xff" in said.err
