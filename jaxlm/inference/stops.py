@@ -1,11 +1,13 @@
 """Stop strings as an automaton over tokens, so that a device can tell where a text ends.
 
 A state is the longest beginning of a stop string that the text ends with (Aho and Corasick, 1975); a token leads from
-one state to the next.
+one state to the next. Texts are read byte by byte, since a token may hold a part of a character alone; here a byte of
+UTF-8 is the character of its number.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -13,6 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlm.tokenizer.tokenizer import Tokenizer
+
+_ONE_BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""SentencePiece's entries of single bytes."""
+_SEEN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTES = {chr(byte): chr(byte) for byte in _SEEN} | {
+    chr(0x100 + i): chr(byte) for i, byte in enumerate(byte for byte in range(0x100) if byte not in _SEEN)
+}
+"""Character of GPT-2's byte-level entries -> byte."""
 
 
 class StopTable(NamedTuple):
@@ -35,11 +45,12 @@ class StopTable(NamedTuple):
 def stop_table(tokenizer: Tokenizer, strings: tuple[str, ...], vocab_size: int) -> StopTable:
     """Returns the table of a tokenizer's tokens; ids of the model that the tokenizer lacks write nothing."""
     texts = _token_texts(tokenizer)
+    strings = tuple(map(_as_bytes, strings))
     return make_table(strings, [*texts, *[""] * (vocab_size - len(texts))])
 
 
 def make_table(strings: Sequence[str], texts: Sequence[str]) -> StopTable:
-    """Returns the table of tokens that write these texts."""
+    """Returns the table of tokens that write these texts, character by character."""
     begins = sorted(
         {text[:end] for text in strings for end in range(len(text) + 1)}, key=lambda text: (len(text), text)
     )
@@ -70,8 +81,24 @@ def make_table(strings: Sequence[str], texts: Sequence[str]) -> StopTable:
 
 
 def _token_texts(tokenizer: Tokenizer) -> list[str]:
-    """What each id writes in the middle of a text."""
+    """What each id writes in the middle of a text, byte by byte."""
     before = tokenizer.encode_prompt("a")[-1:]
     start = tokenizer.decode(before, skip_special_tokens=False)
-    texts = (tokenizer.decode([*before, i], skip_special_tokens=False) for i in range(tokenizer.vocab_size))
-    return [text[len(start) :] if text.startswith(start) else text for text in texts]
+    found = []
+    for i in range(tokenizer.vocab_size):
+        text = tokenizer.decode([*before, i], skip_special_tokens=False)
+        text = text[len(start) :] if text.startswith(start) else text
+        parts = _parts_of_characters(tokenizer.tokens([i])[0]) if "\ufffd" in text else None
+        found.append(_as_bytes(text) if parts is None else parts)
+    return found
+
+
+def _parts_of_characters(entry: str) -> str | None:
+    """The bytes of a vocabulary entry that stands for bytes; None: it stands for characters."""
+    if _ONE_BYTE.fullmatch(entry):
+        return chr(int(entry[3:5], 16))
+    return "".join(map(_BYTES.__getitem__, entry)) if _BYTES.keys() >= set(entry) else None
+
+
+def _as_bytes(text: str) -> str:
+    return text.encode("utf-8", "surrogatepass").decode("latin-1")
