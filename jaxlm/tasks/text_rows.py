@@ -60,6 +60,7 @@ class TextRows:
         targets = self._ids(written, self.context.tokenizer.target)
         made: list[Example] = []
         counts = {"truncated": 0, "targets_truncated": 0}
+        ended: list[str] = []
         for number, (i, texts) in enumerate(read.items()):
             where = table.where(i)
             try:
@@ -69,9 +70,17 @@ class TextRows:
                 bad.add(i, error)
                 continue
             made.append(self._example(source, target, i))
+            if target is not None and self.layout.end_id in targets[number]:
+                ended.append(where)
             counts["truncated"] += source_cut
             counts["targets_truncated"] += target_cut
         bad.say()
+        if ended:
+            end = self.context.tokenizer.tokens([self.layout.end_id])[0]
+            log.warning(
+                "%s: %d targets hold %r, with which a text ends: what stands behind it is never written; the first: %s "
+                "(data.split_special_tokens=true reads it as characters)", table.name, len(ended), end, ended[0],
+            )  # fmt: skip
         for name, what in {
             "truncated": f"texts longer than data.max_length={self.layout.max_length}",
             "targets_truncated": f"targets longer than data.max_target_length={self.layout.max_target_length}",
@@ -85,6 +94,8 @@ class TextRows:
         layout = self.layout
         before, after = layout.source_affixes
         room = layout.max_length - len(before) - len(after)
+        if not len(ids):
+            raise UserError(f"{where}: {', '.join(texts)} has no token of the tokenizer; expected a text")
         cut = len(ids) > room
         if cut and layout.start_id is None:
             ids = self._shortened(texts, room, where)

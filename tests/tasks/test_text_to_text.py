@@ -207,6 +207,24 @@ def test_a_target_that_begins_with_the_decoders_start(start):
     assert one(characters, {"input": "dog", "output": "<pad> hund"})[1]["labels"] == [3, 10, 10, 10, 8, 2]
 
 
+def test_a_target_that_holds_the_end_is_said(caplog):
+    task = make(tokenizer=tokenizer_with_codes())
+    end = task.context.tokenizer.tokens([task.layout.end_id])[0]
+    rows = table({"input": "dog", "output": "hund"}, {"input": "dog", "output": f"hund {end} hund"})
+    assert len(task.examples(rows, labelled=True, key="data.train").examples) == 2
+    assert f"1 targets hold '{end}', with which a text ends" in caplog.text and "row 2" in caplog.text
+
+
+def test_a_text_without_a_token_is_a_bad_row():
+    backend = tokenizers.Tokenizer(models.WordLevel({"</s>": 0, "<unk>": 1, "a": 2}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.normalizer = tokenizers.normalizers.Replace("\u200b", "")
+    task = make(tokenizer=Tokenizer(TokenizerFiles(backend, {"eos": "</s>", "unk": "<unk>"}, {})))
+    for column in ("input", "output"):
+        with pytest.raises(UserError, match=f"row 1: {column} has no token of the tokenizer"):
+            one(task, {"input": "a", "output": "a", column: "\u200b"})
+
+
 def test_language_codes_stand_where_the_tokenizer_has_them():
     tokenizer, row = tokenizer_with_codes(), {"en": "dog", "de": "hund"}
     task = make("translation", tokenizer=tokenizer, source_language="en", target_language="de_DE")
