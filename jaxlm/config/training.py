@@ -41,6 +41,9 @@ class TrainConfig(Section):
     unfreeze_every: int | None = Field(default=None, gt=0)
     """Gradual unfreezing: the head alone for so many steps, then the top layer too, then one layer more each time, the
     embeddings last. Absent: all from the first step."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of a running average of the parameters, for instance 0.999, which is what is evaluated, exported and chosen
+    as best; absent: none."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread evenly over the classes."""
     hang_factor: float | None = Field(default=100.0, gt=1)

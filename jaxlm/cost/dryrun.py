@@ -9,6 +9,7 @@ from jaxlm.config.loading import dump_config
 from jaxlm.config.schema import Config
 from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
 from jaxlm.setup.setup import Setup, make_setup
+from jaxlm.training.optimizer import describe_rates
 from jaxlm.training.plan import Plan, make_plan
 from jaxlm.training.run import select_metric
 from jaxlm.training.state import bytes_on_device
@@ -35,6 +36,7 @@ def dry_run(config: Config) -> str:
         f"model            {setup.model.family.name}, {setup.model.num_parameters:,} parameters"
         + (f", new: {', '.join(initialized)}" if initialized else ""),
         *_frozen(setup),
+        *([f"learning rates   {rates}"] if (rates := describe_rates(setup)) else []),
         f"task             {_task(setup)}",
         f"mesh             {setup.rules.description}",
         *(f"{name:16s} {_counts(split.describe())}" for name, split in setup.datasets.items()),

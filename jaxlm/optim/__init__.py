@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxlm.errors import UserError
 from jaxlm.optim.adafactor import scale_by_adafactor
 from jaxlm.optim.config import OptimizerConfig
+from jaxlm.optim.gates import along
 from jaxlm.optim.moments import bfloat16_moments
 from jaxlm.optim.muon import scale_by_muon_or
 
@@ -46,11 +48,16 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: not str(path[-1].key).endswith(("_bias", "_scale")), params)
 
 
-def make_optimizer(config: OptimizerConfig, total_steps: int, axes: Any) -> optax.GradientTransformation:
-    """Returns clipping by the global norm, the update rule, decoupled weight decay and the learning rate, in a chain.
+def make_optimizer(
+    config: OptimizerConfig, total_steps: int, axes: Any, rates: Any = None
+) -> optax.GradientTransformation:
+    """Returns clipping by the global norm, L2, the update rule, decoupled weight decay and the learning rate, in a
+    chain.
 
     Args:
       axes: tree of the parameters' logical axes (`Model.axes`), by which matrices are told apart.
+      rates: tree like the parameters of float [] or, of stacked layers, [L]: what the learning rate is multiplied by;
+        None: 1.
     """
     store = bfloat16_moments if config.moment_dtype == "bfloat16" else lambda rule: rule
     adam = store(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
@@ -64,4 +71,13 @@ def make_optimizer(config: OptimizerConfig, total_steps: int, axes: Any) -> opta
         optax.add_decayed_weights(config.weight_decay, decay_mask),
         optax.scale_by_learning_rate(make_schedule(config, total_steps)),
     )
+    if rates is not None:
+        scale = optax.stateless(lambda updates, _: jax.tree.map(_scale, updates, rates))
+        chained = optax.chain(chained, scale)
+    if config.l2:
+        chained = optax.chain(optax.add_decayed_weights(config.l2, decay_mask), chained)
     return chained if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), chained)
+
+
+def _scale(update: jax.Array, rate: Any) -> jax.Array:
+    return update * along(jnp.asarray(rate, update.dtype), update)

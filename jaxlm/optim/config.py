@@ -18,6 +18,12 @@ class OptimizerConfig(Section):
     """Peak, reached at the end of the warm-up; `adafactor` multiplies it by each parameter's size."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled; not applied to biases and norm scales."""
+    l2: float = Field(default=0.0, ge=0)
+    """Plain L2: so many times the parameters are added to the clipped gradient; not of biases and norm scales. With
+    Adam, `weight_decay` is nearly always the better one."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """The learning rate (and its decay) of each layer is that of the layer above times this; the head's is
+    `learning_rate`."""
     b1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of Adam's mean of gradients."""
     b2: float = Field(default=0.999, ge=0, lt=1)

@@ -26,6 +26,7 @@ from jaxlm.setup.setup import make_setup
 from jaxlm.tasks.records import Metric
 from jaxlm.training.checkpoint import Checkpointer
 from jaxlm.training.finish import finish_run
+from jaxlm.training.optimizer import describe_rates
 from jaxlm.training.plan import Plan, make_plan
 from jaxlm.training.progress import Progress
 from jaxlm.training.run import Run, best_state, select_metric, start
@@ -208,3 +209,5 @@ def _announce(plan: Plan, step: int) -> None:
         devices[0].platform,
         setup.rules.description,
     )
+    if rates := describe_rates(setup):
+        log.info("learning rates by layer: %s", rates)

@@ -14,15 +14,14 @@ from jaxlm.data.dataset import Loader
 from jaxlm.data.examples.example import Examples
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch
-from jaxlm.models.freezing import like
-from jaxlm.models.places import heights
-from jaxlm.optim import make_optimizer, make_schedule
-from jaxlm.optim.gates import hold, unfreeze
+from jaxlm.optim import make_schedule
+from jaxlm.optim.average import average_of
 from jaxlm.parallel.placement import micro_batches, shard_batch
 from jaxlm.parallel.sharding import batch_shardings
 from jaxlm.setup.setup import Setup
 from jaxlm.training.gradients import accumulated_gradients, cached_gradients
-from jaxlm.training.state import TrainState, abstract_state, init_state, offloaded, state_shardings
+from jaxlm.training.optimizer import build_optimizer
+from jaxlm.training.state import TrainState, abstract_state, init_state, state_shardings
 from jaxlm.training.step import make_train_step
 
 log = logging.getLogger("jaxlm")
@@ -85,9 +84,16 @@ class Plan:
             return {}
         return split.split(self.setup.init_params()[0])[1]
 
+    def scored_params(self, state: TrainState) -> Any:
+        """Returns the trained parameters that are evaluated and exported: their average where the run keeps one."""
+        mean = average_of(state.opt_state)
+        if mean is None or not self.setup.config.optimizer.offload:
+            return state.params if mean is None else mean
+        return jax.tree.map(lambda m, p: jax.device_put(m, p.sharding), mean, state.params)
+
     def model_params(self, state: TrainState) -> Any:
         """Returns the model's parameters, trained and frozen, as they are exported."""
-        return self.setup.split.merge(state.params, state.frozen)
+        return self.setup.split.merge(self.scored_params(state), state.frozen)
 
     def abstract_state(self) -> TrainState:
         setup, offload = self.setup, self.setup.config.optimizer.offload
@@ -125,13 +131,7 @@ def make_plan(setup: Setup) -> Plan:
     schedule = make_schedule(config.optimizer, total)
     offload = config.optimizer.offload
     trained, frozen = setup.split.split(setup.model.shapes)
-    optimizer = make_optimizer(config.optimizer, total, setup.split.split(setup.model.axes)[0])
-    optimizer = hold(optimizer, like(trained, setup.split.layers, True))
-    if train.unfreeze_every is not None:
-        levels = heights(setup.model, "train.unfreeze_every")
-        optimizer = unfreeze(optimizer, like(trained, levels, 0), train.unfreeze_every)
-    if offload:
-        optimizer = offloaded(optimizer, trained, setup.rules)
+    optimizer = build_optimizer(setup, trained, total)
     shardings = state_shardings(trained, optimizer, setup.rules, frozen=frozen, offload=offload)
     sharded = setup.rules.mesh is not None and setup.rules.mesh.size > 1
     make = cached_gradients if examples is not None and examples.grouped else accumulated_gradients

@@ -50,7 +50,8 @@ class Run:
         Args:
           written: of a task that writes, how many rows are written; None: all.
         """
-        return self.evaluator.evaluate(state.params, state.frozen, self.plan.setup.datasets[split], written)
+        params = self.plan.scored_params(state)
+        return self.evaluator.evaluate(params, state.frozen, self.plan.setup.datasets[split], written)
 
     def sample(self, state: TrainState, step: int, answers: Sequence[Answer] = ()) -> None:
         """Shows what a model writes, in the log, TensorBoard and the run directory.

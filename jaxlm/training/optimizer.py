@@ -1,0 +1,60 @@
+"""Builds the optimizer of a run: the update rule, and what holds, scales and averages parameters around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optax
+
+from jaxlm.models.freezing import like
+from jaxlm.models.places import heights
+from jaxlm.optim import make_optimizer
+from jaxlm.optim.average import averaged
+from jaxlm.optim.gates import hold, unfreeze
+from jaxlm.setup.setup import Setup
+from jaxlm.training.state import offloaded
+
+
+def build_optimizer(setup: Setup, trained: Any, total_steps: int) -> optax.GradientTransformation:
+    """Returns the optimizer of the trained parameters.
+
+    Args:
+      trained: their shapes.
+    Raises:
+      UserError: a setting that goes by layers, of a model whose layers share their parameters.
+    """
+    config, split = setup.config, setup.split
+    decay = config.optimizer.layer_decay
+    rates = None
+    if decay != 1:
+        rates = like(trained, {name: _powers(decay, h) for name, h in _heights(setup, "optimizer.layer_decay")}, 1.0)
+    optimizer = make_optimizer(config.optimizer, total_steps, split.split(setup.model.axes)[0], rates)
+    optimizer = hold(optimizer, like(trained, split.layers, True))
+    if (every := config.train.unfreeze_every) is not None:
+        levels = dict(_heights(setup, "train.unfreeze_every"))
+        optimizer = unfreeze(optimizer, like(trained, levels, 0), every)
+    if config.train.ema is not None:
+        optimizer = averaged(optimizer, config.train.ema)
+    return offloaded(optimizer, trained, setup.rules) if config.optimizer.offload else optimizer
+
+
+def describe_rates(setup: Setup) -> str:
+    """Says the peak learning rate of each layer, from the head down; "" where all are the same."""
+    decay, peak = setup.config.optimizer.layer_decay, setup.config.optimizer.learning_rate
+    if decay == 1:
+        return ""
+    lowest = max(h for _, height in _heights(setup, "optimizer.layer_decay") for h in _each(height))
+    rates = [f"{peak * decay**h:.3g}" for h in range(lowest + 1)]
+    return f"head {rates[0]}, layers from the top {' '.join(rates[1:-1])}, embeddings {rates[-1]}"
+
+
+def _heights(setup: Setup, key: str) -> list[tuple[str, int | tuple[int, ...]]]:
+    return list(heights(setup.model, key).items())
+
+
+def _each(height: int | tuple[int, ...]) -> tuple[int, ...]:
+    return height if isinstance(height, tuple) else (height,)
+
+
+def _powers(decay: float, height: int | tuple[int, ...]) -> float | tuple[float, ...]:
+    return tuple(decay**h for h in height) if isinstance(height, tuple) else decay**height
