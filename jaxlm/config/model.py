@@ -51,6 +51,9 @@ class ModelConfig(Section):
     """Overrides the checkpoint's dropout of attention probabilities. 0 is recommended on a TPU: its kernel has none."""
     classifier_dropout: float | None = Field(default=None, ge=0, lt=1)
     """Overrides the checkpoint's dropout before the task head."""
+    layer_drop: float = Field(default=0.0, ge=0, lt=1)
+    """How often each layer is skipped in a training step, for all rows of a micro-batch; a last layer that is computed
+    at examples' slots alone never is."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """Attention kernel; `auto`: splash on a TPU and cuDNN on a GPU, where they can do what is asked, else XLA. On a
     CPU, `splash` is interpreted, very slowly."""

@@ -44,6 +44,10 @@ class TrainConfig(Section):
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of a running average of the parameters, for instance 0.999, which is what is evaluated, exported and chosen
     as best; absent: none."""
+    r_drop: float | None = Field(default=None, gt=0)
+    """Weight of R-Drop: the divergence between two passes of different dropout; classification and tagging."""
+    fgm: float | None = Field(default=None, gt=0)
+    """Adversarial training: how far the token embeddings are moved, all together, to where the loss is worst."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread evenly over the classes."""
     hang_factor: float | None = Field(default=100.0, gt=1)

@@ -18,9 +18,12 @@ from flax.core import meta
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from jaxlm.errors import UserError
 from jaxlm.parallel.sharding import Rules, constrain
 
 _GATHERED = "gathered weights"
+_LAYER_DROP = 0x1A7E
+"""Folded into a layer's key, whose own splits are the layer's dropout masks."""
 
 Key = jax.Array | None
 """A PRNG key while training; None computes without dropout."""
@@ -38,6 +41,8 @@ class ComputeConfig:
     flatten_products: bool = False
     """Dense maps multiply matrices of two axes: of arrays of more, XLA's CPU compiler transposes copies for the
     gradients' products."""
+    layer_drop: float = 0.0
+    """How often a layer of a stack is skipped while training."""
 
 
 def param(
@@ -345,6 +350,8 @@ def run_stack(
       last: replaces `apply` in the last layer, where the model reads only some positions of its output.
     """
     num_layers = jax.tree.leaves(params)[0].shape[0]
+    if compute.layer_drop and key is not None:
+        apply = _dropping(apply, compute.layer_drop)
     unrolled = compute.unroll >= num_layers
     step = _remat(apply, compute, scanned=not unrolled)
     final = _remat(last, compute, scanned=False) if last else step
@@ -365,6 +372,21 @@ def run_stack(
         layer, k = take(num_layers - 1)
         x = final(layer, x, k)
     return x
+
+
+def _dropping(apply: Callable[[Any, Any, Key], Any], rate: float) -> Callable[[Any, Any, Key], Any]:
+    """Skips a layer at random (Fan et al., 2020, LayerDrop, arXiv:1909.11556); what is kept is not scaled."""
+
+    def apply_or_skip(layer: Any, x: Any, key: Key) -> Any:
+        assert key is not None
+        y = apply(layer, x, key)
+        shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (x, y)]
+        if shapes[0] != shapes[1]:
+            raise UserError("model.layer_drop: a layer of this model changes the width, and cannot be skipped")
+        kept = jax.random.bernoulli(jax.random.fold_in(key, _LAYER_DROP), 1 - rate)
+        return jax.tree.map(lambda new, old: jnp.where(kept, new, old.astype(new.dtype)), y, x)
+
+    return apply_or_skip
 
 
 def _unstack(params: Any, num_layers: int) -> list[Any]:

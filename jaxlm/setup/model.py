@@ -126,4 +126,5 @@ def make_compute(model: ModelConfig, rules: Rules) -> ComputeConfig:
     # Unrolled, XLA's CPU compiler saves the copies in and out of the loop; elsewhere compile time weighs more.
     unroll = model.unroll if model.unroll != "auto" else 1_000_000 if rules.platform == "cpu" else 1
     flatten = rules.platform == "cpu" and (rules.mesh is None or rules.mesh.size == 1)
-    return ComputeConfig(jnp.dtype(model.dtype), model.attention, model.remat, unroll, rules, flatten)
+    dtype = jnp.dtype(model.dtype)
+    return ComputeConfig(dtype, model.attention, model.remat, unroll, rules, flatten, model.layer_drop)

@@ -63,6 +63,11 @@ class Task(ABC):
         return 0
 
     @property
+    def distribution(self) -> Literal["softmax", "sigmoid"] | None:
+        """What its outputs [..., C] at the places of `weights` are the logits of, for `train.r_drop`; None: nothing."""
+        return None
+
+    @property
     def generation(self) -> Generation | None:
         """How answers are written token by token; None: they are read off one forward pass."""
         return None

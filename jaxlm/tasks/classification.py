@@ -235,6 +235,10 @@ class Classification(RowTask):
             classes = np.asarray([-1 if label is None else label for label in labels], np.int64)
         return Examples(table, examples, labels, counts, bad.errors, classes)
 
+    @property
+    def distribution(self) -> Literal["softmax", "sigmoid"] | None:
+        return None if self.problem == "regression" else "sigmoid" if self.problem == "multilabel" else "softmax"
+
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         smoothing = self.context.label_smoothing
         if self.problem == "regression":

@@ -268,6 +268,10 @@ class Tagging(RowTask):
     def _transitions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return transition_scores(self.label_names, self.scheme)
 
+    @property
+    def distribution(self) -> Literal["softmax", "sigmoid"]:
+        return "softmax"
+
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """Softmax cross-entropy of each word's tag at its first token, under `skew`."""
         if self.skew == NO_SKEW:

@@ -19,7 +19,7 @@ from jaxlm.optim.average import average_of
 from jaxlm.parallel.placement import micro_batches, shard_batch
 from jaxlm.parallel.sharding import batch_shardings
 from jaxlm.setup.setup import Setup
-from jaxlm.training.gradients import accumulated_gradients, cached_gradients
+from jaxlm.training.objective import build_gradients
 from jaxlm.training.optimizer import build_optimizer
 from jaxlm.training.state import TrainState, abstract_state, init_state, state_shardings
 from jaxlm.training.step import make_train_step
@@ -133,9 +133,7 @@ def make_plan(setup: Setup) -> Plan:
     trained, frozen = setup.split.split(setup.model.shapes)
     optimizer = build_optimizer(setup, trained, total)
     shardings = state_shardings(trained, optimizer, setup.rules, frozen=frozen, offload=offload)
-    sharded = setup.rules.mesh is not None and setup.rules.mesh.size > 1
-    make = cached_gradients if examples is not None and examples.grouped else accumulated_gradients
-    gradients = make(setup.apply, setup.task.loss, sharded=sharded)
+    gradients = build_gradients(setup, trained, grouped=examples is not None and examples.grouped)
     step = jax.jit(
         make_train_step(gradients, optimizer, schedule),
         donate_argnums=0,
