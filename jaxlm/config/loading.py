@@ -92,6 +92,10 @@ def _apply(root: Node, override: str, mistakes: list[str]) -> None:
     except UserError as e:
         mistakes.append(f"{e} (quote the value?)")
         return
+    unspaced = isinstance(value.value, dict) and any(":" in key and of.value is None for key, of in value.value.items())
+    if unspaced and not {'"', "'"} & set(text):
+        mistakes.append(f"{place}: in braces a space stands behind each colon: {{path: x}}")
+        return
     node = root
     for depth, key in enumerate(keys):
         if node.value is None:

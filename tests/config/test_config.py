@@ -181,6 +181,10 @@ def test_override_reaches_below_null(load):
 
 def test_override_replaces_or_conflicts_with_a_source(load, refused):
     assert load(SMALL, "data.train={path: x}").data.train == load("{name: a, data: {train: {path: x}}}").data.train
+    with pytest.raises(
+        UserError, match=r"override 'data.train=\{path:x\}': in braces a space stands behind each colon"
+    ):
+        load(SMALL, "data.train={path:x}")
     assert refused(SMALL, "data.train.path=x") == [
         "c.yaml:4 with override 'data.train.path=x': data.train: expected exactly one of path, rows, tfds, builtin, "
         "mixture; found path, rows"
