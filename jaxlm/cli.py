@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run_one_of_several(options, cluster)
 
 
-_PATHS = ("config", "data", "input", "model", "output", "paths", "plugin", "run", "train")
+_PATHS = ("config", "data", "input", "model", "output", "paths", "plugin", "run", "space", "train")
 """Options that are paths."""
 
 
@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace, run_command: Callable[[argparse.Namespace]
 def run(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console program and of scripts/*.py: `main` in a process of its own."""
     command = next(iter(sys.argv[1:] if argv is None else argv), "")
-    restart_with_settings(keep_memory=command in ("finetune", "bench"))
+    restart_with_settings(keep_memory=command in ("finetune", "bench", "sweep"))
     sys.exit(main(argv))
 
 

@@ -45,14 +45,35 @@ def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
         print(printable(dry_run_for(config, absent)))
         return
     from jaxlm.report.format import score_lines
+    from jaxlm.report.repeats import repeat_lines
+    from jaxlm.training.repeats import is_repeated, repeats
     from jaxlm.training.stages import run_chain, run_pretraining
 
     if options.dry_run:
         from jaxlm.cost.dryrun import dry_run
 
-        _say(dry_run(run_pretraining(config)))
+        first, *others = repeats(run_pretraining(config))
+        _say(dry_run(first) + (f"\n{len(others)} more runs like it" if others else ""))
         return
-    _say(score_lines(run_chain(config, command=options.command_line)))
+    summary = run_chain(config, command=options.command_line)
+    _say(repeat_lines(summary) if is_repeated(config) else score_lines(summary))
+
+
+def sweep(options: argparse.Namespace) -> None:
+    from jaxlm.config.loading import load_config
+    from jaxlm.sweep.results import sweep_lines
+    from jaxlm.sweep.space import load_space
+    from jaxlm.sweep.study import import_optuna
+    from jaxlm.sweep.sweep import BEST, Search, run_sweep
+
+    import_optuna()
+    load_plugins(options.plugin)
+    config = load_config(Path(options.config), options.overrides)
+    space = load_space(Path(options.space), config)
+    search = Search(space, options.trials, options.seed, options.pruning)
+    summary = run_sweep(config, search, command=options.command_line)
+    _say(sweep_lines(summary))
+    log.info("the best is trial %d: %s", summary["best"], Path(config.logging.directory) / summary["name"] / BEST)
 
 
 def _say(text: str) -> None:
@@ -65,9 +86,13 @@ def _say(text: str) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     from jaxlm.inference.evaluate import evaluate_run
+    from jaxlm.inference.slices import Slicing
 
     load_plugins(options.plugin)
-    scores = evaluate_run(options.run, split=options.split, data=options.data, overrides=options.overrides)
+    slicing = Slicing(options.slice, options.resamples) if options.slice else None
+    scores = evaluate_run(
+        options.run, split=options.split, data=options.data, slicing=slicing, overrides=options.overrides
+    )
     _say(json.dumps(scores, indent=2, ensure_ascii=False))
 
 

@@ -27,6 +27,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more; found {text!r}")
+    return int(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jaxlm", description="Trains, scores, applies and exports language models.")
     parser.add_argument("--verbose", action="store_true", help="log debugging details")
@@ -56,6 +62,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="default: test if the config has it, else validation",
     )
     sub.add_argument("--data", metavar="FILE", help="a labelled file with the columns of the run's config")
+    text = "also score each group of rows with the same value of this column, with bootstrap intervals; several times"
+    sub.add_argument("--slice", action="append", default=[], metavar="COLUMN", help=text)
+    text = "samples of the bootstrap of --slice (default: 200); 0: no intervals"
+    sub.add_argument("--resamples", type=_count, default=200, metavar="N", help=text)
     sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the run's config")
 
     sub = command(
@@ -98,6 +108,18 @@ def make_parser() -> argparse.ArgumentParser:
         hosts.add_argument("--connect-timeout", type=int, metavar="SECONDS", help=text)
         text = "silence after which a process counts as dead (default: 100, or JAXLM_HEARTBEAT)"
         hosts.add_argument("--heartbeat", type=int, metavar="SECONDS", help=text)
+
+    sub = command("sweep", commands.sweep, "Search for settings: many runs of a config, whose keys Optuna chooses.")
+    _add_plugins(sub)
+    sub.add_argument("--config", required=True, metavar="FILE")
+    text = "YAML: config keys with a range {low: 1e-5, high: 1e-4, log: true} or a list of values each"
+    sub.add_argument("--space", required=True, metavar="FILE", help=text)
+    text = "how many runs there shall be, those of earlier commands included (default: 20)"
+    sub.add_argument("--trials", type=_positive, default=20, metavar="N", help=text)
+    sub.add_argument("--seed", type=_count, default=0, metavar="N", help="of the choice of settings (default: 0)")
+    text = "end a run that is worse after an evaluation than the median of those before (default: yes)"
+    sub.add_argument("--pruning", action=argparse.BooleanOptionalAction, default=True, help=text)
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the config")
 
     sub = command("generate", commands.generate, "Continue prompts of the terminal, or lines of standard input.")
     _add_plugins(sub)

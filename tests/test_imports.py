@@ -26,6 +26,7 @@ LAYERS = [
     "training",
     "cost",
     "bench",
+    "sweep",
     "commands",
     "options",
     "cli",

@@ -53,10 +53,26 @@ class TrainConfig(Section):
     hang_factor: float | None = Field(default=100.0, gt=1)
     """A step that takes this many times the median of the last ones, and over a minute, ends the run on every process,
     with the stacks of all threads; steps that compile may take any time. null: never."""
+    seeds: int | None = Field(default=None, ge=2)
+    """Repeat the run with so many seeds, from `seed` on, each as run seed-N in the run's directory; one summary and
+    report over all of them, with mean and standard deviation."""
+    folds: int | None = Field(default=None, ge=2)
+    """Cross-validation: so many runs, each as fold-N in the run's directory, that hold out one fold of the training
+    rows each as their validation rows; with out-of-fold predictions."""
     scratch_baseline: bool = False
     """Also train the same network from random parameters, as run NAME-scratch, and print its scores beside."""
     restart: bool = False
     """Start over: the run directory of the same name is moved aside."""
+
+    @model_validator(mode="after")
+    def _repeats(self) -> TrainConfig:
+        if self.seeds is not None and self.folds is not None:
+            raise ValueError("expected seeds or folds, not both; set the other to null")
+        if (self.seeds or self.folds) and self.scratch_baseline:
+            raise ValueError(
+                "scratch_baseline: not with seeds or folds; repeat the run from random parameters by itself"
+            )
+        return self
 
     @model_validator(mode="after")
     def _length(self) -> TrainConfig:

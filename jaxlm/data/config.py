@@ -81,6 +81,23 @@ class CleanConfig(Section):
     """Training rows whose texts stand in validation or test."""
 
 
+class FoldConfig(Section):
+    """One run of a cross-validation: a fold of the training rows becomes the validation rows."""
+
+    number: int = Field(ge=0)
+    """Fold that is held out, from 0."""
+    folds: int = Field(ge=2)
+    """How many there are."""
+    seed: int = Field(default=0, ge=0)
+    """Decides which texts share a fold."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> FoldConfig:
+        if self.number >= self.folds:
+            raise ValueError(f"expected number below folds ({self.folds}), found {self.number}")
+        return self
+
+
 class TemperatureConfig(Section):
     """Sampling by temperature."""
 
@@ -103,6 +120,8 @@ class DataConfig(Section):
     corpus: SourceConfig | None = None
     """Sentence embeddings: further texts that the positives of validation and test are searched among, in the column of
     the positives, or `text`."""
+    fold: FoldConfig | None = None
+    """Hold out a fold of the training rows for validation; `train.folds` sets it, one fold to a run."""
     max_length: int = Field(default=128, gt=0)
     """Longest example in tokens, special tokens included; in pretraining, the length of every row."""
     max_target_length: int | None = Field(default=None, gt=0)
@@ -140,6 +159,15 @@ class DataConfig(Section):
     """A row that cannot be used stops the run, or is skipped and counted."""
     clean: CleanConfig = CleanConfig()
     """Text preprocessing."""
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> DataConfig:
+        if self.fold is not None and self.validation is not None:
+            raise ValueError(
+                "expected validation or fold, not both: the fold that is held out is the validation split; set "
+                "data.validation=null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _windows_advance(self) -> DataConfig:

@@ -37,6 +37,8 @@ def find_model_dir(name: str, *, key: str, revision: str | None = None) -> Path:
             return path
         if (path / "model" / "config.json").is_file():
             return path / "model"
+        if runs := sorted(file.parents[1].name for file in path.glob("*-*/model/config.json")):
+            raise UserError(f"{key}: {name} holds several runs; expected one of them, such as {path / runs[0]}")
         raise UserError(
             f"{key}: {name} is a run without an exported model; expected {path / 'model'}: finish the run first"
         )

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import Any
 
-from jaxlm.data.config import SourceConfig
+from jaxlm.data.config import DataConfig, SourceConfig
+from jaxlm.data.examples.tables import SPLITS
 from jaxlm.data.sources.files import plain_suffix, tells_format
 from jaxlm.errors import UserError
+from jaxlm.inference.slices import Slicing, slice_lines, slice_scores, slice_sections
 from jaxlm.inference.trained import COMPUTE_KEYS, asks_for_mesh, open_trained, run_config
 from jaxlm.local_paths import missing
 from jaxlm.parallel import processes
-from jaxlm.setup.setup import SPLITS
+from jaxlm.report.report import write_page
+from jaxlm.run.run_dir import RunDir
+from jaxlm.tasks.base import Task
+
+log = logging.getLogger("jaxlm")
+
+SLICES = "slices"
+"""Folder of a run's scores by group."""
 
 _KEPT = {"columns", "rename", "quoting", "encoding", "format", "documents", "separator"}
 """How the run's own files are read, so that a file of the same kind is read likewise."""
@@ -25,13 +36,20 @@ _UNREAD = (
 
 
 def evaluate_run(
-    run: str, *, split: str | None = None, data: str | None = None, overrides: Sequence[str] = ()
-) -> dict[str, float]:
-    """Scores a finished run's model on a split of its config, or on a file.
+    run: str,
+    *,
+    split: str | None = None,
+    data: str | None = None,
+    slicing: Slicing | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Scores a finished run's model on a split of its config, or on a file; returns the scores.
 
     Args:
       split: train, validation or test; default: test where the config has it, else validation.
       data: a file instead of a split; read with the settings of the run's validation (else train) source.
+      slicing: also score by group: the result holds `slices`, as `slices.slice_scores` gives them, and the run
+        directory gets slices/NAME.json and NAME.html, by the split or the file.
       overrides: key=value changes of the run's config, for instance where data lies elsewhere today.
     Raises:
       UserError: no such run, split or file; an override that would change the model.
@@ -55,18 +73,43 @@ def evaluate_run(
         split, key = "validation", "--data"  # so that messages advise keys that overrides may set
     else:
         split = split or ("test" if config.data.test is not None else "validation")
-        source, key = getattr(config.data, split), f"data.{split}"
+        read = "train" if config.data.fold is not None and split == "validation" else split
+        source, key = getattr(config.data, read), f"data.{read}"
         if source is None:
             there = ", ".join(name for name in SPLITS if getattr(config.data, name) is not None)
             raise UserError(f"--split {split}: the run's config has no {key}; it has {there or 'no split'}")
-        _refuse_other_splits(overrides, split, f"--split {split}")
-    only = config.data.model_copy(update={"train": None, "validation": None, "test": None, split: source})
-    changed = config.model_copy(update={"data": only})
+        _refuse_other_splits(overrides, read, f"--split {split}")
+    changed = config.model_copy(update={"data": _only(config.data, split, source)})
     trained = open_trained(run, changed, (split,), keep_mesh=asks_for_mesh(overrides))
     dataset = trained.setup.datasets[split]
     processes.assert_same(f"the rows of {key}", dataset.fingerprint)
     with processes.collective_section():
-        return trained.evaluator.evaluate(*trained.parts, dataset).scores
+        evaluation = trained.evaluator.evaluate(*trained.parts, dataset)
+    if slicing is None:
+        return dict(evaluation.scores)
+    task = trained.setup.task
+    slices = slice_scores(task, dataset, evaluation, slicing)
+    if processes.is_first():
+        log.info("%s", slice_lines(task, slices))
+        name = split if data is None else Path(data).name
+        _write_slices(RunDir(Path(run).expanduser()), name, {**evaluation.scores, "slices": slices}, task)
+    return {**evaluation.scores, "slices": slices}
+
+
+def _write_slices(directory: RunDir, name: str, result: dict[str, Any], task: Task) -> None:
+    directory.write_json(f"{SLICES}/{name}.json", result)
+    subtitle = f"Scores by group on {name}"
+    sections = slice_sections(task, result["slices"])
+    path = directory.path / SLICES / f"{name}.html"
+    write_page(path, name=directory.path.resolve().name, subtitle=subtitle, title="Groups", sections=sections)
+    log.info("wrote %s", path)
+
+
+def _only(data: DataConfig, split: str, source: SourceConfig | None) -> DataConfig:
+    """The data of one split; of a cross-validation, a fold of the training rows or what is left without it."""
+    folded = data.fold is not None and source is data.train
+    read = {"train" if folded else split: source}
+    return data.model_copy(update={**dict.fromkeys(SPLITS), **read, "fold": data.fold if folded else None})
 
 
 def _refuse_unread(override: str) -> None:

@@ -20,7 +20,7 @@ from jaxlm.inference.evaluator import Evaluator
 from jaxlm.local_paths import check_local
 from jaxlm.parallel.config import MeshConfig
 from jaxlm.parallel.mesh import choose_mesh
-from jaxlm.run.run_dir import RunDir
+from jaxlm.run.run_dir import SUMMARY, RunDir
 from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.tasks import TASKS
 from jaxlm.tasks.base import Task
@@ -69,7 +69,14 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> Config | None:
     path = RunDir(Path(name).expanduser()).config
     sizes = [key for key in MeshConfig.model_fields if key != "preset"]
     replaced = [f"mesh.{key}=null" for key in sizes] if asks_for_mesh(overrides) else []
-    return load_config(path, [*replaced, *overrides]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    config = load_config(path, [*replaced, *overrides])
+    if config.train.seeds is not None or config.train.folds is not None:
+        summary = RunDir(path.parent).read_json(SUMMARY) or {}
+        best = f", the best is {Path(name) / summary['best']}" if summary.get("best") else ""
+        raise UserError(f"--run {name}: it holds several runs; expected one of them{best}")
+    return config
 
 
 def asks_for_mesh(overrides: Sequence[str]) -> bool:
@@ -89,7 +96,7 @@ def open_trained(name: str, config: Config, splits: Sequence[str] = (), *, keep_
     """
     model = config.model.model_copy(update={**_FROM_CHECKPOINT, "init": name})
     mesh = config.mesh if keep_mesh else _fitting_mesh(config.mesh)
-    setup = make_setup(config.model_copy(update={"model": model, "mesh": mesh}), splits=splits)
+    setup = make_setup(config.model_copy(update={"model": model, "mesh": mesh}), splits=splits, trained=True)
     params, initialized = setup.init_params()
     if initialized:
         raise UserError(

@@ -6,7 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-_WRITTEN = {"f1": "F1", "roc": "ROC", "auc": "AUC", "mse": "MSE", "mae": "MAE", "r2": "R²", "lm": "language model"}
+_WRITTEN = {
+    "f1": "F1",
+    "roc": "ROC",
+    "auc": "AUC",
+    "mse": "MSE",
+    "mae": "MAE",
+    "r2": "R²",
+    "lm": "language model",
+    "ece": "ECE",
+}
 _WRITTEN |= {name.lower(): name for name in ("Matthews", "Pearson", "Spearman", "nDCG", "MRR")}
 
 

@@ -26,7 +26,7 @@ from jaxlm.report.format import (
     format_score,
     headline_metrics,
 )
-from jaxlm.report.sections import ReportSection, excerpt, read_analysis
+from jaxlm.report.sections import ReportSection, excerpt, read_analysis, to_json
 from jaxlm.run.run_dir import ANALYSIS, CONFIG, REPORT, SAMPLES, SUMMARY
 from jaxlm.run.tracking import read_metrics
 
@@ -51,8 +51,30 @@ def write_report(run_dir: Path) -> Path:
       UserError: `run_dir` holds neither summary.json nor metrics.jsonl, or one of its files is damaged.
       RunFailure: the file cannot be written.
     """
-    page = _template().render(_context(run_dir))
-    path = run_dir / REPORT
+    return _write(run_dir / REPORT, _context(run_dir))
+
+
+def write_page(path: Path, *, name: str, subtitle: str, title: str, sections: Sequence[ReportSection]) -> Path:
+    """Writes a page of sections in the form of report.html, for what is not one run's report; returns its path.
+
+    Args:
+      path: its folder is made.
+      name: the page's heading; `subtitle` stands below it.
+      title: heading of the sections.
+    Raises:
+      RunFailure: the file cannot be written.
+    """
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    blocks = [_block(ReportSection(**json.loads(json.dumps(to_json(section._asdict()))))) for section in sections]
+    blank = {"status": "", "tiles": [], "table": {"rows": []}, "curves": [], "samples": None, "facts": {}, "config": ""}
+    data = {"rows": [], "rest": []}
+    shown = {"name": name, "subtitle": subtitle, "analysis_title": title, "analysis": blocks}
+    return _write(path, {**blank, **shown, "data": data, "command": ""})
+
+
+def _write(path: Path, context: Mapping[str, Any]) -> Path:
+    page = _template().render(context)
     with explain_write_errors(path), atomic_write(path) as temporary:
         # A text may hold half a surrogate pair, which no encoding takes.
         temporary.write_bytes(page.encode("utf-8", "replace"))
@@ -84,13 +106,12 @@ def _context(run_dir: Path) -> dict[str, Any]:
         # The page is the last thing that a run writes before it is finished.
         "status": "finished" if status == "reporting" else status,
         "metric": metric,
-        "lower_is_better": not higher_is_better,
+        "caption": _caption(summary, metric, best_step, higher_is_better=higher_is_better),
         "subtitle": _subtitle(summary),
         "tiles": _tiles(summary, rows, scores, metric, best_step),
         "table": _score_table(summary, scores, metric),
-        "best_step": best_step,
         "curves": training_curves(rows, metric, best_step),
-        "analysis_split": summary.get("analysis_split", ""),
+        "analysis_title": _analysis_title(summary),
         "analysis": [_block(section) for section in analysis],
         "samples": _samples(run_dir / SAMPLES),
         "data": _data_table(summary.get("data", {})),
@@ -127,6 +148,23 @@ def _subtitle(summary: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
+def _caption(summary: Mapping[str, Any], metric: str, best_step: int | None, *, higher_is_better: bool) -> str:
+    """Says whose scores the table holds."""
+    if "repeats" in summary:
+        return f"Mean of {len(summary['runs'])} {summary['repeats']}, and sample standard deviation."
+    if best_step is None:
+        return "The parameters of the last step."
+    lower = "" if higher_is_better else " (lower is better)"
+    return f"The checkpoint of step {format_number(best_step)}, the best by {format_name(metric)}{lower}."
+
+
+def _analysis_title(summary: Mapping[str, Any]) -> str:
+    if "repeats" in summary:
+        return "Runs"
+    split = summary.get("analysis_split", "")
+    return f"Predictions on {split}" if split else "Predictions"
+
+
 def _best_step(rows: Sequence[Mapping[str, Any]], metric: str, higher_is_better: bool) -> int | None:
     evaluations = [r for r in rows if r.get("kind") == "evaluation" and r.get("split") == "validation"]
     finite = [r for r in evaluations if math.isfinite(r.get(metric, math.nan))]
@@ -152,6 +190,8 @@ def _tiles(
         for s in ("test", "validation")
         if metric in scores.get(s, {})
     ]
+    if "repeats" in summary:
+        return [*tiles, (str(len(summary["runs"])), summary["repeats"])]
     steps = summary.get("steps") or max((r["step"] for r in rows), default=0)
     tiles.append((f"{steps:,}", f"steps, best at {best_step:,}" if best_step is not None else "steps"))
     for name in ("examples_per_s", "tokens_per_s"):
@@ -163,13 +203,15 @@ def _tiles(
 def _score_table(summary: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, Any]:
     """Metrics down, splits and then baselines across; headlines first, scores of single classes left out."""
     splits = sorted(scores, key=lambda s: (_SPLITS.index(s) if s in _SPLITS else len(_SPLITS), s))
-    columns = [(split, scores[split]) for split in splits] + baseline_columns(summary)
+    own = [(split, scores[split]) for split in splits]
+    own += [(f"{split}, sd", sd) for split, sd in (summary.get("sd") or {}).items()]
+    columns = own + baseline_columns(summary)
     names = dict.fromkeys(name for _, values in columns for name in values if "/" not in name)
     headlines = headline_metrics(summary) or list(names)
     order = [name for name in (metric, *headlines) if name in names]
     return {
         "columns": [name for name, _ in columns],
-        "num_splits": len(splits),
+        "num_splits": len(own),
         "rows": [
             (
                 "primary" if name == metric else "" if name in headlines else "muted",

@@ -66,7 +66,7 @@ def write_analysis(path: Path, sections: Sequence[ReportSection]) -> None:
             path.unlink(missing_ok=True)
             return
         with atomic_write(path) as temporary:
-            values = [_json_value(section._asdict()) for section in sections]
+            values = [to_json(section._asdict()) for section in sections]
             temporary.write_text(json.dumps(values, allow_nan=False), "ascii")
 
 
@@ -105,11 +105,12 @@ def _mistake(kind: str, content: Any) -> str:
     return f"a {kind} without {absent[0]!r}" if absent else ""
 
 
-def _json_value(value: Any) -> Any:
+def to_json(value: Any) -> Any:
+    """Returns JSON values for those of numpy; null for a number that is not finite."""
     if isinstance(value, dict):
-        return {str(key): _json_value(item) for key, item in value.items()}
+        return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_value(item) for item in value]
+        return [to_json(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
-        return _json_value(value.tolist())
+        return to_json(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import jax
 
 from jaxlm.config.schema import Config
 from jaxlm.data.dataset import BatchLayout, Dataset
-from jaxlm.data.examples.tables import TableSources
+from jaxlm.data.examples.tables import SPLITS, TableSources
 from jaxlm.errors import Stop
 from jaxlm.hf.checkpoint import HFCheckpoint, load_params
 from jaxlm.models import Family, Model, get_family
@@ -32,7 +32,6 @@ from jaxlm.tasks.base import Task
 from jaxlm.tasks.records import Context, Request
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
-SPLITS = ("train", "validation", "test")
 TOKENS = ".tokens"
 """Folder of tokenized corpora in `logging.directory`; no run has such a name."""
 
@@ -92,6 +91,7 @@ def make_setup(
     splits: Sequence[str] = SPLITS,
     stop: Stop = lambda: None,
     devices: Sequence[Any] | None = None,
+    trained: bool = False,
 ) -> Setup:
     """Loads, checks and tokenizes a config's data and builds its model.
 
@@ -100,6 +100,7 @@ def make_setup(
       splits: those to load of train, validation, test; none: a trained model is to be applied to other data.
       stop: asked while a corpus is read; names the signal that asks for an end, if any.
       devices: of the mesh; absent: all.
+      trained: the model is applied as it is, and not trained.
     Raises:
       Interrupted: `stop` named a signal; what is tokenized so far is saved.
       UserError: whatever the user's config, data or checkpoint got wrong.
@@ -114,7 +115,8 @@ def make_setup(
     tokenizer = processes.first_then_others(lambda: make_tokenizer(config, checkpoint, tokenizer_cache, sources))
     if config.data.split_special_tokens is not None:
         tokenizer = tokenizer.splitting(config.data.split_special_tokens)
-    task = task_type.create(config.task, make_context(config, tokenizer, checkpoint), sources)
+    context = replace(make_context(config, tokenizer, checkpoint), trained=trained)
+    task = task_type.create(config.task, context, sources)
     model = build_model(config, task, tokenizer, checkpoint, devices=devices)
     check_batches(config, model.compute.rules, splits)
     datasets = {} if sources is None else task.datasets(sources)

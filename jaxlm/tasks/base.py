@@ -284,7 +284,7 @@ class CorpusTask(Task):
     predicts = False
     unused_data_keys = (
         "long_text", "stride", "packing", "batch_order", "sampling", "row_length", "max_shapes", "corpus",
-        "max_target_length",
+        "max_target_length", "fold",
     )  # fmt: skip
     wrap: ClassVar[Wrap]
     """Special tokens in the tokenized corpus: "documents" (around each) or "none" (the row adds its own)."""

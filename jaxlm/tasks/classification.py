@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from pydantic import Field as FieldInfo
-from scipy.special import expit, softmax
 
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.bad_rows import BadRows
@@ -30,6 +30,7 @@ from jaxlm.objectives.skewed import NO_SKEW, Skew, skewed_loss
 from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.baselines import LabelledTexts, baseline_scores
+from jaxlm.tasks.calibration import TEMPERATURE, choose_temperature, expected_calibration_error, probabilities
 from jaxlm.tasks.classification_report import PredictedRow, classification_sections, training_section
 from jaxlm.tasks.first_row import show_first_row
 from jaxlm.tasks.labels import LabelEncoder, LabelSet, count_rows, labels_of_checkpoint, labels_of_rows
@@ -68,6 +69,9 @@ class ClassificationConfig(SkewConfig):
     """For multi-label columns of one string: what stands between the labels. jsonl and parquet may hold lists."""
     threshold: float = FieldInfo(default=0.5, gt=0, lt=1)
     """Multi-label: a label is predicted at or above this probability."""
+    calibration: Literal["none", "temperature"] = "none"
+    """After training, divide the outputs by the temperature that gives the validation rows the least cross-entropy, so
+    that probabilities say how often predictions are right; it is kept in the exported config.json."""
     pool_windows: WindowPooling = "mean"
     """What a text in several windows (`data.long_text: window`) gets: the mean of their outputs, the greatest of each
     output, or those of the first window."""
@@ -85,6 +89,7 @@ class Classification(RowTask):
       labels: the problem and its labels.
       skew: how the training loss treats labels of unequal size.
       sampled: rows of each label in an epoch, where `data.sampling` changes them; {}: those of the training rows.
+      temperature: what the outputs are divided by.
     """
 
     config: ClassificationConfig
@@ -92,6 +97,7 @@ class Classification(RowTask):
     labels: LabelSet
     skew: Skew = NO_SKEW
     sampled: Mapping[str, int] = field(default_factory=dict[str, int])
+    temperature: float = 1.0
 
     Config = ClassificationConfig
     head = "classification"
@@ -135,6 +141,8 @@ class Classification(RowTask):
             raise UserError(f"task.{config.skewed}: a regression has no classes to weigh; leave it out")
         if problem != "multilabel" and config.threshold != ClassificationConfig().threshold:
             raise UserError(f"task.threshold: only multi-label problems have one, this is {problem}; leave it out")
+        if problem == "regression" and config.calibration != "none":
+            raise UserError("task.calibration: a regression gives no probabilities; leave it out")
         if config.pool_windows != "mean" and context.data.long_text != "window":
             raise UserError("task.pool_windows: texts are cut, not read in windows; set data.long_text=window")
         encoder = LabelEncoder(labels, config.label, config.label_separator)
@@ -153,7 +161,7 @@ class Classification(RowTask):
                 log.info("data.sampling: rows of an epoch: %s%s", shown, ", ..." if len(sampled) > _SHOWN else "")
                 counts = functools.partial(tuple, (drawn, int(drawn.sum())))
         skew = make_skew(config, context, labels.names, counts, several=problem == "multilabel")
-        return cls(config, context, labels, skew, sampled)
+        return cls(config, context, labels, skew, sampled, _kept_temperature(context))
 
     @property
     def problem(self) -> str:
@@ -185,10 +193,11 @@ class Classification(RowTask):
     def metrics(self) -> tuple[Metric, ...]:
         names = metric_names(self.problem, self.label_names)
         primary = PRIMARY[self.problem]
-        ordered = (primary, "loss", *(name for name in names if name != primary))
-        hidden = ("precision_", "recall_", "f1_micro")
+        calibrated = ("ece",) if self.problem in ("binary", "multiclass") else ()
+        ordered = (primary, "loss", *(name for name in names if name != primary), *calibrated)
+        hidden = ("precision_", "recall_", "f1_micro", "ece")
         return tuple(
-            Metric(name, name not in ("loss", "mse", "mae"), "/" not in name and not name.startswith(hidden))
+            Metric(name, name not in ("loss", "mse", "mae", "ece"), "/" not in name and not name.startswith(hidden))
             for name in ordered
         )
 
@@ -273,19 +282,32 @@ class Classification(RowTask):
         outputs = np.asarray(outputs, np.float64)
         if self.problem == "regression":
             return outputs[:, 0]
-        return expit(outputs) if self.problem == "multilabel" else softmax(outputs, axis=-1)
+        return probabilities(outputs / self.temperature, multilabel=self.problem == "multilabel")
 
     def scores(self, sums: Mapping[str, float], answers: Sequence[Answer], dataset: Dataset) -> dict[str, float]:
         """Plain loss (no label smoothing, no `skew`) of the pooled windows, and `metrics.classification`, over the
         whole split."""
-        outputs = np.stack([answer.kept for answer in answers])
+        kept = np.stack([answer.kept for answer in answers])
+        outputs = kept / np.float32(self.temperature)
         labels = np.stack([answer.label for answer in answers])
         batch = {"labels": jnp.asarray(labels), "weights": jnp.ones(len(answers), jnp.float32)}
         total, weight = LOSSES[self.problem](0.0)(jnp.asarray(outputs), batch)
         found = classification_metrics(
-            self.problem, labels, self.probabilities(outputs), self.label_names, threshold=self.config.threshold
+            self.problem, labels, self.probabilities(kept), self.label_names, threshold=self.config.threshold
         )
+        if self.problem in ("binary", "multiclass"):
+            found["ece"] = expected_calibration_error(self.probabilities(kept), labels)
         return {"loss": float(total) / float(weight), **found}
+
+    def tune(self, answers: Sequence[Answer]) -> Classification:
+        """With `task.calibration: temperature`, chooses the temperature by the rows that have a label."""
+        labelled = [answer for answer in answers if answer.label is not None]
+        if self.config.calibration == "none" or not labelled:
+            return self
+        logits, labels = (np.stack([getattr(answer, name) for answer in labelled]) for name in ("kept", "label"))
+        temperature = choose_temperature(logits, labels, multilabel=self.problem == "multilabel")
+        log.info("task: outputs are divided by a temperature of %.3f, chosen on the validation split", temperature)
+        return replace(self, temperature=temperature)
 
     def describe(self) -> dict[str, Any]:
         texts = list(self.text_columns(self.config))
@@ -294,10 +316,14 @@ class Classification(RowTask):
             "label_names": list(self.label_names),
             "label_counts": dict(self.labels.counts),
             "problem_because": self.labels.why,
-            "task": {"kind": self.config.kind, "text": texts, "label": self.config.label},
+            "task": {"kind": self.config.kind, "text": texts, "label": self.config.label, **self._calibrated()},
             **({"sampled_counts": dict(self.sampled)} if self.sampled else {}),
             **described_weights(self.skew, self.label_names),
         }
+
+    def _calibrated(self) -> dict[str, float]:
+        """The temperature, where it is not 1, by the name that it has in config.json and summary.json."""
+        return {} if self.temperature == 1.0 else {TEMPERATURE: self.temperature}
 
     def show(self, batch: Batch) -> list[str]:
         def describe(slot: int, inside: np.ndarray) -> str:
@@ -320,6 +346,9 @@ class Classification(RowTask):
     def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
         rows = [PredictedRow(a.row, a.label, self.prediction(a.row, a.kept)) for a in answers]
         sections = classification_sections(self.problem, self.label_names, rows, self.text_columns(self.config))
+        if self.temperature != 1.0:
+            said = f" The outputs are divided by {self.temperature:.3f}, chosen on the validation split."
+            sections = [s._replace(note=s.note + said) if s.title == "Calibration" else s for s in sections]
         weights = described_weights(self.skew, self.label_names).get("class_weights", {})
         return [*sections, *training_section(self.labels.counts, self.sampled, weights)]
 
@@ -337,4 +366,17 @@ class Classification(RowTask):
             "label2id": {name: i for i, name in enumerate(self.label_names)},
             "problem_type": _HF_PROBLEM[self.problem],
             **({} if self.labels.numbered else {"label_ids": False}),
+            **self._calibrated(),
         }
+
+
+def _kept_temperature(context: Context) -> float:
+    """What a trained model was calibrated with; 1 for one that is trained (again).
+
+    Raises:
+      UserError: config.json holds something else.
+    """
+    value = (context.hf_config or {}).get(TEMPERATURE, 1.0) if context.trained else 1.0
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise UserError(f"config.json, {TEMPERATURE}: expected a number above 0, found {value!r}")
+    return float(value)

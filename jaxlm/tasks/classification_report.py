@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlm.metrics.classification import confusion_matrix, one_vs_rest_counts, precision_recall_f1
 from jaxlm.report.sections import ReportSection, excerpt
-from jaxlm.tasks.calibration import calibration_section
+from jaxlm.tasks.calibration import abstention_sections, calibration_section
 
 _MATRIX_LABELS = 25
 """Most labels of a confusion matrix."""
@@ -68,9 +68,9 @@ def classification_sections(
     if problem == "regression":
         sections = [_scatter(p)]
     elif problem == "multilabel":
-        sections = [_scores_by_label(p)]
+        sections = [_scores_by_label(p), _calibration_of_labels(p)]
     else:
-        sections = [*_confusions(p), _calibration(p), _scores_by_label(p)]
+        sections = [*_confusions(p), _calibration(p), *_abstention(p), _scores_by_label(p)]
     sections += _worst_errors(p, text_columns)
     opening = _opening(p, len(answers) - len(labelled))
     return [sections[0]._replace(note=f"{opening} {sections[0].note}".strip()), *sections[1:]]
@@ -190,6 +190,16 @@ def _calibration(p: _Scored) -> ReportSection:
         predicted="probability of the predicted label",
         share="share that is right",
     )
+
+
+def _abstention(p: _Scored) -> list[ReportSection]:
+    return abstention_sections(p.scores[np.arange(len(p.gold)), p.predicted], p.gold == p.predicted)
+
+
+def _calibration_of_labels(p: _Scored) -> ReportSection:
+    """Of every label of every row."""
+    scores, gold = p.scores.reshape(-1), p.gold.reshape(-1) > 0
+    return calibration_section(scores, gold, predicted="probability of a label", share="share that has it")
 
 
 def _scatter(p: _Scored) -> ReportSection:

@@ -162,6 +162,7 @@ class Context:
       decoder_start_id: the token that a decoder reads first; None: padding's.
       generation: how the model writes, if it does.
       head: kind of the model's head, of those that the family has.
+      trained: the model is applied as it is, and not trained: what was tuned for it holds.
     """
 
     data: DataConfig
@@ -175,3 +176,4 @@ class Context:
     decoder_start_id: int | None = None
     generation: Generation = Generation()
     head: str = ""
+    trained: bool = False

@@ -29,7 +29,7 @@ from jaxlm.training.finish import finish_run
 from jaxlm.training.optimizer import describe_rates
 from jaxlm.training.plan import Plan, make_plan
 from jaxlm.training.progress import Progress
-from jaxlm.training.run import Run, best_state, select_metric, start
+from jaxlm.training.run import AfterEvaluation, Evaluated, Run, best_state, ignore, select_metric, start
 from jaxlm.training.settings import check_same_settings, describe_saved, flatten, how_to_resume
 from jaxlm.training.state import TrainState
 from jaxlm.training.step_folders import committed_steps
@@ -38,13 +38,18 @@ log = logging.getLogger("jaxlm")
 
 
 def run_training(
-    config: Config, *, command: str = "", reference_scores: Mapping[str, dict[str, float]] | None = None
+    config: Config,
+    *,
+    command: str = "",
+    reference_scores: Mapping[str, dict[str, float]] | None = None,
+    after_evaluation: AfterEvaluation = ignore,
 ) -> dict[str, Any]:
     """Runs or resumes a run of pretraining or fine-tuning; returns its summary, as it is if the run is finished.
 
     Args:
       command: what the user typed, for the summary.
       reference_scores: scores of other systems on the same data, by name, for the summary and the report.
+      after_evaluation: hears of each evaluation during training.
 
     Raises:
       UserError, RunFailure: see the message; what was saved stays.
@@ -66,7 +71,8 @@ def run_training(
             _announce(plan, progress.step)
             with _tracker(directory, plan, progress.step) as tracker:
                 evaluator, sampler = make_evaluator(setup), Sampler.from_setup(setup)
-                run = Run(plan, directory, checkpoints, evaluator, tracker, interrupt, metric, initialized, sampler)
+                parts = plan, directory, checkpoints, evaluator, tracker, interrupt, metric, initialized, sampler
+                run = Run(*parts, after_evaluation)
                 state, best_step = best_state(run, loop(run, state, progress), progress)
                 return finish_run(run, state, progress, best_step, command, reference_scores or {})
 
@@ -106,6 +112,9 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
             scores, best = _evaluate(run, state, progress) if due.evaluate else ({}, False)
             if due.save or best or progress.best.stopped or stop:
                 run.save(state, progress, scores, wait=stop is not None)
+            if due.evaluate and run.metric is not None:
+                number, value = -(-step // cadence.evaluate), scores.get(run.metric.name)
+                run.after_evaluation(Evaluated(number, run.metric.name, value, run.metric.higher_is_better))
             if stop and step < plan.total_steps:
                 advice = how_to_resume(plan.setup.config)
                 raise Interrupted(f"{stop}: saved at step {step} of {plan.total_steps}; {advice}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -27,6 +27,28 @@ from jaxlm.training.state import TrainState, fingerprint, saved_part
 log = logging.getLogger("jaxlm")
 
 
+class Evaluated(NamedTuple):
+    """An evaluation of the validation split during training.
+
+    Attributes:
+      number: of the evaluation, from 1; the same after a resumption.
+      value: of the metric; None where it is not defined.
+    """
+
+    number: int
+    metric: str
+    value: float | None
+    higher_is_better: bool
+
+
+AfterEvaluation = Callable[[Evaluated], None]
+"""Hears of each evaluation, after its checkpoint is saved; what it raises ends the run."""
+
+
+def ignore(_evaluated: Evaluated) -> None:
+    """An `AfterEvaluation` that does nothing."""
+
+
 @dataclass(frozen=True)
 class Run:
     """The parts of one run, from its first step to its report."""
@@ -43,6 +65,7 @@ class Run:
     """Names of the parameters that were drawn at random although the run started from a checkpoint."""
     sampler: Sampler | None
     """Lets a generative model write during training."""
+    after_evaluation: AfterEvaluation = ignore
 
     def evaluate(self, state: TrainState, split: str, written: int | None = None) -> Evaluation:
         """Scores the parameters on a split.

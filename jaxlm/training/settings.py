@@ -18,21 +18,29 @@ FREE = ("train.restart", "train.hang_factor", "logging.", "checkpoint.", "mesh."
 def check_same_settings(directory: RunDir, config: Config) -> None:
     """Refuses to resume a run under settings that would change its result.
 
-    A run that neither is finished nor has a checkpoint has no result yet: any setting may change.
+    A run that neither is finished nor has a checkpoint has no result yet: any setting may change; so does the number
+    of seeds, where there are several.
 
     Raises:
       UserError: names the keys that differ from the run's config.yaml.
     """
-    if not directory.config.is_file() or not (directory.finished or step_numbers(directory.checkpoints)):
+    runs = [directory, *map(RunDir, _repeats(directory.path))]
+    if not directory.config.is_file() or not any(run.finished or step_numbers(run.checkpoints) for run in runs):
         return
     old, new = (flatten(c.model_dump()) for c in (load_config(directory.config), config))
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not key.startswith(FREE)]
+    free = FREE if None in (old["train.seeds"], new["train.seeds"]) else (*FREE, "train.seeds")
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not key.startswith(free)]
     if changed:
         listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed[:5])
         raise UserError(
             f"{directory.path} was started with other settings ({listed}). Use the old ones to resume, another "
             "name=NAME, or train.restart=true to start over (the old run is moved aside)"
         )
+
+
+def _repeats(directory: Path) -> list[Path]:
+    """The runs of `train.seeds` or `train.folds` in a directory."""
+    return [path.parent for kind in ("seed", "fold") for path in sorted(directory.glob(f"{kind}-*/config.yaml"))]
 
 
 def describe_saved(checkpoints: Path, config: Config) -> str:

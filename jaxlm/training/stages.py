@@ -13,23 +13,31 @@ from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.hf.hub import find_model_dir
 from jaxlm.training.loop import run_training
+from jaxlm.training.repeats import is_repeated, run_repeats
+from jaxlm.training.run import AfterEvaluation, ignore
 
 log = logging.getLogger("jaxlm")
 
 
-def run_chain(config: Config, *, command: str = "") -> dict[str, Any]:
+def run_chain(config: Config, *, command: str = "", after_evaluation: AfterEvaluation = ignore) -> dict[str, Any]:
     """Runs the stages that a config needs, unless they are finished, then the config itself; returns its summary.
+
+    Args:
+      command: what the user typed, for the summary.
+      after_evaluation: hears of each evaluation of the config's own run, where it is one.
 
     Raises:
       UserError, RunFailure, Interrupted: as `run_training`, of any of these runs.
     """
     config = run_pretraining(config)
+    if is_repeated(config):
+        return run_repeats(config, lambda one: run_training(one, command=command), command=command)
     reference_scores = {}
     if config.train.scratch_baseline:
         scratch = run_training(scratch_config(config))
         scores = next((scratch["scores"][split] for split in ("test", "validation") if split in scratch["scores"]), {})
         reference_scores = {"from scratch": scores}
-    return run_training(config, command=command, reference_scores=reference_scores)
+    return run_training(config, command=command, reference_scores=reference_scores, after_evaluation=after_evaluation)
 
 
 def run_pretraining(config: Config) -> Config:

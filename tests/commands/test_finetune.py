@@ -79,6 +79,20 @@ def test_evaluate_equals_the_score_of_the_run(finished, capsys):
     assert json.loads(capsys.readouterr().out) == scores
 
 
+def test_evaluate_scores_groups_of_rows(finished, capsys):
+    directory = finished / "runs" / "tiny"
+    assert run("evaluate", "--run", directory, "--split", "test", "--slice", "label", "--resamples", 3) == 0
+    captured = capsys.readouterr()
+    scores = json.loads(captured.out)
+    whole = json.loads((directory / "summary.json").read_text())["scores"]["test"]
+    groups = scores["slices"]["label"]["groups"]
+    right = sum(group["rows"] * group["scores"]["accuracy"] for group in groups.values())
+    assert set(groups) == {"pos", "neg"} and right / 19 == pytest.approx(whole["accuracy"])
+    assert scores["accuracy"] == whole["accuracy"] and "By label" in captured.err
+    assert json.loads((directory / "slices/test.json").read_text()) == scores
+    assert "Groups" in (directory / "slices/test.html").read_text()
+
+
 def test_evaluate_heeds_overrides_and_keeps_the_model(finished, capsys):
     directory = finished / "runs" / "tiny"
     whole = json.loads((directory / "summary.json").read_text())["scores"]["test"]

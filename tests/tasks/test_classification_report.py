@@ -34,7 +34,9 @@ BINARY = [
 
 def test_binary_by_hand():
     found = sections_of("binary", ("neg", "pos"), BINARY)
-    assert list(found) == ["Confusion matrix", "Calibration", "Scores by label", "Worst errors"]
+    assert list(found) == [
+        "Confusion matrix", "Calibration", "Abstention", "Where to abstain", "Scores by label", "Worst errors",
+    ]  # fmt: skip
     matrix = found["Confusion matrix"]
     assert matrix.content["labels"] == ["neg", "pos"] and matrix.content["counts"].tolist() == [[1, 1], [1, 1]]
     assert matrix.note.startswith(
@@ -60,7 +62,7 @@ def test_the_page_shows_every_section(tmp_path):
     assert page.table("gold")[1:] == [["gold", "neg", "pos"], ["neg", "1", "1"], ["pos", "1", "1"]]
     assert page.table("Label")[1] == ["neg", "0.500", "0.500", "0.500", "", "2", "2"]
     assert page.table("Line")[1] == ["2", "surely wrong", "neg", "pos", "0.950", "0.050"]
-    assert page.tags.count("circle") == 3
+    assert page.tags.count("circle") == 3 + 4  # calibration, abstention
 
 
 def test_multiclass_by_hand():
@@ -86,7 +88,7 @@ def test_multilabel_by_hand():
         PredictedRow({"sentence": "z"}, np.float32([0, 1]), {"labels": ["a", "b"], "scores": {"a": 0.9, "b": 0.6}}),
     ]
     found = sections_of("multilabel", ("a", "b"), answers)
-    assert list(found) == ["Scores by label", "Worst errors"]
+    assert list(found) == ["Scores by label", "Calibration", "Worst errors"]
     assert found["Scores by label"].note == "3 examples, 2 of them wrong (66.7%)."
     assert found["Scores by label"].content["rows"] == [["a", 1 / 2, 1, 2 / 3, 1, 2], ["b", 1, 1 / 2, 2 / 3, 2, 1]]
     errors = found["Worst errors"].content
@@ -126,7 +128,9 @@ def test_of_many_labels_the_most_confused_are_shown():
     assert "The 3 of 30 labels that are most often confused." in matrix.note
     rows = found["Scores by label"].content["rows"]
     assert len(rows) == 30 and [row[0] for row in rows[:3]] == ["l3", "l7", "l9"]  # F1 2/5, 2/4, 2/3
-    assert sections_of("multiclass", names, answers[3:]).keys() == {"Calibration", "Scores by label"}
+    assert sections_of("multiclass", names, answers[3:]).keys() == {
+        "Calibration", "Abstention", "Where to abstain", "Scores by label",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("problem", ["multiclass", "multilabel", "regression"])

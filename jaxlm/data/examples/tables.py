@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus.text_digests import digest_texts
+from jaxlm.data.examples.folds import hold_out
 from jaxlm.data.sources.cleaning import clean_tables, replace_labels
 from jaxlm.data.sources.sources import load
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,11 @@ def open_tables(
       UserError: a source that cannot be read, or a bad row (unless `data.on_bad_row` is skip); training rows without a
         text column.
     """
+    read = {"train", *splits} if data.fold is not None and "validation" in splits else splits
     tables = {
         split: load(source, key=f"data.{split}", split=split, on_bad_row=data.on_bad_row)
-        for split in splits
-        if (source := getattr(data, split)) is not None
+        for split in SPLITS
+        if split in read and (source := getattr(data, split)) is not None
     }
     if "train" in tables:
         for column in text_columns:
@@ -78,4 +82,8 @@ def open_tables(
         if not label_columns:
             raise UserError("data.clean.labels: this task has no column of labels; leave it out")
         tables, cleaned["labels_changed"] = replace_labels(tables, label_columns, data.clean.labels, label_separator)
+    if data.fold is not None and "train" in tables:
+        train, held_out = hold_out(tables["train"], text_columns, label_columns, data.fold)
+        tables = {**tables, "train": train, "validation": held_out}
+        tables = {split: tables[split] for split in SPLITS if split in splits and split in tables}
     return TableSources(tables, cleaned, text_columns)

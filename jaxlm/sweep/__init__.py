@@ -1,0 +1,1 @@
+"""Searches for settings: many runs of one config, whose keys Optuna chooses."""

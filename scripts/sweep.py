@@ -1,0 +1,7 @@
+"""`jaxlm sweep` as a script."""
+
+import sys
+
+from jaxlm.cli import run
+
+run(["sweep", *sys.argv[1:]])

@@ -1,0 +1,94 @@
+"""Folds of a cross-validation: every text is held out once, labels are spread evenly, rows may stand in any order."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxlm.data.config import DataConfig, FoldConfig, SourceConfig
+from jaxlm.data.examples.folds import KEPT, assign_folds
+from jaxlm.data.examples.tables import open_tables
+from jaxlm.data.sources.table import Table
+from jaxlm.errors import UserError
+
+FOLDS = 3
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    return Table("rows", ("text", "label"), tuple(rows), tuple(range(1, len(rows) + 1)))
+
+
+def labelled(counts: dict[Any, int]) -> list[dict[str, Any]]:
+    return [{"text": f"{label} {i}", "label": label} for label, count in counts.items() for i in range(count)]
+
+
+def folds_of(rows: list[dict[str, Any]], seed: int = 0) -> np.ndarray:
+    return assign_folds(table(rows), ("text",), ("label",), folds=FOLDS, seed=seed)
+
+
+def test_labels_and_rows_are_spread_evenly():
+    rows = labelled({"a": 20, "b": 7, "c": 2})
+    folds = folds_of(rows)
+    for label in ("a", "b", "c", None):
+        counts = np.bincount(folds[[label in (None, row["label"]) for row in rows]], minlength=FOLDS)
+        assert counts.max() - counts.min() <= 1, (label, counts)
+
+
+def test_neither_the_order_of_rows_nor_anything_but_the_seed_decides():
+    rows = labelled({"a": 20, "b": 9})
+    found = {row["text"]: fold for row, fold in zip(rows, folds_of(rows).tolist(), strict=True)}
+    shuffled = random.Random(1).sample(rows, len(rows))
+    assert [found[row["text"]] for row in shuffled] == folds_of(shuffled).tolist()
+    assert folds_of(rows, seed=1).tolist() != folds_of(rows).tolist()
+
+
+def test_rows_of_one_text_stay_together_whatever_their_labels():
+    rows = [*labelled({"a": 12, "b": 12}), *labelled({"a": 12}), {"text": "a 3", "label": "b"}]
+    by_text: dict[str, set[int]] = {}
+    for row, fold in zip(rows, folds_of(rows).tolist(), strict=True):
+        by_text.setdefault(row["text"], set()).add(fold)
+    assert all(len(folds) == 1 for folds in by_text.values())
+
+
+def test_a_label_of_one_text_is_always_trained_on():
+    assert folds_of(labelled({"a": 9, "once": 1}))[-1] == KEPT
+    assert KEPT not in folds_of(
+        [{"text": str(i), "label": i / 7} for i in range(9)]
+    )  # a regression's are all different
+    assert KEPT not in folds_of([{"text": str(i), "label": ["O", "B-x"]} for i in range(9)])
+
+
+def test_numbers_are_dealt_in_their_order():
+    rows = [{"text": f"row {i}", "label": (i * 7 % 30) / 3} for i in range(30)]
+    folds = folds_of(rows)[np.argsort([row["label"] for row in rows])]
+    assert all(set(folds[i : i + FOLDS].tolist()) == {0, 1, 2} for i in range(0, 30, FOLDS))
+
+
+def source(**fold: Any) -> DataConfig:
+    return DataConfig(train=SourceConfig(rows=tuple(labelled({"a": 8, "b": 6}))), **fold)
+
+
+def test_every_row_is_held_out_once():
+    held_out: Counter[str] = Counter()
+    for number in range(FOLDS):
+        data = source(fold=FoldConfig(number=number, folds=FOLDS))
+        tables = open_tables(data, ("train", "validation", "test"), ("text",), ("label",)).tables
+        train, validation = ({row["text"] for row in tables[split].rows} for split in ("train", "validation"))
+        assert len(train) + len(validation) == 14 and not train & validation
+        held_out.update(validation)
+        only = open_tables(data, ("validation",), ("text",), ("label",)).tables
+        assert set(only) == {"validation"} and only["validation"] == tables["validation"]
+    assert len(held_out) == 14 and set(held_out.values()) == {1}
+
+
+def test_what_cannot_be_folded_is_refused():
+    with pytest.raises(ValueError, match="expected number below folds"):
+        FoldConfig(number=3, folds=3)
+    with pytest.raises(ValueError, match="set data.validation=null"):
+        source(validation=SourceConfig(rows=({"text": "x", "label": "a"},)), fold=FoldConfig(number=0, folds=2))
+    with pytest.raises(UserError, match="train.folds=20: .* too few different texts"):
+        open_tables(source(fold=FoldConfig(number=19, folds=20)), ("train",), ("text",), ("label",))
