@@ -86,6 +86,7 @@ def test_the_average_is_that_of_the_formula():
     assert average_of(optax.sgd(0.1).init(params)) is None
 
 
+@pytest.mark.slow
 def test_all_of_it_on_a_mesh_as_on_one_device(config):
     """The average is what a run evaluates and exports, split as the parameters are."""
     keys = [*DRY, "optimizer.layer_decay=0.8", "optimizer.l2=0.01", "train.ema=0.5"]

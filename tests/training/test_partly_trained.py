@@ -91,6 +91,7 @@ def test_frozen_parameters_are_kept_bit_by_bit_and_the_others_trained_as_alone(c
     assert_close(after, flatten(jax.device_get(params)), 1e-4)
 
 
+@pytest.mark.slow
 def test_a_mesh_trains_the_same_part(config):
     one = train(plan_of(config, FREEZE, *DRY), 2)[1]
     plan = plan_of(config, FREEZE, *DRY, "mesh.preset=fsdp", "train.grad_accum_steps=2", devices=jax.devices())
