@@ -56,6 +56,7 @@ class Trainer:
         if one.name == self.stop_at:
             raise Interrupted("SIGINT: saved at step 3 of 9; the same command resumes")
         self.trained.append(one.name)
+        directory.write_text("config.yaml", dump_config(one))
         if one.data.fold is not None:
             held_out = open_tables(one.data, ("validation",), ("text",), ("label",)).tables["validation"].rows
             lines = [json.dumps({**row, "prediction": predict(row, one.name)}) for row in held_out if row != SKIPPED]
@@ -109,6 +110,8 @@ def test_finished_seeds_are_not_run_again_and_seeds_may_be_added(tmp_path):
     with pytest.raises(Interrupted, match="the same command resumes"):
         run_repeats(config(tmp_path, seeds=2), first)
     assert first.trained == ["seed-0"] and not (tmp_path / "x/summary.json").exists()
+    with pytest.raises(UserError, match="train.seeds: 2 then, None now"):
+        run_repeats(config(tmp_path, folds=3), Trainer())  # one seed has a result already
     again, more = Trainer(), Trainer()
     run_repeats(config(tmp_path, seeds=2), again)
     assert again.trained == ["seed-1"]
