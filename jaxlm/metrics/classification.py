@@ -12,7 +12,7 @@ Everything is computed in float64 over the whole split at once, never averaged o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,17 +54,28 @@ def metric_names(problem: str, labels: Sequence[str] = ()) -> tuple[str, ...]:
     return _NAMES[problem] + per_class
 
 
-def predicted_labels(problem: str, scores: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
+def predicted_labels(problem: str, scores: np.ndarray, *, threshold: float | Mapping[int, float] = 0.5) -> np.ndarray:
     """Turns scores into predictions, by the one rule that metrics and predictions share.
 
     Binary and multi-class, [N, C] -> int64 [N]: the label of the highest probability, the lower id on a tie.
     Multi-label, [N, C] -> int64 {0, 1} [N, C]: every label at or above `threshold`. Regression: the scores themselves.
+
+    Args:
+      threshold: a number, of all labels of a multi-label problem; or numbers by label id, where others have 0.5. Binary
+        and multi-class: of at most one label, which is predicted from this probability on, else the best of the others.
     """
     if problem == "regression":
         return scores
+    numbers: Mapping[int, float] = threshold if isinstance(threshold, Mapping) else {}
     if problem == "multilabel":
-        return (scores >= threshold).astype(np.int64)
-    return scores.argmax(axis=-1)
+        other = 0.5 if isinstance(threshold, Mapping) else threshold
+        limits_C = np.asarray([numbers.get(c, other) for c in range(scores.shape[-1])])
+        return (scores >= limits_C).astype(np.int64)
+    if not numbers:
+        return scores.argmax(axis=-1)
+    [(label, number)] = numbers.items()
+    others = np.where(np.arange(scores.shape[-1]) == label, -np.inf, scores).argmax(axis=-1)
+    return np.where(scores[:, label] >= number, label, others)
 
 
 def confusion_matrix(gold: np.ndarray, predicted: np.ndarray, num_labels: int) -> np.ndarray:
@@ -90,6 +101,16 @@ def one_vs_rest_counts(
     return tp_C, predicted_C, gold_C
 
 
+def never_recognised(gold: np.ndarray, predicted: np.ndarray, num_labels: int) -> list[int]:
+    """Returns the labels of recall 0: they occur in `gold`, and no example of theirs is predicted as such.
+
+    Args:
+      gold, predicted: as in `one_vs_rest_counts`.
+    """
+    tp_C, _, gold_C = one_vs_rest_counts(gold, predicted, num_labels)
+    return np.flatnonzero((gold_C > 0) & (tp_C == 0)).tolist()
+
+
 def precision_recall_f1(tp: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> dict[str, np.ndarray]:
     """From int [C] counts of true positives, predictions and gold labels; 0/0 = 0."""
     return {
@@ -105,7 +126,7 @@ def classification_metrics(
     scores: np.ndarray,
     label_names: Sequence[str],
     *,
-    threshold: float = 0.5,
+    threshold: float | Mapping[int, float] = 0.5,
 ) -> dict[str, float]:
     """Scores the predictions of a split.
 
@@ -113,7 +134,7 @@ def classification_metrics(
       problem: what `labels` and `scores` are. "binary", "multiclass": int [N] and probabilities [N, C]; "multilabel":
         {0, 1} [N, C] and probabilities [N, C]; "regression": float [N] and float [N].
       label_names: the C labels in id order; empty for regression.
-      threshold: multi-label only, the probability from which a label counts as predicted.
+      threshold: as in `predicted_labels`.
 
     Returns:
       `metric_names(problem, label_names)`, less what is not defined (see the module's docstring). `precision`, `recall`

@@ -108,6 +108,7 @@ def _context(run_dir: Path) -> dict[str, Any]:
         "metric": metric,
         "caption": _caption(summary, metric, best_step, higher_is_better=higher_is_better),
         "subtitle": _subtitle(summary),
+        "remarks": list(map(str, summary.get("remarks") or [])),
         "tiles": _tiles(summary, rows, scores, metric, best_step),
         "table": _score_table(summary, scores, metric),
         "curves": training_curves(rows, metric, best_step),

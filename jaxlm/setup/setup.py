@@ -136,6 +136,7 @@ def make_context(config: Config, tokenizer: Tokenizer, checkpoint: HFCheckpoint 
         hf_config=checkpoint.head_config if checkpoint is not None and taken_over else None,
         pool=family.pool,
         label_smoothing=config.train.label_smoothing,
+        metric=config.train.metric,
         batch_size=None if config.train.batch_tokens else config.train.batch_size,
         logits_chunk=config.model.chunk,
         seed=config.seed,

@@ -201,6 +201,14 @@ class Task(ABC):
     def show(self, batch: Batch) -> list[str]:
         """Returns lines for `--dry-run`: the first row, decoded, and what is asked of it."""
 
+    def remarks(self, metric: str, answers: Sequence[Answer]) -> list[str]:
+        """Returns what a person should know who reads only the metric that chose the checkpoint; for log and report.
+
+        Args:
+          answers: those of `report`.
+        """
+        return []
+
     def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
         """Returns its sections of report.html, from the answers on the test (else validation) split."""
         return []

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field as FieldInfo
 
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.bad_rows import BadRows
@@ -34,8 +33,9 @@ from jaxlm.tasks.calibration import TEMPERATURE, choose_temperature, expected_ca
 from jaxlm.tasks.classification_report import PredictedRow, classification_sections, training_section
 from jaxlm.tasks.first_row import show_first_row
 from jaxlm.tasks.labels import LabelEncoder, LabelSet, count_rows, labels_of_checkpoint, labels_of_rows
-from jaxlm.tasks.records import Answer, Context, Metric, Outputs
-from jaxlm.tasks.skew import SkewConfig, described_weights, make_skew
+from jaxlm.tasks.records import Answer, Context, Metric, Outputs, TaskConfig
+from jaxlm.tasks.skew import SkewConfig, accuracy_remarks, described_weights, make_skew
+from jaxlm.tasks.thresholds import DEFAULT, Threshold, Thresholds, settle_thresholds
 from jaxlm.tasks.window_pooling import WindowPooling, pool_windows
 
 log = logging.getLogger("jaxlm")
@@ -67,8 +67,9 @@ class ClassificationConfig(SkewConfig):
     """Label names in id order; absent: the checkpoint's, else the sorted labels of the training rows."""
     label_separator: str | None = None
     """For multi-label columns of one string: what stands between the labels. jsonl and parquet may hold lists."""
-    threshold: float = FieldInfo(default=0.5, gt=0, lt=1)
-    """Multi-label: a label is predicted at or above this probability."""
+    threshold: Threshold = 0.5
+    """Probability from which a label is predicted: of several labels to a row, of each; of two, of the second; {LABEL:
+    number}, of that one, else the likeliest of the others. tuned: chosen on the validation rows by `train.metric`."""
     calibration: Literal["none", "temperature"] = "none"
     """After training, divide the outputs by the temperature that gives the validation rows the least cross-entropy, so
     that probabilities say how often predictions are right; it is kept in the exported config.json."""
@@ -77,6 +78,14 @@ class ClassificationConfig(SkewConfig):
     output, or those of the first window."""
     baselines: bool = False
     """Also score a majority baseline and TF-IDF with logistic regression on the test (else validation) rows."""
+
+    @classmethod
+    def of_checkpoint(cls) -> TaskConfig:
+        return cls(threshold="tuned")  # as the checkpoint has it
+
+    @classmethod
+    def of_texts(cls, columns: Sequence[str]) -> TaskConfig:
+        return super().of_texts(columns).model_copy(update={"threshold": "tuned"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +99,7 @@ class Classification(RowTask):
       skew: how the training loss treats labels of unequal size.
       sampled: rows of each label in an epoch, where `data.sampling` changes them; {}: those of the training rows.
       temperature: what the outputs are divided by.
+      thresholds: the probabilities from which labels are predicted.
     """
 
     config: ClassificationConfig
@@ -98,6 +108,7 @@ class Classification(RowTask):
     skew: Skew = NO_SKEW
     sampled: Mapping[str, int] = field(default_factory=dict[str, int])
     temperature: float = 1.0
+    thresholds: Thresholds = Thresholds()
 
     Config = ClassificationConfig
     head = "classification"
@@ -139,10 +150,12 @@ class Classification(RowTask):
             raise UserError("train.label_smoothing: a regression has no classes to smooth over; leave it out")
         if problem == "regression" and config.skewed is not None:
             raise UserError(f"task.{config.skewed}: a regression has no classes to weigh; leave it out")
-        if problem != "multilabel" and config.threshold != ClassificationConfig().threshold:
-            raise UserError(f"task.threshold: only multi-label problems have one, this is {problem}; leave it out")
         if problem == "regression" and config.calibration != "none":
             raise UserError("task.calibration: a regression gives no probabilities; leave it out")
+        thresholds = settle_thresholds(
+            config.threshold, labels, context, trained=train is not None and not context.trained,
+            validated=sources is not None and "validation" in sources.tables,
+        )  # fmt: skip
         if config.pool_windows != "mean" and context.data.long_text != "window":
             raise UserError("task.pool_windows: texts are cut, not read in windows; set data.long_text=window")
         encoder = LabelEncoder(labels, config.label, config.label_separator)
@@ -161,7 +174,7 @@ class Classification(RowTask):
                 log.info("data.sampling: rows of an epoch: %s%s", shown, ", ..." if len(sampled) > _SHOWN else "")
                 counts = functools.partial(tuple, (drawn, int(drawn.sum())))
         skew = make_skew(config, context, labels.names, counts, several=problem == "multilabel")
-        return cls(config, context, labels, skew, sampled, _kept_temperature(context))
+        return cls(config, context, labels, skew, sampled, _kept_temperature(context), thresholds)
 
     @property
     def problem(self) -> str:
@@ -271,7 +284,7 @@ class Classification(RowTask):
         scores = self.probabilities(kept[None])
         if self.problem == "regression":
             return {"score": float(scores[0])}
-        decided = predicted_labels(self.problem, scores, threshold=self.config.threshold)[0]
+        decided = predicted_labels(self.problem, scores, threshold=self.thresholds.values or DEFAULT)[0]
         named = dict(zip(self.label_names, map(float, scores[0]), strict=True))
         if self.problem == "multilabel":
             return {"labels": [n for n, on in zip(self.label_names, decided, strict=True) if on], "scores": named}
@@ -293,21 +306,31 @@ class Classification(RowTask):
         batch = {"labels": jnp.asarray(labels), "weights": jnp.ones(len(answers), jnp.float32)}
         total, weight = LOSSES[self.problem](0.0)(jnp.asarray(outputs), batch)
         found = classification_metrics(
-            self.problem, labels, self.probabilities(kept), self.label_names, threshold=self.config.threshold
+            self.problem,
+            labels,
+            self.probabilities(kept),
+            self.label_names,
+            threshold=self.thresholds.values or DEFAULT,
         )
         if self.problem in ("binary", "multiclass"):
             found["ece"] = expected_calibration_error(self.probabilities(kept), labels)
         return {"loss": float(total) / float(weight), **found}
 
     def tune(self, answers: Sequence[Answer]) -> Classification:
-        """With `task.calibration: temperature`, chooses the temperature by the rows that have a label."""
+        """Chooses what `task.calibration` and then `task.threshold` leave to the validation rows."""
         labelled = [answer for answer in answers if answer.label is not None]
-        if self.config.calibration == "none" or not labelled:
+        if not labelled:
             return self
+        made = self
         logits, labels = (np.stack([getattr(answer, name) for answer in labelled]) for name in ("kept", "label"))
-        temperature = choose_temperature(logits, labels, multilabel=self.problem == "multilabel")
-        log.info("task: outputs are divided by a temperature of %.3f, chosen on the validation split", temperature)
-        return replace(self, temperature=temperature)
+        if self.config.calibration != "none":
+            temperature = choose_temperature(logits, labels, multilabel=self.problem == "multilabel")
+            log.info("task: outputs are divided by a temperature of %.3f, chosen on the validation split", temperature)
+            made = replace(made, temperature=temperature)
+        if made.thresholds.tuned:
+            tuned = made.thresholds.tune(made.labels, labels.astype(np.int64), made.probabilities(logits))
+            made = replace(made, thresholds=tuned)
+        return made
 
     def describe(self) -> dict[str, Any]:
         texts = list(self.text_columns(self.config))
@@ -317,6 +340,7 @@ class Classification(RowTask):
             "label_counts": dict(self.labels.counts),
             "problem_because": self.labels.why,
             "task": {"kind": self.config.kind, "text": texts, "label": self.config.label, **self._calibrated()},
+            **self.thresholds.stored(self.label_names),
             **({"sampled_counts": dict(self.sampled)} if self.sampled else {}),
             **described_weights(self.skew, self.label_names),
         }
@@ -343,6 +367,15 @@ class Classification(RowTask):
         texts = self._texts(train), self._texts(test)
         return baseline_scores(self.problem, self.label_names, *texts, self.context.seed)
 
+    def remarks(self, metric: str, answers: Sequence[Answer]) -> list[str]:
+        labelled = [answer for answer in answers if answer.label is not None]
+        if not labelled or self.problem == "regression":
+            return []
+        gold = np.stack([answer.label for answer in labelled]).astype(np.int64)
+        scores = self.probabilities(np.stack([answer.kept for answer in labelled]))
+        decided = predicted_labels(self.problem, scores, threshold=self.thresholds.values or DEFAULT)
+        return accuracy_remarks(metric, self.label_names, gold, decided)
+
     def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
         rows = [PredictedRow(a.row, a.label, self.prediction(a.row, a.kept)) for a in answers]
         sections = classification_sections(self.problem, self.label_names, rows, self.text_columns(self.config))
@@ -365,6 +398,7 @@ class Classification(RowTask):
             "id2label": {str(i): name for i, name in enumerate(self.label_names)},
             "label2id": {name: i for i, name in enumerate(self.label_names)},
             "problem_type": _HF_PROBLEM[self.problem],
+            **self.thresholds.stored(self.label_names),
             **({} if self.labels.numbered else {"label_ids": False}),
             **self._calibrated(),
         }

@@ -156,6 +156,7 @@ class Context:
       hf_config: config.json of the checkpoint whose head is taken over; None: a new head.
       pool: the token that the family reads for a whole example, "first" or "last".
       label_smoothing: `train.label_smoothing`.
+      metric: `train.metric`; None: the task's own.
       batch_size: `train.batch_size`; None with `train.batch_tokens`.
       logits_chunk: tokens of a row whose logits exist at once; None: chosen by their number.
       seed: of the run.
@@ -170,6 +171,7 @@ class Context:
     hf_config: Mapping[str, Any] | None = None
     pool: Literal["first", "last"] = "first"
     label_smoothing: float = 0.0
+    metric: str | None = None
     batch_size: int | None = None
     logits_chunk: int | None = None
     seed: int = 0

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from jaxlm.errors import UserError, did_you_mean
+from jaxlm.metrics.classification import never_recognised, one_vs_rest_counts
 from jaxlm.objectives.skewed import NO_SKEW, Skew
 from jaxlm.tasks.records import Context, TaskConfig
 
@@ -108,6 +109,23 @@ def make_skew(
         config.focal_gamma if focal else None,
         None if offsets is None else tuple(offsets.tolist()),
     )
+
+
+def accuracy_remarks(metric: str, names: Sequence[str], gold: np.ndarray, predicted: np.ndarray) -> list[str]:
+    """Returns the remark on classes that are never recognised, where checkpoints are chosen by accuracy.
+
+    Args:
+      gold, predicted: int [N], or {0, 1} [N, C].
+    """
+    lost = never_recognised(gold, predicted, len(names)) if metric in ("accuracy", "f1_micro") else []
+    if not lost:
+        return []
+    counts = one_vs_rest_counts(gold, predicted, len(names))[2]
+    shown = ", ".join(f"{names[c]} ({counts[c]:,})" for c in lost[:_SHOWN]) + (", ..." if len(lost) > _SHOWN else "")
+    return [
+        f"train.metric={metric} hides classes of which not one is recognised (recall 0): {shown}; "
+        "train.metric=f1_macro counts every class alike, task.class_weights and others help (docs/small_and_skewed.md)"
+    ]
 
 
 def described_weights(skew: Skew, names: Sequence[str]) -> dict[str, dict[str, float]]:

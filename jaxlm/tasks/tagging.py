@@ -30,7 +30,7 @@ from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.first_row import show_first_row
 from jaxlm.tasks.labels import hf_label_names
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request
-from jaxlm.tasks.skew import SkewConfig, described_weights, make_skew
+from jaxlm.tasks.skew import SkewConfig, accuracy_remarks, described_weights, make_skew
 from jaxlm.tasks.tag_schemes import (
     Scheme,
     check_mark,
@@ -359,6 +359,14 @@ class Tagging(RowTask):
             return ": " + " ".join(f"{n}/{self.label_names[int(i)]}" if w else n for n, i, w in tagged)
 
         return show_first_row(batch, "example", describe)
+
+    def remarks(self, metric: str, answers: Sequence[Answer]) -> list[str]:
+        labelled = [answer for answer in answers if answer.label is not None]
+        if not labelled:
+            return []
+        gold, decided = (np.concatenate(side).astype(np.int64) for side in
+                         zip(*((a.label, a.kept.tags) for a in labelled), strict=True))  # fmt: skip
+        return accuracy_remarks(metric, self.label_names, gold, decided)
 
     def report(self, answers: Sequence[Answer]) -> list[ReportSection]:
         rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from jaxlm.training.export import export_trained
 from jaxlm.training.progress import Progress
 from jaxlm.training.run import Run
 from jaxlm.training.state import TrainState
+
+log = logging.getLogger("jaxlm")
 
 PACKAGES = ("jaxlm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
@@ -61,6 +64,10 @@ def finish_run(
                 f"{PREDICTIONS}/{split}.jsonl", "".join(to_jsonl(predictions(task, evaluation.answers)))
             )
     scored = next((split for split in ("test", "validation") if split in scores), None)
+    answers = () if scored is None else evaluations[scored].answers
+    remarks = [] if metric is None else [f"{scored}: {remark}" for remark in task.remarks(metric.name, answers)]
+    for remark in remarks:
+        log.warning("%s", remark)
     baselines: dict[str, Any] = dict(reference_scores)
     if scored is not None and processes.is_first():
         baselines |= task.baselines(datasets["train"], datasets[scored])
@@ -75,6 +82,7 @@ def finish_run(
         "metrics": [metric._asdict() for metric in task.metrics if "/" not in metric.name],
         "analysis_split": scored,
         "scores": scores,
+        "remarks": remarks,
         "signatures": {} if scored is None else task.signatures(evaluations[scored].answers),
         "baselines": baselines,
         **task.describe(),
@@ -96,7 +104,6 @@ def finish_run(
     export_trained(directory, setup, task, run.plan.model_params(state))
     if processes.is_first():
         directory.write_json(SUMMARY, {**summary, "status": "reporting"})
-        answers = () if scored is None else evaluations[scored].answers
         write_analysis(directory.path / ANALYSIS, task.report(answers))
         write_report(directory.path)
         directory.write_json(SUMMARY, summary)
