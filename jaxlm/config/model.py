@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from jaxlm.config.adapters import IA3Config, LoraConfig
 from jaxlm.local_paths import LocalPath
 from jaxlm.section import Section
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
@@ -18,6 +19,8 @@ class ModelConfig(Section):
     init: LocalPath | None = None
     """An HF-format directory, a hub id, an earlier run's directory, or the config of a pretraining run, which is run
     first if it has no result yet; absent: random, from `family` + `preset`."""
+    base: LocalPath | None = None
+    """The model that an adapter of PEFT, named in `init`, stands over; absent: what its adapter_config.json names."""
     family: str | None = None
     """Architecture of a model that starts from random weights, for instance `bert`; an unknown name is answered with
     all there are."""
@@ -64,6 +67,13 @@ class ModelConfig(Section):
     unroll: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Layers unrolled per scan step; `auto`: all of them on a CPU (faster steps), one elsewhere (faster compiles)."""
 
+    lora: LoraConfig | None = None
+    """Trains low-rank adapters and the task's head; the rest of `init` is frozen."""
+    ia3: IA3Config | None = None
+    """Trains factors of activations and the task's head; the rest of `init` is frozen."""
+    bitfit: bool = False
+    """Trains biases and the task's head; the rest of `init` is frozen."""
+
     @property
     def chunk(self) -> int | None:
         """`logits_chunk` as a number of tokens; None for `auto`."""
@@ -81,4 +91,21 @@ class ModelConfig(Section):
             raise ValueError(f"{' and '.join(given)}: only for random weights, without init")
         if self.init is None and self.reinit_layers:
             raise ValueError("reinit_layers: only for the layers of a pretrained model (init); all are new without one")
+        return self
+
+    @model_validator(mode="after")
+    def _base_of_an_adapter(self) -> ModelConfig:
+        if self.base is not None and self.init is None:
+            raise ValueError("base: expected the folder of an adapter in init")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_of_few_parameters(self) -> ModelConfig:
+        given = [k for k in ("lora", "ia3", "bitfit") if getattr(self, k)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}: expected one of them")
+        if given and self.freeze:
+            raise ValueError(f"freeze: with {given[0]} all but what it trains is frozen; leave freeze out")
+        if given and self.reinit_layers:
+            raise ValueError(f"reinit_layers: with {given[0]} the layers are frozen; new ones would learn nothing")
         return self

@@ -77,8 +77,8 @@ def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
     plan.loader.close()
     state = plan.abstract_state()
     cost = CompiledStep(
-        plan, tokenizer, batch, bytes_on_device(state.params), bytes_on_device(state.opt_state), None, None, "", (),
-        3 * _forward_flops(setup, batch), None,
+        plan, tokenizer, batch, bytes_on_device((state.params, state.frozen)), bytes_on_device(state.opt_state), None,
+        None, "", (), 3 * _forward_flops(setup, batch), None,
     )  # fmt: skip
     try:
         with quiet(), without_cache():

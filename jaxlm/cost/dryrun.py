@@ -59,7 +59,7 @@ def _task(setup: Setup) -> str:
 
 
 def _frozen(setup: Setup) -> list[str]:
-    trained, frozen = setup.split.count(setup.model.shapes)
+    trained, frozen = setup.split.count(setup.shapes)
     return [f"trained          {trained:,} parameters; frozen {frozen:,}"] if frozen else []
 
 
@@ -70,7 +70,9 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _memory(plan: Plan, compiled: Any) -> list[str]:
     """Memory of one device: exact for what stays between steps, the compiler's own figures for the rest."""
     state, offload = plan.abstract_state(), plan.setup.config.optimizer.offload
-    lines = state_lines(bytes_on_device(state.params), bytes_on_device(state.opt_state), offload=offload)
+    lines = state_lines(
+        bytes_on_device((state.params, state.frozen)), bytes_on_device(state.opt_state), offload=offload
+    )
     analysis = compiled.memory_analysis()
     return lines if analysis is None else lines + step_lines(analysis.temp_size_in_bytes, peak_bytes(analysis))
 

@@ -19,6 +19,8 @@ from jaxlm.data.label_names import check_distinct
 from jaxlm.data.sentence_modules import KEY as SENTENCE
 from jaxlm.data.sentence_modules import has_sentence_modules, read_sentence_modules
 from jaxlm.errors import UserError
+from jaxlm.hf.adapted_tensors import AdaptedTensors, read_adapter_config
+from jaxlm.hf.adapter_export import TASK_TYPES
 from jaxlm.hf.generation_config import FILE as GENERATION
 from jaxlm.hf.generation_config import read_generation_config
 from jaxlm.hf.redundant import check_redundant
@@ -39,7 +41,7 @@ EMBEDDING = "embedding"
 def _instead(folder: Path) -> str:
     """What a folder without a config.json may be."""
     if (folder / "adapter_config.json").is_file():
-        return "; this one holds an adapter of PEFT: merge it into its model (merge_and_unload), and save that"
+        return "; this one holds an adapter of PEFT: it is read as model.init"
     if any(folder.glob("*.gguf")):
         return "; GGUF files are not read: take the model's safetensors"
     inner = min(folder.glob("*/config.json"), default=None)
@@ -51,6 +53,8 @@ class HFCheckpoint:
     """An HF-format directory opened for reading. Tensors are read one by one; nothing is ever unpickled."""
 
     directory: Path
+    adapter: Path | None = None
+    """Folder of an adapter of PEFT, which is merged into the model as it is read."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -71,7 +75,29 @@ class HFCheckpoint:
             raise UserError(f"{path}: architectures: expected a list of class names, found {named!r:.60}")
         if config.get("quantization_config"):
             raise UserError(f"{path}: quantization_config: quantized weights are not supported; save them unquantized")
-        return config | self._generation_ids()
+        return config | self._generation_ids() | self._adapted_head(config)
+
+    def _adapted_head(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Keys of config.json that name the head which an adapter brings, where it brings one."""
+        if self.adapter is None:
+            return {}
+        task = read_adapter_config(self.adapter).get("task_type")
+        family = get_family(config["model_type"], str(self.directory / "config.json"))
+        kind = next((kind for kind, name in TASK_TYPES.items() if name == task and kind in family.heads), None)
+        if kind is None or not family.heads[kind].label_params:
+            return {}
+        shapes = self._tensors_of(family).shapes
+        out = next(rule for rule in family.heads[kind].rules if rule.param == "head/out")
+        if out.key not in shapes:
+            return {}
+        labels = [f"LABEL_{i}" for i in range(shapes[out.key][0])]
+        named = config.get("id2label")
+        known = named if isinstance(named, dict) and len(named) == len(labels) else dict(enumerate(labels))
+        return {
+            "architectures": [family.heads[kind].architecture],
+            "id2label": {str(i): label for i, label in known.items()},
+            "label2id": {label: int(i) for i, label in known.items()},
+        }
 
     def _generation_ids(self) -> dict[str, Any]:
         """The ids that begin and end a text by generation_config.json, which goes before config.json."""
@@ -102,7 +128,7 @@ class HFCheckpoint:
 
         What sentence-transformers wrote gives vectors, whatever config.json names.
         """
-        if has_sentence_modules(self.directory):
+        if has_sentence_modules(self.directory) and not self._adapted_head(self.config):
             return EMBEDDING
         kinds = {head.architecture: kind for kind, head in self.family.heads.items() if kind != EMBEDDING}
         return next((kinds[name] for name in self.config.get("architectures") or () if name in kinds), None)
@@ -121,7 +147,13 @@ class HFCheckpoint:
     @cached_property
     def tensors(self) -> Tensors:
         """What model.safetensors or its shards hold."""
-        return Tensors(self.directory)
+        return Tensors(self.directory) if self.adapter is None else self._tensors_of(self.family)
+
+    def _tensors_of(self, family: Family) -> Tensors:
+        """What an adapter makes of the model's tensors."""
+        assert self.adapter is not None
+        known = family.weight_map(next(iter(family.heads)))  # the keys of all heads, too
+        return AdaptedTensors(self.directory, self.adapter, known.canonical)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

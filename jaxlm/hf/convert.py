@@ -8,8 +8,9 @@ from shutil import copytree, rmtree
 from jaxlm.data.label_names import hf_label_names
 from jaxlm.errors import UserError
 from jaxlm.files import explain_write_errors
-from jaxlm.hf.checkpoint import HFCheckpoint, plan_checkpoint
+from jaxlm.hf.checkpoint import plan_checkpoint
 from jaxlm.hf.hub import find_model_dir
+from jaxlm.hf.opening import open_model
 from jaxlm.models import Model
 from jaxlm.models.base import flatten
 
@@ -42,7 +43,7 @@ def export_run(run: str, target: Path) -> None:
 
 def inspect(name: str) -> str:
     """Describes a checkpoint: family, sizes, labels, and each parameter with the tensors it is read from."""
-    checkpoint = HFCheckpoint(find_model_dir(name, key="convert inspect"))
+    checkpoint = open_model(name, key="convert inspect")
     head = checkpoint.head or next(iter(checkpoint.family.heads))
     outputs, labels = 0, None
     if checkpoint.head is not None and checkpoint.family.heads[head].label_params:

@@ -15,7 +15,7 @@ from jaxlm.config.schema import Config
 from jaxlm.data.config import DataConfig
 from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import EMBEDDING, SENTENCE, HFCheckpoint
-from jaxlm.hf.hub import find_model_dir
+from jaxlm.hf.opening import open_model
 from jaxlm.inference.evaluator import Evaluator
 from jaxlm.local_paths import check_local
 from jaxlm.parallel.config import MeshConfig
@@ -39,6 +39,10 @@ _FROM_CHECKPOINT: dict[str, Any] = {
     "new_head": False,
     "freeze": (),
     "reinit_layers": 0,
+    "base": None,
+    "lora": None,
+    "ia3": None,
+    "bitfit": False,
 }
 """Keys of `model` that a trained model answers by itself."""
 COMPUTE_KEYS = ("model.dtype", "model.attention", "model.unroll", "model.logits_chunk")
@@ -129,7 +133,7 @@ def checkpoint_config(name: str, text: str | Sequence[str] | None) -> Config:
     Raises:
       UserError: no model there, or a head that answers no rows.
     """
-    checkpoint = HFCheckpoint(find_model_dir(name, key="--run"))
+    checkpoint = open_model(name, key="--run")
     task = task_of(checkpoint)
     columns = None if text is None else [text] if isinstance(text, str) else list(text)
     limits = [512, checkpoint.model_config.max_positions]

@@ -33,7 +33,7 @@ from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.attention import Mask
 from jaxlm.nn.heads import masked_lm, pooled_classifier, pooling, span_ends, token_classifier
-from jaxlm.nn.layers import ComputeConfig, Key, init_stack, run_stack, split_key, take_columns
+from jaxlm.nn.layers import ComputeConfig, Key, declare_stack, init_stack, run_stack, split_key, take_columns
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class SharedStack(Stack):
         # Of the two sublayers' outputs only that of attention is dropped.
         block = Block(replace(self.config, dropout=0.0), self.compute)
         mask = Mask(segment_ids_BT, segment_ids_BT)
-        params = self.param("layers", init_stack(block, len(sizes), x_BTD, x_BTD, mask))
+        params = declare_stack(self, "layers", init_stack(block, len(sizes), x_BTD, x_BTD, mask))
 
         x = x_BTD
         keys = split_key(key, len(sizes))

@@ -27,6 +27,7 @@ from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
     activation,
+    declare_stack,
     dense,
     dense_again,
     embed,
@@ -214,7 +215,7 @@ class Stack(nn.Module):
         num_layers = c.sizes(self.decodes)[0]
         # Parameters depend neither on a cache nor on what was encoded.
         sample = (decoder_mask(segment_ids_BT, None), States(x, segment_ids_BT) if self.decodes else None)
-        layers = self.param("layers", init_stack(block, num_layers, x, *sample))
+        layers = declare_stack(self, "layers", init_stack(block, num_layers, x, *sample))
         layers = {"params": layers, "index": jnp.arange(num_layers, dtype=jnp.int32)}
         rate = c.decoder_layer_dropout if self.decodes else c.layer_dropout
 

@@ -17,7 +17,7 @@ from flax.core import meta
 
 from jaxlm.errors import UserError
 from jaxlm.models.weight_map import Rule, WeightMap
-from jaxlm.nn.layers import ComputeConfig, Key, split_key
+from jaxlm.nn.layers import ComputeConfig, Kernel, Key, split_key
 from jaxlm.parallel.sharding import boxed_axes, is_axes, param_shardings
 
 BATCH_INPUTS = ("tokens", "segment_ids", "positions", "token_types", "slot_positions")
@@ -255,7 +255,21 @@ class Model:
     @cached_property
     def axes(self) -> Any:
         """Tree of logical-axis names, one tuple per parameter."""
-        return boxed_axes(jax.eval_shape(self._boxed, jax.random.key(0)))
+        return boxed_axes(self._declared)
+
+    @cached_property
+    def kernels(self) -> dict[str, int]:
+        """The weights of dense maps: path -> how many axes, after `layers`, are inputs."""
+        leaves, _ = jax.tree_util.tree_flatten_with_path(self._declared, is_leaf=lambda leaf: isinstance(leaf, Kernel))
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.contract
+            for path, leaf in leaves
+            if isinstance(leaf, Kernel)
+        }
+
+    @cached_property
+    def _declared(self) -> Any:
+        return jax.eval_shape(self._boxed, jax.random.key(0))
 
     @cached_property
     def shapes(self) -> Any:

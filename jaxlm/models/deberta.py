@@ -23,13 +23,13 @@ from jaxlm.nn.dropout import dropout
 from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
-    by_distance,
     dense,
     dense_again,
     embedding_table,
     layer_norm,
     take_columns,
 )
+from jaxlm.nn.relative_positions import by_distance
 from jaxlm.parallel.sharding import constrain
 
 

@@ -23,6 +23,7 @@ from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
     activation,
+    declare_stack,
     dense,
     embed,
     embedding_lookup,
@@ -187,7 +188,8 @@ class Stack(nn.Module):
         block = self.block(self.config, self.compute)
         mask = Mask(segment_ids_BT, segment_ids_BT)
         relative = self.relative_positions(x_BTD.shape[1])
-        params = self.param("layers", init_stack(block, self.config.num_layers, x_BTD, x_BTD, mask, None, relative))
+        inputs = (x_BTD, x_BTD, mask, None, relative)
+        params = declare_stack(self, "layers", init_stack(block, self.config.num_layers, *inputs))
 
         def apply(layer: Any, x: Array, k: Key) -> Any:
             return block.apply({"params": layer}, x, x, mask, k, relative)

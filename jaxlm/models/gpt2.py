@@ -26,6 +26,7 @@ from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
     activation,
+    declare_stack,
     dense,
     embed,
     embedding_lookup,
@@ -142,7 +143,7 @@ class GPT2Trunk(nn.Module):
             cache = cache.extend(segment_ids, prefix)
         mask = decoder_mask(segment_ids, cache, prefix_BT=prefix)
         block = Block(c, self.compute)
-        params = self.param("layers", init_stack(block, c.num_layers, x, decoder_mask(segment_ids, None)))
+        params = declare_stack(self, "layers", init_stack(block, c.num_layers, x, decoder_mask(segment_ids, None)))
 
         def apply(layer: Any, carry: Any, k: Key, slots: Any = None) -> Any:
             x, cache = carry

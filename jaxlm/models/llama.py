@@ -20,6 +20,7 @@ from jaxlm.nn.layers import (
     Key,
     activation,
     apply_rope,
+    declare_stack,
     dense,
     embedding_lookup,
     embedding_table,
@@ -202,7 +203,8 @@ class LlamaTrunk(nn.Module):
             cache = cache.extend(segment_ids, prefix)
         mask = decoder_mask(segment_ids, cache, window=c.window, prefix_BT=prefix)
         block = Block(c, self.compute)
-        params = self.param("layers", init_stack(block, c.num_layers, x, positions, decoder_mask(segment_ids, None)))
+        inputs = (x, positions, decoder_mask(segment_ids, None))
+        params = declare_stack(self, "layers", init_stack(block, c.num_layers, *inputs))
         layers = {"params": params, "index": jnp.arange(c.num_layers, dtype=jnp.int32)}
         if c.window is not None and c.windowed_layers is not None:
             layers["windowed"] = jnp.asarray(c.windowed_layers)

@@ -23,6 +23,7 @@ from jaxlm.nn.layers import (
     Key,
     activation,
     apply_rope,
+    declare_stack,
     dense,
     embedding_lookup,
     embedding_table,
@@ -186,7 +187,7 @@ class ModernBertTrunk(nn.Module):
         mask = Mask(segment_ids, segment_ids, window=c.local_attention // 2 + 1)
         block, norms = Block(c, self.compute), jnp.ones((1, c.embed_dim))
         inputs = (x, positions, Mask(segment_ids, segment_ids), norms[0], first[0])
-        params = self.param("layers", init_stack(block, L, *inputs))
+        params = declare_stack(self, "layers", init_stack(block, L, *inputs))
         if L > 1:
             rest = param(self, "attention_norm_scale", nn.initializers.ones, (L - 1, c.embed_dim), ("layers", "norm"))
             norms = jnp.concatenate([norms, rest])

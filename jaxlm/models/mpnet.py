@@ -30,7 +30,8 @@ from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.attention import Mask
 from jaxlm.nn.heads import masked_lm, pooled_classifier, pooling, span_ends, token_classifier
-from jaxlm.nn.layers import ComputeConfig, Key, normal, param, relative_bias
+from jaxlm.nn.layers import ComputeConfig, Key, normal, param
+from jaxlm.nn.relative_positions import relative_bias
 from jaxlm.parallel.sharding import constrain
 
 _FIRST_POSITION = 2

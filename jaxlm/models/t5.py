@@ -24,18 +24,18 @@ from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
     activation,
+    declare_stack,
     dense,
     dense_again,
     init_stack,
     normal,
     param,
-    relative_bias,
-    relative_bias_at,
     rms_norm,
     run_stack,
     shard_heads,
     split_key,
 )
+from jaxlm.nn.relative_positions import relative_bias, relative_bias_at
 from jaxlm.parallel.sharding import constrain
 
 
@@ -225,7 +225,7 @@ class Stack(nn.Module):
         block = Block(c, self.compute)
         # Parameters depend neither on a cache nor on what was encoded.
         sample = (decoder_mask(segment_ids_BT, None), None, None if encodes else States(x, segment_ids_BT))
-        layers = self.param("layers", init_stack(block, self.num_layers, x, *sample))
+        layers = declare_stack(self, "layers", init_stack(block, self.num_layers, x, *sample))
         layers = {"params": layers, "index": jnp.arange(self.num_layers, dtype=jnp.int32)}
 
         def apply(layer: Any, carry: Any, k: Key) -> Any:

@@ -59,6 +59,13 @@ class Rule:
         return tuple(math.prod(sizes[name] for name in group) for group in self._groups)
 
     @property
+    def dimensions(self) -> tuple[list[str], list[list[str]]]:
+        """The names of the dimensions of a kernel of one layer, and those that each of HF's two is made of."""
+        if not self.pattern:
+            return ["inputs", "outputs"], [["inputs"], ["outputs"]]
+        return self._names, self._groups
+
+    @property
     def _names(self) -> list[str]:
         """The names of the parameter's dimensions in the pattern."""
         return self.pattern.split("->")[1].split()

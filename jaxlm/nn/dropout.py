@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt32
 
-from jaxlm.nn.layers import Key
+Key = jax.Array | None
+"""A PRNG key while training; None computes without dropout."""
 
 
 def dropout(x: jax.Array, rate: float, key: Key) -> jax.Array:

@@ -8,25 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import struct
 from flax.core import meta
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxlm.errors import UserError
+from jaxlm.nn import adapters
+from jaxlm.nn.dropout import Key
 from jaxlm.parallel.sharding import Rules, constrain
 
 _GATHERED = "gathered weights"
 _LAYER_DROP = 0x1A7E
 """Folded into a layer's key, whose own splits are the layer's dropout masks."""
-
-Key = jax.Array | None
-"""A PRNG key while training; None computes without dropout."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,41 @@ class ComputeConfig:
     gradients' products."""
     layer_drop: float = 0.0
     """How often a layer of a stack is skipped while training."""
+    adapter_scale: float = 1.0
+    """What a low-rank update beside a dense map is multiplied by (`nn.adapters`)."""
+    adapter_dropout: float = 0.0
+    """Share of the inputs that it does not see while training."""
+
+
+class Kernel(nn.Partitioned):
+    """Declares a parameter to be the weights of a dense map: an adapter may stand beside it."""
+
+    contract: int = struct.field(default=1, pytree_node=False)
+    """Axes, after `layers`, that are inputs; the rest are outputs."""
 
 
 def param(
-    module: nn.Module, name: str, init: Callable[..., jax.Array], shape: Sequence[int], axes: Sequence[str]
+    module: nn.Module,
+    name: str,
+    init: Callable[..., jax.Array],
+    shape: Sequence[int],
+    axes: Sequence[str],
+    contract: int | None = None,
 ) -> jax.Array:
-    """Declares a float32 parameter with one logical axis name beside each dimension."""
+    """Declares a float32 parameter with one logical axis name beside each dimension.
+
+    Args:
+      contract: of a dense map's weights, how many axes are inputs.
+    """
     if len(shape) != len(axes):
         raise ValueError(f"parameter {name}: shape {tuple(shape)} and axes {tuple(axes)} differ in rank")
-    return module.param(name, nn.with_partitioning(init, tuple(axes)), tuple(shape), jnp.float32, unbox=True)
+
+    def boxed(*args: Any) -> nn.Partitioned:
+        value, names = init(*args), tuple(axes)
+        return nn.Partitioned(value, names) if contract is None else Kernel(value, names, contract=contract)
+
+    # Frozen parameters may be stored in half precision.
+    return module.param(name, boxed, tuple(shape), jnp.float32, unbox=True).astype(jnp.float32)
 
 
 def normal(std: float) -> Callable[..., jax.Array]:
@@ -87,29 +113,46 @@ def dense(
     Returns:
       [..., sizes[contract:]] in the compute dtype.
     """
-    kernel = param(module, name, _init_of(module, init), sizes, axes)
+    kernel = param(module, name, _init_of(module, init), sizes, axes, contract)
     b = None
     if bias:
         b = param(module, f"{name}_bias", nn.initializers.zeros, sizes[contract:], axes[contract:])
-    return _affine(cast(Any, module).compute, x, kernel, b, axes, contract)
+    return _affine(cast(Any, module).compute, x, _Weights(kernel, b, adapters.beside(module, name)), axes, contract)
 
 
 def dense_again(module: nn.Module, name: str, x: jax.Array, axes: Sequence[str]) -> jax.Array:
     """Maps another x [..., inputs] by the parameters of a `dense` that this module has declared before."""
     kernel = meta.unbox(module.get_variable("params", name))
     bias = meta.unbox(module.get_variable("params", f"{name}_bias"))  # None where there is none
-    return _affine(cast(Any, module).compute, x, kernel, bias, axes, 1)
+    weights = _Weights(kernel, bias, adapters.beside(module, name))
+    return _affine(cast(Any, module).compute, x, weights, axes, 1)
 
 
-def _affine(
-    compute: ComputeConfig, x: jax.Array, kernel: jax.Array, bias: jax.Array | None, axes: Sequence[str], contract: int
-) -> jax.Array:
-    # Gathered whole, in its half precision: else the TPU compiler multiplies by the parts of other devices in turn
-    # (docs/design.md), where each adds into all of the product once more.
-    gathered = ["act_embed" if axis == "embed" else axis for axis in axes]
-    kernel = checkpoint_name(constrain(kernel.astype(compute.dtype), gathered, compute.rules), _GATHERED)
-    y = _product(x.astype(compute.dtype), kernel, contract, compute.flatten_products)
-    return y if bias is None else y + add_leading_axes(bias.astype(compute.dtype), y.ndim)
+class _Weights(NamedTuple):
+    """Of a dense map: its kernel, its bias or None, and the adapter beside it, mostly empty."""
+
+    kernel: jax.Array
+    bias: jax.Array | None
+    adapter: adapters.Adapter
+
+
+def _affine(compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Sequence[str], contract: int) -> jax.Array:
+    def multiply(x: jax.Array, kernel: jax.Array, axes: Sequence[str], contract: int) -> jax.Array:
+        # Gathered whole, in its half precision: else the TPU compiler multiplies by the parts of other devices in turn
+        # (docs/design.md), where each adds into all of the product once more.
+        gathered = ["act_embed" if axis == "embed" else axis for axis in axes]
+        kernel = checkpoint_name(constrain(kernel.astype(compute.dtype), gathered, compute.rules), _GATHERED)
+        return _product(x, kernel, contract, compute.flatten_products)
+
+    x, adapter = adapters.scale_inputs(x.astype(compute.dtype), weights.adapter), weights.adapter
+    y = multiply(x, weights.kernel, axes, contract)
+    if adapters.is_low_rank(adapter):
+        hidden = adapters.drop(x, adapter, compute.adapter_dropout)
+        hidden = multiply(hidden, adapter["lora_a"], (*axes[:contract], "rank"), contract)
+        update = multiply(hidden, adapter["lora_b"], ("rank", *axes[contract:]), 1)
+        y = adapters.add_update(y, update, weights.kernel, adapter, compute.adapter_scale)
+    y = y if weights.bias is None else y + add_leading_axes(weights.bias.astype(compute.dtype), y.ndim)
+    return adapters.scale_outputs(y, adapter)
 
 
 def _init_of(module: nn.Module, init: Callable[..., jax.Array] | None) -> Callable[..., jax.Array]:
@@ -218,68 +261,6 @@ def apply_rope(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarr
     return turned.astype(x_BTNH.dtype)
 
 
-def relative_buckets(distances: np.ndarray, *, num_buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
-    """Returns the bucket of each distance, key's column minus query's: near distances have buckets of their own, far
-    ones share buckets that widen with the logarithm (T5; Raffel et al., 2020).
-
-    With `bidirectional` (an encoder), half of the buckets are for keys after the query; a decoder has none for them.
-    """
-    if bidirectional:
-        num_buckets //= 2
-        first = np.where(distances > 0, num_buckets, 0)
-        distances = np.abs(distances)
-    else:
-        first = np.zeros_like(distances)
-        distances = np.maximum(-distances, 0)
-    exact = num_buckets // 2
-    # In float32, since the published models were trained with what it rounds to.
-    octaves = np.log(np.maximum(distances, 1).astype(np.float32) / np.float32(exact))
-    octaves = octaves / np.float32(math.log(max_distance / exact)) * np.float32(num_buckets - exact)
-    far = np.minimum(exact + octaves.astype(np.int64), num_buckets - 1)
-    return first + np.where(distances < exact, distances, far)
-
-
-def relative_bias(
-    table_XN: Float[Array, "X N"], length: int, *, max_distance: int, bidirectional: bool
-) -> Float[Array, "1 N T T"]:
-    """Returns the bias of each query's and key's logit by their distance; `table_XN` has a row for each bucket."""
-    distances = np.arange(1 - length, length + 1)
-    buckets = relative_buckets(
-        distances, num_buckets=table_XN.shape[0], max_distance=max_distance, bidirectional=bidirectional
-    )
-    of_distance_NK = table_XN[buckets].T
-    num_heads, width = of_distance_NK.shape
-    return by_distance(jnp.broadcast_to(of_distance_NK[:, None], (num_heads, length, width)))[None]
-
-
-def relative_bias_at(
-    table_XN: Float[Array, "X N"],
-    columns_BT: Int[Array, "B T"],
-    length: int,
-    *,
-    max_distance: int,
-    bidirectional: bool,
-) -> Float[Array, "B N T S"]:
-    """As `relative_bias`, for queries in the given columns of a row of `length` keys."""
-    distances = np.arange(1 - length, length)
-    buckets = relative_buckets(
-        distances, num_buckets=table_XN.shape[0], max_distance=max_distance, bidirectional=bidirectional
-    )
-    keys_S = jnp.arange(length, dtype=jnp.int32)
-    index_BTS = keys_S[None, None] - columns_BT[:, :, None] + (length - 1)
-    return jnp.moveaxis(jnp.take(table_XN[buckets], index_BTS, axis=0), 3, 1)
-
-
-def by_distance(x: Float[Array, "*N T U"]) -> Float[Array, "*N T T"]:
-    """Returns y[..., t, s] = x[..., t, T - 1 + s - t], for x with an entry for each distance from 1 - T to T."""
-    # Row t is the distances from -t on. Rows of 2T laid end to end and cut at 2T - 1 each start one earlier, which
-    # spares the gradient a scatter of T^2 elements.
-    *outer, length, width = x.shape
-    rows = x.reshape(*outer, -1)
-    shifted = rows[..., : length * (width - 1)].reshape(*outer, length, width - 1)
-    return shifted[..., length - 1 :]
-
-
 def split_key(key: Key, num: int) -> Sequence[Key]:
     """Splits a key; None stays None."""
     return (None,) * num if key is None else tuple(jax.random.split(key, num))
@@ -331,6 +312,13 @@ def init_stack(block: nn.Module, num_layers: int, *args: Any) -> Callable[[jax.A
         return meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "layers"})
 
     return init
+
+
+def declare_stack(module: nn.Module, name: str, init: Callable[[jax.Array], Any]) -> Any:
+    """Declares stacked layers (`init_stack`), as `Module.param` would; their tree may hold adapters, too."""
+    if module.has_variable("params", name):
+        return meta.unbox(module.get_variable("params", name))
+    return module.param(name, init)
 
 
 def run_stack(

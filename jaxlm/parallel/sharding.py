@@ -31,7 +31,7 @@ BATCH_MESH_AXES = ("data", "fsdp")
 TABLE: dict[str, tuple[str, ...]] = {
     "embed": ("fsdp", "context"), "vocab": ("tensor",), "heads": ("tensor",), "kv_heads": ("tensor",),
     "mlp": ("tensor",), "embed_in": (), "qkv": (), "head_dim": (), "positions": (), "types": (), "layers": (),
-    "classes": (), "norm": (), "gates": (), "hidden": (), "buckets": (),
+    "classes": (), "norm": (), "gates": (), "hidden": (), "buckets": (), "rank": (),
     "batch": BATCH_MESH_AXES, "length": ("context",), "kv_length": (), "slots": (), "act_embed": (),
     "act_heads": ("tensor",), "act_mlp": ("tensor",), "act_vocab": ("tensor",),
 }  # fmt: skip

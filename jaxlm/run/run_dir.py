@@ -36,6 +36,8 @@ PREDICTIONS = "predictions"
 """Folder of `<split>.jsonl`."""
 MODEL = "model"
 """Folder in HF format."""
+ADAPTER = "adapter"
+"""Folder in PEFT's format, of a run that trained adapters."""
 LOCK = "run.lock"
 
 _log = logging.getLogger(__name__)
@@ -58,6 +60,10 @@ class RunDir:
     @property
     def model(self) -> Path:
         return self.path / MODEL
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / ADAPTER
 
     @property
     def finished(self) -> bool:

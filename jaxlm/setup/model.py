@@ -127,4 +127,7 @@ def make_compute(model: ModelConfig, rules: Rules) -> ComputeConfig:
     unroll = model.unroll if model.unroll != "auto" else 1_000_000 if rules.platform == "cpu" else 1
     flatten = rules.platform == "cpu" and (rules.mesh is None or rules.mesh.size == 1)
     dtype = jnp.dtype(model.dtype)
-    return ComputeConfig(dtype, model.attention, model.remat, unroll, rules, flatten, model.layer_drop)
+    compute = ComputeConfig(dtype, model.attention, model.remat, unroll, rules, flatten, model.layer_drop)
+    if model.lora is None:
+        return compute
+    return replace(compute, adapter_scale=model.lora.scale, adapter_dropout=model.lora.dropout)

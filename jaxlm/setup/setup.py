@@ -16,12 +16,16 @@ from jaxlm.data.examples.tables import SPLITS, TableSources
 from jaxlm.errors import Stop
 from jaxlm.hf.checkpoint import HFCheckpoint, load_params
 from jaxlm.models import Family, Model, get_family
-from jaxlm.models.freezing import Frozen, freeze
+from jaxlm.models.adapters import Adapters
+from jaxlm.models.base import flatten
+from jaxlm.models.freezing import Frozen
+from jaxlm.models.places import unflatten
 from jaxlm.models.reinit import reinit_layers
 from jaxlm.objectives import Apply
 from jaxlm.parallel import processes
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.early_checks import check_batches, check_mesh
+from jaxlm.setup.few_parameters import make_adapters, make_split
 from jaxlm.setup.generation import make_generation
 from jaxlm.setup.generation_checks import check_generation
 from jaxlm.setup.layout import make_layout
@@ -71,17 +75,39 @@ class Setup:
     @cached_property
     def split(self) -> Frozen:
         """Which parameters are trained, and which are neither trained nor saved."""
-        return freeze(self.model, self.config.model.freeze)
+        return make_split(self.config.model, self.model, self.adapters, self.checkpoint)
+
+    @cached_property
+    def adapters(self) -> Adapters | None:
+        """What is trained beside the model's own parameters; in the trees below, as its own are."""
+        return make_adapters(self.config.model, self.model)
+
+    @property
+    def shapes(self) -> Any:
+        """ShapeDtypeStructs of all parameters, with shardings where there is a mesh."""
+        return self.model.shapes if self.adapters is None else _joined(self.model.shapes, self.adapters.shapes)
+
+    @property
+    def axes(self) -> Any:
+        """Logical axes of all parameters."""
+        return self.model.axes if self.adapters is None else _joined(self.model.axes, self.adapters.axes)
 
     def init_params(self) -> tuple[Any, tuple[str, ...]]:
-        """Reads or draws the parameters; returns them and the names of those that no checkpoint held."""
+        """Reads or draws the parameters; returns them and the names of the model's own that no checkpoint held."""
         key = jax.random.key(self.config.seed)
         if self.checkpoint is not None:
             imported = load_params(self.checkpoint, self.model, key, new_head=self.config.model.new_head)
             params = reinit_layers(imported.params, self.model, self.config.model.reinit_layers, key)
+            if self.adapters is not None:
+                params = _joined(params, self.adapters.init(key, params))
             return params, imported.initialized
         shardings = jax.tree.map(lambda s: s.sharding, self.model.shapes)
         return jax.jit(self.model.init, out_shardings=shardings)(key), ()
+
+
+def _joined(first: Any, second: Any) -> Any:
+    """The tree that has the leaves of both."""
+    return unflatten({**flatten(first), **flatten(second)})
 
 
 def make_setup(

@@ -11,6 +11,7 @@ from jaxlm.errors import UserError
 from jaxlm.files import atomic_folder, explain_write_errors, read_sealed, sha256, write_sealed
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.hf.hub import find_model_dir
+from jaxlm.hf.opening import open_model
 from jaxlm.models import get_family
 from jaxlm.parallel import processes
 from jaxlm.tasks.records import Sources
@@ -27,8 +28,9 @@ def open_checkpoint(config: Config) -> HFCheckpoint | None:
     """What `model.init` names, its config.json read and checked before any data; None without it."""
     if config.model.init is None:
         return None
-    checkpoint = HFCheckpoint(
-        find_model_dir(config.model.init, key="model.init", revision=config.model.commit or config.model.revision)
+    model = config.model
+    checkpoint = open_model(
+        config.model.init, key="model.init", revision=model.commit or model.revision, base=model.base
     )
     checkpoint.model_config  # noqa: B018  an unsupported checkpoint is refused
     family = config.model.family

@@ -15,6 +15,7 @@ from jaxlm.parallel import processes
 from jaxlm.report.report import write_report
 from jaxlm.report.sections import write_analysis
 from jaxlm.run.run_dir import ANALYSIS, PREDICTIONS, SUMMARY
+from jaxlm.setup.few_parameters import adapter_files
 from jaxlm.setup.setup import Setup
 from jaxlm.tasks.base import Task
 from jaxlm.tasks.records import Answer
@@ -48,7 +49,7 @@ def finish_run(
     """
     setup, steps, steps_per_epoch = run.plan.setup, progress.step, run.plan.loader.steps_per_epoch
     directory, metric = run.directory, run.metric
-    trained, frozen = setup.split.count(setup.model.shapes)
+    trained, frozen = setup.split.count(setup.shapes)
     task, datasets = setup.task, setup.datasets
     evaluations = {split: run.evaluate(state, split) for split in ("validation", "test") if split in datasets}
     if "validation" in evaluations:
@@ -101,6 +102,9 @@ def finish_run(
         },
         "environment": environment(setup),
     }
+    files = adapter_files(setup.config.model, setup.adapters, setup.split, setup.checkpoint)
+    if files is not None:
+        files.write(directory.adapter, run.plan.scored_params(state))
     export_trained(directory, setup, task, run.plan.model_params(state))
     if processes.is_first():
         directory.write_json(SUMMARY, {**summary, "status": "reporting"})

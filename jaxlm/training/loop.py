@@ -206,7 +206,7 @@ def _tracker(directory: RunDir, plan: Plan, step: int) -> Tracker:
 def _announce(plan: Plan, step: int) -> None:
     """Logs the size of the run, and where it starts."""
     setup, devices = plan.setup, jax.devices()
-    trained, frozen = setup.split.count(setup.model.shapes)
+    trained, frozen = setup.split.count(setup.shapes)
     log.info(
         "%s: %d parameters%s, %d steps%s, %d %s device(s), %s",
         setup.config.name,

@@ -6,6 +6,7 @@ from typing import Any
 
 import optax
 
+from jaxlm.errors import UserError
 from jaxlm.models.freezing import like
 from jaxlm.models.places import heights
 from jaxlm.optim import make_optimizer
@@ -21,14 +22,14 @@ def build_optimizer(setup: Setup, trained: Any, total_steps: int) -> optax.Gradi
     Args:
       trained: their shapes.
     Raises:
-      UserError: a setting that goes by layers, of a model whose layers share their parameters.
+      UserError: a setting that goes by layers, of a model whose layers share their parameters, or beside adapters.
     """
     config, split = setup.config, setup.split
     decay = config.optimizer.layer_decay
     rates = None
     if decay != 1:
         rates = like(trained, {name: _powers(decay, h) for name, h in _heights(setup, "optimizer.layer_decay")}, 1.0)
-    optimizer = make_optimizer(config.optimizer, total_steps, split.split(setup.model.axes)[0], rates)
+    optimizer = make_optimizer(config.optimizer, total_steps, split.split(setup.axes)[0], rates)
     optimizer = hold(optimizer, like(trained, split.layers, True))
     if (every := config.train.unfreeze_every) is not None:
         levels = dict(_heights(setup, "train.unfreeze_every"))
@@ -49,6 +50,8 @@ def describe_rates(setup: Setup) -> str:
 
 
 def _heights(setup: Setup, key: str) -> list[tuple[str, int | tuple[int, ...]]]:
+    if setup.adapters is not None:
+        raise UserError(f"{key}: beside adapters, all layers stay frozen; leave it out")
     return list(heights(setup.model, key).items())
 
 

@@ -80,7 +80,7 @@ class Plan:
     def init_frozen(self) -> Any:
         """Returns the parameters that are not trained; made at every start, since no checkpoint holds them."""
         split = self.setup.split
-        if not jax.tree.leaves(split.split(self.setup.model.shapes)[1]):
+        if not jax.tree.leaves(split.split(self.setup.shapes)[1]):
             return {}
         return split.split(self.setup.init_params()[0])[1]
 
@@ -92,12 +92,14 @@ class Plan:
         return jax.tree.map(lambda m, p: jax.device_put(m, p.sharding), mean, state.params)
 
     def model_params(self, state: TrainState) -> Any:
-        """Returns the model's parameters, trained and frozen, as they are exported."""
-        return self.setup.split.merge(self.scored_params(state), state.frozen)
+        """Returns the model's own parameters as they are exported: trained and frozen ones, adapters merged in."""
+        setup = self.setup
+        params = setup.split.merge(self.scored_params(state), state.frozen)
+        return params if setup.adapters is None else setup.adapters.fold(params)
 
     def abstract_state(self) -> TrainState:
         setup, offload = self.setup, self.setup.config.optimizer.offload
-        trained, frozen = setup.split.split(setup.model.shapes)
+        trained, frozen = setup.split.split(setup.shapes)
         return abstract_state(trained, self.optimizer, self.key, setup.rules, frozen=frozen, offload=offload)
 
 
@@ -130,7 +132,7 @@ def make_plan(setup: Setup) -> Plan:
         raise UserError(f"train.steps, train.epochs: {total} steps; expected less than {2**31}")
     schedule = make_schedule(config.optimizer, total)
     offload = config.optimizer.offload
-    trained, frozen = setup.split.split(setup.model.shapes)
+    trained, frozen = setup.split.split(setup.shapes)
     optimizer = build_optimizer(setup, trained, total)
     shardings = state_shardings(trained, optimizer, setup.rules, frozen=frozen, offload=offload)
     gradients = build_gradients(setup, trained, grouped=examples is not None and examples.grouped)

@@ -10,8 +10,7 @@ from typing import Any
 from jaxlm.config.loading import load_config
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
-from jaxlm.hf.checkpoint import HFCheckpoint
-from jaxlm.hf.hub import find_model_dir
+from jaxlm.hf.opening import open_model
 from jaxlm.training.loop import run_training
 from jaxlm.training.repeats import is_repeated, run_repeats
 from jaxlm.training.run import AfterEvaluation, ignore
@@ -66,9 +65,10 @@ def scratch_config(config: Config) -> Config:
     if config.model.init is None:
         raise UserError("train.scratch_baseline: the run itself starts from scratch; expected model.init")
     revision = config.model.commit or config.model.revision
-    checkpoint = HFCheckpoint(find_model_dir(config.model.init, key="model.init", revision=revision))
+    checkpoint = open_model(config.model.init, key="model.init", revision=revision, base=config.model.base)
     sizes = dataclasses.asdict(checkpoint.model_config)
     fresh = {"init": None, "revision": None, "commit": None, "family": checkpoint.family.name, "config": sizes}
+    fresh |= {"base": None, "lora": None, "ia3": None, "bitfit": False}
     model = config.model.model_copy(update={**fresh, "tokenizer": str(checkpoint.directory)})
     train = config.train.model_copy(update={"scratch_baseline": False})
     return config.model_copy(update={"name": f"{config.name}-scratch", "model": model, "train": train})

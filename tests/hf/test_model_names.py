@@ -57,7 +57,7 @@ def test_a_run_that_is_not_there(folder):
     ("file", "message"),
     [
         ("0_Transformer/config.json", "did you mean .*0_Transformer"),
-        ("adapter_config.json", "an adapter of PEFT: merge it"),
+        ("adapter_config.json", "an adapter of PEFT: it is read as model.init"),
         ("model.gguf", "GGUF files are not read"),
     ],
 )

@@ -20,7 +20,8 @@ from jaxlm.models import FAMILIES, Model, t5
 from jaxlm.models.base import flatten, override
 from jaxlm.nn import attention
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.layers import ComputeConfig, relative_bias, relative_buckets
+from jaxlm.nn.layers import ComputeConfig
+from jaxlm.nn.relative_positions import relative_bias, relative_buckets
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, batch_shardings
 

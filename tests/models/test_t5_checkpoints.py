@@ -18,7 +18,7 @@ from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import export_model
 from jaxlm.models import FAMILIES
 from jaxlm.models.base import override
-from jaxlm.nn.layers import relative_buckets
+from jaxlm.nn.relative_positions import relative_buckets
 
 
 def test_what_config_json_says_of_the_versions():

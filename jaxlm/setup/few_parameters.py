@@ -1,0 +1,80 @@
+"""Which parameters a run trains: all, those that `model.freeze` leaves, or few of them and adapters beside the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jaxlm.config.model import ModelConfig
+from jaxlm.errors import UserError
+from jaxlm.hf.adapter_export import AdapterFiles
+from jaxlm.hf.checkpoint import HFCheckpoint, plan_checkpoint
+from jaxlm.models import Model
+from jaxlm.models.adapters import DORA, IA3, IA3_INPUT, LORA, AdaptedSplit, Adapters, find_targets
+from jaxlm.models.base import flatten
+from jaxlm.models.freezing import Frozen, freeze
+
+
+def make_adapters(config: ModelConfig, model: Model) -> Adapters | None:
+    """Returns the adapters that a config asks for; UserError for a kernel that the model lacks."""
+    if (lora := config.lora) is not None:
+        suffixes = (*LORA, DORA) if lora.dora else LORA
+        found = find_targets(model, lora.targets, "model.lora.targets")
+        return Adapters(model, dict.fromkeys(found, suffixes), lora.rank)
+    if (ia3 := config.ia3) is not None:
+        of_inputs = find_targets(model, ia3.feedforward, "model.ia3.feedforward")
+        found = find_targets(model, ia3.targets, "model.ia3.targets")
+        return Adapters(model, {path: (IA3_INPUT,) if path in of_inputs else (IA3,) for path in found})
+    return None
+
+
+def make_split(config: ModelConfig, model: Model, adapters: Adapters | None, checkpoint: HFCheckpoint | None) -> Frozen:
+    """Returns what is trained.
+
+    With adapters, or of biases, what the checkpoint lacks is trained, too, and so is the head, unless it is the output
+    layer of a language model.
+
+    Raises:
+      UserError: parameters that no checkpoint holds would stay as they were drawn; or there is nothing to train.
+    """
+    if adapters is None and not config.bitfit:
+        return freeze(model, config.freeze)
+    way = "model.bitfit" if adapters is None else "model.lora" if adapters.rank else "model.ia3"
+    if checkpoint is None:
+        raise UserError(
+            f"{way}: expected model.init: a checkpoint whose parameters are kept as they are; those of a model that "
+            "starts from random parameters have to be trained"
+        )
+    axes = flatten(model.axes)
+    head = {name for name in axes if name.startswith("head/")}
+    trained = set() if any("vocab" in axes[name] for name in head) else head
+    trained |= set(plan_checkpoint(checkpoint, model).missing)
+    if adapters is None:
+        biases = {name for name in axes if name.endswith("_bias") and "buckets" not in axes[name]}
+        if not any(name.startswith("trunk/") for name in biases):
+            raise UserError(f"model.bitfit: the {model.family.name} family has no biases; use model.lora instead")
+        trained |= biases
+    return AdaptedSplit(frozenset(axes.keys() - trained), adapters=adapters)
+
+
+def adapter_files(
+    config: ModelConfig, adapters: Adapters | None, split: Frozen, checkpoint: HFCheckpoint | None
+) -> AdapterFiles | None:
+    """What PEFT's folder of a run's adapters holds; None for a run without."""
+    if adapters is None or checkpoint is None:
+        return None
+    settings: dict[str, Any] = {}
+    if (lora := config.lora) is not None:
+        settings = {
+            "r": lora.rank,
+            "lora_alpha": lora.alpha,
+            "lora_dropout": lora.dropout,
+            "use_rslora": lora.rslora,
+            "use_dora": lora.dora,
+        }
+    local = Path(config.init or "").expanduser().is_dir()
+    if not local and config.commit is not None:
+        settings["revision"] = config.commit
+    base = str(checkpoint.directory.absolute()) if local else str(config.init)
+    trained = flatten(adapters.model.shapes).keys() - split.whole
+    return AdapterFiles(adapters, base, settings, tuple(sorted(trained)))

@@ -1,0 +1,173 @@
+"""Runs that train few parameters: what is trained and what stays, resuming, meshes, and what is exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.bases import write_base
+from helpers.finetuning_runs import read_jsonl, run, write_config
+from safetensors.numpy import load_file, save_file
+
+from jaxlm.training import manifest
+
+LORA = {"lora": {"rank": 2, "dropout": 0.1, "targets": ["q", "v"]}}
+LAYER = "bert.encoder.layer.1.attention.self"
+
+
+def config(folder: Path, name: str, model: dict[str, Any], **sections: Any) -> Path:
+    return write_config(
+        folder,
+        name=name,
+        **{
+            "model": {"family": None, "config": {}, "train_tokenizer": None, "init": str(folder / "base"), **model},
+            "data": {"max_shapes": 1},
+            "optimizer": {"learning_rate": 1e-2, "weight_decay": 0.1},
+            "checkpoint": {"every": 2, "keep": 9},
+            **sections,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("few")
+    write_base(folder / "base")
+    assert run("finetune", "--config", config(folder, "lora", LORA)) == 0
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    names = ("model/model.safetensors", "adapter/adapter_model.safetensors", "predictions/test.jsonl")
+    return {name: (folder / "runs/lora" / name).read_bytes() for name in names}
+
+
+def test_the_base_stays_and_the_summary_counts_what_is_trained(finished):
+    summary = json.loads((finished / "runs/lora/summary.json").read_text())
+    head, adapters = 32 * 32 + 32 + 32 * 2 + 2, 2 * 2 * (32 * 2 + 2 * 32)
+    assert summary["model"]["trained_parameters"] == head + adapters
+    assert summary["model"]["frozen_parameters"] == summary["model"]["parameters"] - head
+    base, merged = (load_file(finished / name / "model.safetensors") for name in ("base", "runs/lora/model"))
+    adapter = load_file(finished / "runs/lora/adapter/adapter_model.safetensors")
+    changed = [f"bert.encoder.layer.{i}.attention.self.{name}" for i in range(2) for name in ("query", "value")]
+    for key in base.keys() & merged.keys():
+        module, equal = key.removesuffix(".weight"), np.array_equal(base[key], merged[key])
+        assert equal == (module not in changed), key
+    for module in changed:
+        a, b = (adapter[f"base_model.model.{module}.lora_{side}.weight"] for side in "AB")
+        assert a.shape == (2, 32) and b.shape == (32, 2) and np.abs(b).max() > 1e-3
+        expected = base[f"{module}.weight"] + 16 / 2 * b @ a
+        np.testing.assert_allclose(merged[f"{module}.weight"], expected, rtol=1e-4, atol=1e-6)
+    saved = [key for key in adapter if "lora_" not in key]
+    assert sorted(saved) == [
+        f"base_model.model.{module}.{part}"
+        for module in ("bert.pooler.dense", "classifier")
+        for part in ("bias", "weight")
+    ]
+
+
+def test_checkpoints_hold_what_is_trained(finished):
+    step = max((finished / "runs/lora/checkpoints").iterdir(), key=lambda path: int(path.name))
+    leaves = " ".join(manifest.read(step)["leaves"])
+    assert "q_lora_a" in leaves and "head" in leaves and "tokens" not in leaves and "/k" not in leaves
+
+
+def test_the_merged_model_scores_and_predicts_as_the_run_did(finished, capsys):
+    summary = json.loads((finished / "runs/lora/summary.json").read_text())
+    capsys.readouterr()
+    assert run("evaluate", "--run", finished / "runs/lora") == 0
+    assert f"{summary['scores']['test']['loss']:.4f}" in capsys.readouterr().out
+    output = finished / "out.jsonl"
+    assert run("predict", "--run", finished / "runs/lora", "--input", finished / "test.jsonl", "--output", output) == 0
+    expected = read_jsonl(finished / "runs/lora/predictions/test.jsonl")
+    for one, other in zip(read_jsonl(output), expected, strict=True):
+        assert one["prediction"]["label"] == other["prediction"]["label"]
+        scores = [row["prediction"]["scores"]["pos"] for row in (one, other)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_a_run_that_lost_its_end_resumes_bit_for_bit(finished, capsys):
+    """The same files as undisturbed: the base is read again, the adapters are the checkpoint's."""
+    before, folder = contents(finished), finished / "runs/lora"
+    steps = sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+    for step in steps[2:]:
+        shutil.rmtree(folder / "checkpoints" / str(step))
+    for name in ("model", "adapter", "predictions"):
+        shutil.rmtree(folder / name)
+    (folder / "summary.json").unlink()
+    path, base = config(finished, "lora", LORA), finished / "base/model.safetensors"
+    tensors = load_file(base)
+    save_file({**tensors, f"{LAYER}.key.bias": tensors[f"{LAYER}.key.bias"] + 1}, base)
+    assert run("finetune", "--config", path) == 2
+    assert "the parameters that are frozen are not those that the run began with" in capsys.readouterr().err
+    save_file(tensors, base)
+    assert run("finetune", "--config", path) == 0
+    assert f"resumed at {steps[1]}" in capsys.readouterr().err
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    "model, words",
+    [
+        ({"lora": {"rank": 0}}, "model.lora.rank"),
+        ({"lora": {"targets": ["query"]}}, "bert has no kernel 'query'; did you mean 'q'?"),
+        ({"lora": {"targets": []}}, "expected at least one kernel"),
+        ({"lora": {}, "bitfit": True}, "lora and bitfit: expected one of them"),
+        ({"ia3": {"feedforward": ["up"]}}, "expected some of targets, found up"),
+        ({"base": "somewhere"}, "is a whole model, and no adapter over another"),
+    ],
+)
+def test_what_does_not_apply_is_refused_in_words(finished, capsys, model, words):
+    path = config(finished, "refused", model)
+    assert run("finetune", "--config", path, "--dry-run") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_random_parameters_are_not_frozen(tmp_path, capsys):
+    path = write_config(tmp_path, model={**write_random(), "lora": {}})
+    assert run("finetune", "--config", path) == 2
+    assert "model.lora: expected model.init" in capsys.readouterr().err
+
+
+def write_random() -> dict[str, Any]:
+    sizes = {"num_layers": 1, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "max_positions": 64}
+    return {"family": "bert", "config": sizes, "train_tokenizer": {"vocab_size": 200}}
+
+
+@pytest.mark.slow
+def test_meshes_and_micro_batches_change_nothing(finished):
+    """The masks of the adapters' dropout included."""
+    model = {"lora": {**LORA["lora"], "dora": True}}
+    losses, weights = {}, {}
+    mesh = ["mesh.preset=fsdp_tp", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2", "model.unroll=1"]
+    for name, overrides in {"one": ["mesh.data=1"], "split": mesh}.items():
+        path = config(finished, name, model, train={"batch_size": 16, "epochs": 1})
+        assert run("finetune", "--config", path, *overrides) == 0
+        log = read_jsonl(finished / "runs" / name / "metrics.jsonl")
+        losses[name] = [row["loss"] for row in log if row["kind"] == "train"]
+        weights[name] = load_file(finished / "runs" / name / "adapter/adapter_model.safetensors")
+    np.testing.assert_allclose(losses["split"], losses["one"], atol=2e-5)
+    for key, value in weights["one"].items():
+        np.testing.assert_allclose(weights["split"][key], value, atol=3e-4, err_msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["bitfit", "ia3"])
+def test_biases_or_factors_alone(finished, way):
+    path = config(finished, way, {way: True} if way == "bitfit" else {way: {}})
+    assert run("finetune", "--config", path) == 0
+    base, merged = (load_file(finished / name / "model.safetensors") for name in ("base", f"runs/{way}/model"))
+    changed = {key for key in base.keys() & merged.keys() if not np.array_equal(base[key], merged[key])}
+    assert changed
+    for key in changed:
+        named = key.endswith(".bias") if way == "bitfit" else any(
+            part in key for part in ("self.key", "self.value", f"{key.split('.')[3]}.output.dense")
+        )  # fmt: skip
+        assert named or key.startswith(("classifier", "bert.pooler")), key
+    summary = json.loads((finished / "runs" / way / "summary.json").read_text())
+    assert summary["model"]["trained_parameters"] < summary["model"]["parameters"] / 5
+    assert (finished / "runs" / way / "adapter").is_dir() == (way == "ia3")
