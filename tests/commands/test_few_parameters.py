@@ -142,9 +142,10 @@ def write_random() -> dict[str, Any]:
 def test_meshes_and_micro_batches_change_nothing(finished):
     """The masks of the adapters' dropout included."""
     model = {"lora": {**LORA["lora"], "dora": True}}
-    losses, weights = {}, {}
+    losses: dict[str, Any] = {}
+    weights: dict[str, Any] = {}
     mesh = ["mesh.preset=fsdp_tp", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2", "model.unroll=1"]
-    for name, overrides in {"one": ["mesh.data=1"], "split": mesh}.items():
+    for name, overrides in {"one": [], "split": mesh}.items():
         path = config(finished, name, model, train={"batch_size": 16, "epochs": 1})
         assert run("finetune", "--config", path, *overrides) == 0
         log = read_jsonl(finished / "runs" / name / "metrics.jsonl")
