@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 from einops import rearrange
-from safetensors.numpy import save_file
 
+from jaxlm.hf.shards import save_tensors
 from jaxlm.hf.transfer import entries, on_host
 from jaxlm.models.adapters import DORA, IA3_INPUT, Adapters
 from jaxlm.models.base import flatten
@@ -64,7 +64,7 @@ class AdapterFiles:
         if jax.process_index():
             return
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(tensors, directory / WEIGHTS)
         text = json.dumps(self._config(), indent=2, ensure_ascii=False) + "\n"
         (directory / CONFIG).write_text(text, encoding="utf-8")
 

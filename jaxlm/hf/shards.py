@@ -34,7 +34,7 @@ def write_tensors(
             held = dict(next(coming) for _ in keys)
             assert list(held) == keys
             temporary = replaced_together.enter_context(atomic_write(directory / name))
-            save_file(held, temporary, metadata={"format": "pt"})
+            save_tensors(held, temporary)
             del held
     if len(names) > 1:
         weight_map = {key: name for name, keys in zip(names, files, strict=True) for key in keys}
@@ -45,6 +45,14 @@ def write_tensors(
     for path in [directory / WEIGHTS, directory / INDEX, *directory.glob(SHARDS)]:
         if path.name not in names:
             path.unlink(missing_ok=True)
+
+
+def save_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    """Writes one safetensors file, which others may read as the umask says: safetensors would leave it to its owner."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def _divide(sizes: Mapping[str, int], most: int) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -273,7 +274,13 @@ class RowTask(Task):
         cls.check_data_keys(request.data)
         separator = getattr(config, "label_separator", None)
         columns = cls.text_columns(config), cls.label_columns(config)
-        return open_tables(request.data, request.splits, *columns, separator, key_of=config.key_of)
+        sources = open_tables(request.data, request.splits, *columns, separator, key_of=config.key_of)
+        return replace(sources, added_texts=cls.added_texts(config))
+
+    @classmethod
+    def added_texts(cls, config: Any) -> tuple[str, ...]:
+        """What the task puts beside the texts of every row, which a tokenizer is trained on, too: a prefix."""
+        return ()
 
     def datasets(self, sources: TableSources) -> dict[str, Dataset]:
         made: dict[str, Dataset] = {}

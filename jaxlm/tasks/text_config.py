@@ -69,3 +69,11 @@ class WritingConfig(TaskConfig):
     def columns(self) -> tuple[str, ...]:
         """The columns that are read."""
         return (self.source,) if self.template is None else Template.parse(self.template, self.source).columns
+
+    @property
+    def literals(self) -> tuple[str, ...]:
+        """What stands around the columns in each text that is read, without white space around it."""
+        parts = [self.prefix]
+        if self.template is not None:
+            parts = [literal for literal, _ in Template.parse(self.template, self.source).parts]
+        return tuple(text for part in parts if (text := part.strip()))

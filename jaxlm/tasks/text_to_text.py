@@ -78,6 +78,10 @@ class TextToText(RowTask):
         return tuple(dict.fromkeys((*config.columns, config.target)))
 
     @classmethod
+    def added_texts(cls, config: WritingConfig) -> tuple[str, ...]:
+        return config.literals
+
+    @classmethod
     def input_columns(cls, config: WritingConfig, columns: Sequence[str]) -> tuple[str, ...]:
         return config.columns
 

@@ -103,6 +103,13 @@ def test_labels_of_one_name_are_not_exported(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_weights_may_be_read_by_whom_the_umask_says(tmp_path):
+    model = tiny("bert")
+    export_model(tmp_path / "out", model, weights(model))
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
 # `convert export`.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +21,9 @@ from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.tasks import TASKS
-from jaxlm.tasks.records import Answer, Context
+from jaxlm.tasks.records import Answer, Context, Request
 from jaxlm.tasks.sentences import sentences
-from jaxlm.tasks.text_to_text import TextToText, Written
+from jaxlm.tasks.text_to_text import TextToText, TextToTextConfig, Written
 from jaxlm.tokenizer.files import TokenizerFiles
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
@@ -51,6 +52,15 @@ def ids(text: str) -> list[int]:
 def one(task: TextToText, row: dict[str, Any], labelled: bool = True):
     [example] = task.examples(table(row), labelled=labelled, key="data.train").examples
     return example, {name: value.tolist() for name, value in example.arrays.items()}
+
+
+def test_a_tokenizer_learns_what_stands_around_texts(tmp_path):
+    (tmp_path / "t.jsonl").write_text(json.dumps({"input": "hi", "output": "yo"}) + "\n", encoding="utf-8")
+    data = DataConfig.model_validate({"train": {"path": str(tmp_path / "t.jsonl")}})
+    for task, around in (({"prefix": "say: "}, ["say:"]), ({"template": "Q {input}\nA"}, ["Q", "A"]), ({}, [])):
+        config = TextToTextConfig.model_validate(task)
+        sources = TextToText.open(config, Request(data, ("train",), tmp_path))
+        assert list(sources.texts()) == ["hi", "yo", *around]
 
 
 def test_an_encoder_reads_and_a_decoder_writes():

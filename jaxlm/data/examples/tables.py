@@ -24,19 +24,22 @@ class TableSources:
       tables: by split.
       cleaned: what the cleaning did, counted.
       text_columns: the columns that hold texts.
+      added_texts: what a task puts beside the texts of each row.
     """
 
     tables: Mapping[str, Table]
     cleaned: Mapping[str, int]
     text_columns: tuple[str, ...]
+    added_texts: tuple[str, ...] = ()
 
     @property
     def can_train_tokenizer(self) -> bool:
         return "train" in self.tables
 
     def texts(self) -> Iterator[str]:
-        """The training texts, for a tokenizer to be trained on."""
-        cells = (row.get(column) for row in self.tables["train"].rows for column in self.text_columns)
+        """The training texts and what is added to each row, for a tokenizer to be trained on."""
+        rows = self.tables["train"].rows
+        cells = (cell for row in rows for cell in (*map(row.get, self.text_columns), *self.added_texts))
         words = (" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells)
         return (str(text) for text in words if isinstance(text, str | int | float) and not _is_no_text(text))
 
