@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from jaxlm.data.augmentation.config import AugmentConfig
 from jaxlm.local_paths import LocalPath
 from jaxlm.section import Section
 
@@ -149,6 +150,11 @@ class DataConfig(Section):
     """Classification: how many rows of each label an epoch holds. natural: each row once; balanced: as many of each
     label as of the most frequent one, rows of the others repeated; sqrt, {temperature: T}: in between; under: as many
     of each as of the rarest, drawn anew in every epoch."""
+    augment: AugmentConfig | None = None
+    """Changed copies of the training rows; absent: the rows as they are."""
+    keep_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    """Training rows: of these labels only a share is kept, chosen by a hash of the texts, to study skewed data:
+    {spam: 0.1}."""
     row_length: int | None = Field(default=None, gt=0)
     """Packed row length; absent: the multiple of 8, from the longest example to `max_length`, that wastes least."""
     max_shapes: int = Field(default=4, gt=0)

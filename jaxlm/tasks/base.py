@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
 
+from jaxlm.data.augmentation.copies import add_copies, cut_tokens, edit_texts
+from jaxlm.data.augmentation.edits import Editor
 from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus.cache import Wrap
 from jaxlm.data.corpus.dataset import CorpusDataset, CorpusSources, EmptyDataset
@@ -266,6 +269,8 @@ class Task(ABC):
 class RowTask(Task):
     """A task that learns from the rows of tables."""
 
+    context: Context
+    """Settings and tokenizer."""
     reads = "rows"
     unused_data_keys = ("concat_documents", "token_cache", "corpus", "max_target_length", "sampling")
 
@@ -275,21 +280,44 @@ class RowTask(Task):
         separator = getattr(config, "label_separator", None)
         columns = cls.text_columns(config), cls.label_columns(config)
         sources = open_tables(request.data, request.splits, *columns, separator, key_of=config.key_of)
-        return replace(sources, added_texts=cls.added_texts(config))
+        sources = replace(sources, added_texts=cls.added_texts(config), seed=request.seed)
+        augment, train = request.data.augment, sources.tables.get("train")
+        if augment is None or train is None:
+            return sources
+        edited = add_copies(train, augment, request.seed, partial(cls.edit_row, config))
+        return replace(sources, tables={**sources.tables, "train": edited}, copies=len(edited) - len(train))
 
     @classmethod
     def added_texts(cls, config: Any) -> tuple[str, ...]:
         """What the task puts beside the texts of every row, which a tokenizer is trained on, too: a prefix."""
         return ()
 
+    @classmethod
+    def edit_row(cls, config: Any, row: dict[str, Any], editor: Editor) -> dict[str, Any] | None:
+        """Returns an edited copy of a training row (`data.augment`), what labels it moved along; None: none is made."""
+        return edit_texts(row, cls.text_columns(config), editor)
+
     def datasets(self, sources: TableSources) -> dict[str, Dataset]:
         made: dict[str, Dataset] = {}
         for split, table in sources.tables.items():
             examples = self.examples(table, labelled=True, key=f"data.{split}")
+            if split == "train":
+                examples = self._cut_off(examples, len(table) - sources.copies, sources.seed)
             if not examples.examples:
                 raise UserError(f"data.{split}: no usable row in {table.name}")
             made[split] = RowDataset(examples, self.fields)
         return made
+
+    def _cut_off(self, examples: Examples, originals: int, seed: int) -> Examples:
+        """Masks tokens of the copies as `data.augment.cutoff` says."""
+        augment, tokenizer = self.context.data.augment, self.context.tokenizer
+        if augment is None or not augment.cutoff:
+            return examples
+        if tokenizer.mask_id is None:
+            raise UserError("data.augment.cutoff: the tokenizer has no mask token; leave it out, or take `delete`")
+        stays = tokenizer.special_ids
+        cut = cut_tokens(examples, originals, augment.cutoff, seed, mask_id=tokenizer.mask_id, special=stays)
+        return replace(examples, examples=cut)
 
 
 class CorpusTask(Task):
@@ -298,8 +326,8 @@ class CorpusTask(Task):
     reads = "corpus"
     predicts = False
     unused_data_keys = (
-        "long_text", "stride", "packing", "batch_order", "sampling", "row_length", "max_shapes", "corpus",
-        "max_target_length", "fold",
+        "long_text", "stride", "packing", "batch_order", "sampling", "keep_labels", "row_length", "max_shapes",
+        "corpus", "max_target_length", "fold", "augment",
     )  # fmt: skip
     wrap: ClassVar[Wrap]
     """Special tokens in the tokenized corpus: "documents" (around each) or "none" (the row adds its own)."""

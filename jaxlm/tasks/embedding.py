@@ -55,7 +55,10 @@ class Embedding(RowTask):
     Config = EmbeddingConfig
     head = "embedding"
     vectors = True
-    unused_data_keys = ("concat_documents", "token_cache", "long_text", "stride", "max_target_length", "sampling")
+    unused_data_keys = (
+        "concat_documents", "token_cache", "long_text", "stride", "max_target_length", "sampling",
+        "augment",  # a copy of a row is a false negative of it
+    )  # fmt: skip
 
     @classmethod
     def open(cls, config: EmbeddingConfig, request: Request) -> EmbeddingSources:

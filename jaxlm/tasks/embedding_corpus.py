@@ -38,7 +38,7 @@ def open_corpus(config: EmbeddingConfig, data: DataConfig, sources: TableSources
             column = corpus_column(config, corpus)
             cleaned, _ = clean_tables({"corpus": corpus}, (column,), data.clean)
             corpus = cleaned["corpus"]
-    return EmbeddingSources(sources.tables, sources.cleaned, sources.text_columns, corpus)
+    return EmbeddingSources(**vars(sources), corpus=corpus)
 
 
 def corpus_column(config: EmbeddingConfig, corpus: Table) -> str:

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from scipy.special import softmax
 
+from jaxlm.data.augmentation.copies import edit_texts
+from jaxlm.data.augmentation.edits import Editor
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples
@@ -67,6 +69,11 @@ class MultipleChoice(RowTask):
     @classmethod
     def text_columns(cls, config: MultipleChoiceConfig) -> tuple[str, ...]:
         return (config.text, *([config.choices] if isinstance(config.choices, str) else config.choices))
+
+    @classmethod
+    def edit_row(cls, config: MultipleChoiceConfig, row: dict[str, Any], editor: Editor) -> dict[str, Any] | None:
+        """The candidates stay: one word may be what tells them apart."""
+        return edit_texts(row, (config.text,), editor)
 
     @classmethod
     def create(cls, config: MultipleChoiceConfig, context: Context, sources: TableSources | None) -> MultipleChoice:

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field as FieldInfo
 from scipy.special import softmax
 
+from jaxlm.data.augmentation.edits import Editor
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.tables import TableSources
@@ -26,6 +27,7 @@ from jaxlm.tasks.answer_settings import AnswerSettings, settle
 from jaxlm.tasks.answer_windows import Span, best_spans, merge_spans
 from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.first_row import show_first_row
+from jaxlm.tasks.labelled_edits import edit_answers
 from jaxlm.tasks.question_answering_baselines import sentence_like_question
 from jaxlm.tasks.question_answering_report import AnsweredQuestion, answer_sections
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request, TaskConfig
@@ -119,6 +121,20 @@ class QuestionAnswering(RowTask):
                     "leave it out"
                 )
         return super().open(config, request)
+
+    @classmethod
+    def edit_row(cls, config: QuestionAnsweringConfig, row: dict[str, Any], editor: Editor) -> dict[str, Any] | None:
+        context, question = row.get(config.context), row.get(config.question)
+        if not isinstance(context, str) or not isinstance(question, str):
+            return None
+        try:
+            edited = edit_answers(context, row.get(config.answers), editor)
+        except ValueError:
+            return None  # `examples` says what is wrong with the row
+        if edited is None:
+            return None
+        names = {config.context: edited[0], config.answers: edited[1], config.question: editor.edit(question)}
+        return {**row, **names, config.id: None} if config.id in row else {**row, **names}
 
     @classmethod
     def create(

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from pydantic import model_validator
 
+from jaxlm.data.augmentation.edits import Editor
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples
@@ -28,6 +29,7 @@ from jaxlm.objectives.skewed import NO_SKEW, Skew, skewed_loss
 from jaxlm.report.sections import ReportSection
 from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.first_row import show_first_row
+from jaxlm.tasks.labelled_edits import edit_entities, edit_tagged
 from jaxlm.tasks.labels import hf_label_names
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request
 from jaxlm.tasks.skew import SkewConfig, accuracy_remarks, described_weights, make_skew
@@ -139,6 +141,20 @@ class Tagging(RowTask):
                     f"data.clean.{key}: tags stand at words and characters, which it would move; clean the file itself"
                 )
         return super().open(config, request)
+
+    @classmethod
+    def edit_row(cls, config: TaggingConfig, row: dict[str, Any], editor: Editor) -> dict[str, Any] | None:
+        """Edits words outside of entities; of bare tags, which every word has, none."""
+        try:
+            if config.text is not None:
+                text, entities = edit_entities(row[config.text], row[config.entities], editor)
+                return {**row, config.text: text, config.entities: entities}
+            words = words_of_tokens(row[config.tokens])
+            given = [words.text[start:end] for start, end in words.spans]
+            tokens, tags = edit_tagged(given, tags_of_cell(row[config.tags], words, config.labels), editor)
+            return {**row, config.tokens: tokens, config.tags: tags}
+        except (UserError, KeyError, TypeError, ValueError):
+            return None  # `examples` says what is wrong with the row
 
     @classmethod
     def create(cls, config: TaggingConfig, context: Context, sources: TableSources | None) -> Tagging:

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from jaxlm.data.augmentation.copies import edit_texts
+from jaxlm.data.augmentation.edits import Editor
 from jaxlm.data.config import DataConfig
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.example import Example, Examples
@@ -80,6 +82,10 @@ class TextToText(RowTask):
     @classmethod
     def added_texts(cls, config: WritingConfig) -> tuple[str, ...]:
         return config.literals
+
+    @classmethod
+    def edit_row(cls, config: WritingConfig, row: dict[str, Any], editor: Editor) -> dict[str, Any] | None:
+        return edit_texts(row, config.columns, editor)
 
     @classmethod
     def input_columns(cls, config: WritingConfig, columns: Sequence[str]) -> tuple[str, ...]:

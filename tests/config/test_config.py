@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+
 import pytest
 import yaml
 from helpers.paths import REPOSITORY
@@ -268,6 +270,15 @@ def test_every_key_and_section_is_described():
     assert [key for key, field in walk() if not field.description] == []
     sections = {section for _, field in walk() for section in sections_of(field.annotation)}
     assert [section.__name__ for section in sections if not section.__dict__.get("__doc__")] == []
+
+
+def test_the_rows_of_the_table_of_effects_are_configs():
+    rows = runpy.run_path(str(REPOSITORY / "scripts" / "effects.py"))["rows"]()
+    names = [(row.setting, row.folder) for row in rows]
+    assert len(set(names)) == len(names) > 40
+    for row in rows:
+        _, path, *overrides = row.command
+        load_config(REPOSITORY / path, overrides)
 
 
 def test_shipped_configs_load():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus.text_digests import digest_texts
 from jaxlm.data.examples.folds import hold_out
+from jaxlm.data.examples.thinning import thin_labels
 from jaxlm.data.sources.cleaning import clean_tables, replace_labels
 from jaxlm.data.sources.sources import load
 from jaxlm.data.sources.table import Table
@@ -25,12 +26,16 @@ class TableSources:
       cleaned: what the cleaning did, counted.
       text_columns: the columns that hold texts.
       added_texts: what a task puts beside the texts of each row.
+      copies: how many rows at the end of the training table are edited copies of others.
+      seed: of the run.
     """
 
     tables: Mapping[str, Table]
     cleaned: Mapping[str, int]
     text_columns: tuple[str, ...]
     added_texts: tuple[str, ...] = ()
+    copies: int = 0
+    seed: int = 0
 
     @property
     def can_train_tokenizer(self) -> bool:
@@ -38,7 +43,8 @@ class TableSources:
 
     def texts(self) -> Iterator[str]:
         """The training texts and what is added to each row, for a tokenizer to be trained on."""
-        rows = self.tables["train"].rows
+        train = self.tables["train"]
+        rows = train.rows[: len(train) - self.copies]
         cells = (cell for row in rows for cell in (*map(row.get, self.text_columns), *self.added_texts))
         words = (" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells)
         return (str(text) for text in words if isinstance(text, str | int | float) and not _is_no_text(text))
@@ -85,6 +91,8 @@ def open_tables(
         if not label_columns:
             raise UserError("data.clean.labels: this task has no column of labels; leave it out")
         tables, cleaned["labels_changed"] = replace_labels(tables, label_columns, data.clean.labels, label_separator)
+    if data.keep_labels and "train" in tables:
+        tables = {**tables, "train": thin_labels(tables["train"], text_columns, label_columns, data.keep_labels)}
     if data.fold is not None and "train" in tables:
         train, held_out = hold_out(tables["train"], text_columns, label_columns, data.fold)
         tables = {**tables, "train": train, "validation": held_out}
