@@ -66,6 +66,7 @@ _DROPOUT = {
 _FREEZING = {
     "embeddings and layers 0-2 frozen": ('model.freeze=[embeddings, "layers.0-2"]',),
     "gradual unfreezing": ("train.unfreeze_every=8",),
+    "mixout 0.3": ("model.mixout=0.3",),
     "top layer new": ("model.reinit_layers=1",),
     "rates by layer 0.9": ("optimizer.layer_decay=0.9", "optimizer.learning_rate=1e-4"),
 }

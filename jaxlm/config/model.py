@@ -44,6 +44,8 @@ class ModelConfig(Section):
     freeze: tuple[str, ...] = ()
     """What is not trained: `embeddings`, `layers.0-3` (the lowest is 0), `encoder`, `decoder`, `encoder.layers.0-3`,
     `trunk` (all but the head), or patterns of parameter names such as `trunk/stack/layers/q*`."""
+    mixout: float = Field(default=0.0, ge=0, lt=1)
+    """With `init`: the share of the weights of dense layers that each step takes as they were pretrained."""
     reinit_layers: int = Field(default=0, ge=0)
     """With `init`: so many of the top layers (of an encoder-decoder, the decoder's) start afresh."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -89,6 +91,10 @@ class ModelConfig(Section):
         given = [k for k in ("preset", "config") if getattr(self, k)]
         if self.init is not None and given:
             raise ValueError(f"{' and '.join(given)}: only for random weights, without init")
+        if self.init is None and self.mixout:
+            raise ValueError("mixout: only for a pretrained model (init), whose weights it falls back on")
+        if self.mixout and (self.lora or self.ia3 or self.bitfit):
+            raise ValueError("mixout: the kernels are not trained with lora, ia3 or bitfit; leave it out")
         if self.init is None and self.reinit_layers:
             raise ValueError("reinit_layers: only for the layers of a pretrained model (init); all are new without one")
         return self

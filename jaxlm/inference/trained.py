@@ -39,6 +39,7 @@ _FROM_CHECKPOINT: dict[str, Any] = {
     "new_head": False,
     "freeze": (),
     "reinit_layers": 0,
+    "mixout": 0.0,
     "base": None,
     "lora": None,
     "ia3": None,

@@ -13,6 +13,7 @@ from jaxlm.models import Model
 from jaxlm.models.adapters import DORA, IA3, IA3_INPUT, LORA, AdaptedSplit, Adapters, find_targets
 from jaxlm.models.base import flatten
 from jaxlm.models.freezing import Frozen, freeze
+from jaxlm.models.mixout import MixoutSplit
 
 
 def make_adapters(config: ModelConfig, model: Model) -> Adapters | None:
@@ -29,7 +30,7 @@ def make_adapters(config: ModelConfig, model: Model) -> Adapters | None:
 
 
 def make_split(config: ModelConfig, model: Model, adapters: Adapters | None, checkpoint: HFCheckpoint | None) -> Frozen:
-    """Returns what is trained.
+    """Returns what is trained, and where pretrained weights are mixed in.
 
     With adapters, or of biases, what the checkpoint lacks is trained, too, and so is the head, unless it is the output
     layer of a language model.
@@ -38,7 +39,11 @@ def make_split(config: ModelConfig, model: Model, adapters: Adapters | None, che
       UserError: parameters that no checkpoint holds would stay as they were drawn; or there is nothing to train.
     """
     if adapters is None and not config.bitfit:
-        return freeze(model, config.freeze)
+        frozen = freeze(model, config.freeze)
+        if not config.mixout:
+            return frozen
+        mixed = frozenset(name for name in model.kernels if name.startswith("trunk/"))
+        return MixoutSplit(frozen.whole, frozen.layers, mixed, config.mixout)
     way = "model.bitfit" if adapters is None else "model.lora" if adapters.rank else "model.ia3"
     if checkpoint is None:
         raise UserError(

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
+from helpers.finetuning_runs import run
 from helpers.knob_runs import DRY, plan_of, train, weights_when_resumed, write
 from helpers.tiny_models import assert_close
 
@@ -158,3 +160,16 @@ def test_all_of_it_on_a_mesh_as_on_one_device(tmp_path):
 def test_all_of_it_is_resumed_bit_for_bit(tmp_path):
     whole, resumed = weights_when_resumed(write(tmp_path, **KNOBS, checkpoint={"keep": 5}), 2)
     assert whole == resumed
+
+
+@pytest.mark.slow
+def test_mixout_falls_back_on_the_same_weights_when_resumed(tmp_path):
+    assert run("finetune", "--config", write(tmp_path / "first")) == 0
+    path = write(tmp_path / "second", checkpoint={"keep": 5})
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["model"] = {"init": str(tmp_path / "first/runs/tiny"), "mixout": 0.4}
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    whole, resumed = weights_when_resumed(path, 2)
+    assert whole == resumed
+    assert run("finetune", "--config", path, "model.mixout=0", "name=plain") == 0
+    assert (tmp_path / "second/runs/plain/model/model.safetensors").read_bytes() != whole
