@@ -18,6 +18,10 @@ EXAMPLES = "examples"
 GROUPS = "groups"
 """int32 [B, S] in a batch of a task that compares examples: the group of each slot's example, -1 for none."""
 
+MIX_PARTNER, MIX_SHARE = "mix_partner", "mix_share"
+"""int32 and float32 [B, S], added to a batch in the step: with which example's state each one's is mixed before the
+head, counted over all B * S slots, and its own share."""
+
 
 @dataclass(frozen=True)
 class Field:

@@ -74,6 +74,7 @@ _SMOOTHING = {
     "label smoothing 0.1": ("train.label_smoothing=0.1",),
     "average of the weights": ("train.ema=0.95",),
     "R-Drop": ("train.r_drop=1.0",),
+    "mixup 0.4": ("train.mixup=0.4",),
     "FGM": ("train.fgm=1.0",),
     "early stopping": ("train.early_stopping={patience: 2}",),
 }

@@ -56,6 +56,7 @@ def test_a_task_in_one_file_trains_packed_evaluates_and_predicts(tmp_path, capsy
     assert [row["prediction"]["tags"] for row in read_jsonl(tmp_path / "out")] == ["D N V N", "D N V D N"]
 
 
+@pytest.mark.slow
 def test_an_objective_and_a_family_in_a_file_each(tmp_path):
     config = write_pretraining(
         tmp_path, "causal_lm", task={"kind": "toy_reversed_lm"}, train={"steps": 4, "eval_every": 4}

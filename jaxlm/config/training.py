@@ -46,6 +46,8 @@ class TrainConfig(Section):
     as best; absent: none."""
     r_drop: float | None = Field(default=None, gt=0)
     """Weight of R-Drop: the divergence between two passes of different dropout; classification and tagging."""
+    mixup: float | None = Field(default=None, gt=0)
+    """Mixup of classified texts before the head: shares are drawn from Beta(mixup, mixup)."""
     fgm: float | None = Field(default=None, gt=0)
     """Adversarial training: how far the token embeddings are moved, all together, to where the loss is worst."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -72,6 +74,12 @@ class TrainConfig(Section):
             raise ValueError(
                 "scratch_baseline: not with seeds or folds; repeat the run from random parameters by itself"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_mixture(self) -> TrainConfig:
+        if self.r_drop is not None and self.mixup is not None:
+            raise ValueError("expected r_drop or mixup, not both: two passes would be mixed with other partners")
         return self
 
     @model_validator(mode="after")

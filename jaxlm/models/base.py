@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax.core import meta
 
 from jaxlm.errors import UserError
+from jaxlm.fields import MIX_PARTNER, MIX_SHARE
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.layers import ComputeConfig, Kernel, Key, split_key
 from jaxlm.parallel.sharding import boxed_axes, is_axes, param_shardings
@@ -121,6 +122,8 @@ class Network(nn.Module):
     def __call__(self, batch: Mapping[str, jax.Array], key: Key = None) -> Any:
         trunk_key, head_key = split_key(key, 2)
         states = self.trunk(**{name: batch[name] for name in self.inputs if name in batch}, key=trunk_key)
+        if MIX_SHARE in batch:
+            states = mix_states(states, batch[MIX_PARTNER], batch[MIX_SHARE])
         return self._outputs(states, batch, head_key)
 
     def encode(self, batch: Mapping[str, jax.Array]) -> Any:
@@ -139,6 +142,13 @@ class Network(nn.Module):
         if getattr(self.head, "tied", False):
             return self.head(states, batch, key, cast(Any, self.trunk).tokens)
         return self.head(states, batch, key)
+
+
+def mix_states(states: jax.Array, partner: jax.Array, share: jax.Array) -> jax.Array:
+    """Returns share * x_i + (1 - share) * x_j of the states [B, S, D] of examples and their partners' (`fields`)."""
+    others = states.reshape(-1, states.shape[-1])[partner.reshape(-1)].reshape(states.shape)
+    part = share[..., None].astype(states.dtype)
+    return part * states + (1 - part) * others
 
 
 @dataclass(frozen=True)

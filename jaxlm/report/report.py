@@ -67,7 +67,16 @@ def write_page(path: Path, *, name: str, subtitle: str, title: str, sections: Se
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     blocks = [_block(ReportSection(**json.loads(json.dumps(to_json(section._asdict()))))) for section in sections]
-    blank = {"status": "", "tiles": [], "table": {"rows": []}, "curves": [], "samples": None, "facts": {}, "config": ""}
+    blank = {
+        "status": "",
+        "remarks": [],
+        "tiles": [],
+        "table": {"rows": []},
+        "curves": [],
+        "samples": None,
+        "facts": {},
+        "config": "",
+    }
     data = {"rows": [], "rest": []}
     shown = {"name": name, "subtitle": subtitle, "analysis_title": title, "analysis": blocks}
     return _write(path, {**blank, **shown, "data": data, "command": ""})

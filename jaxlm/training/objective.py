@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxlm.errors import UserError
 from jaxlm.models.base import flatten
+from jaxlm.objectives.mixup import mixup
 from jaxlm.objectives.r_drop import r_drop
 from jaxlm.setup.setup import Setup
 from jaxlm.training.adversarial import fast_gradient
@@ -35,6 +36,17 @@ def build_gradients(setup: Setup, trained: Any, *, grouped: bool) -> Gradients:
                 "train.r_drop: the model has no dropout, and two passes are the same; set model.dropout=0.1"
             )
         apply, loss = r_drop(apply, loss, train.r_drop, distribution)
+    if train.mixup is not None:
+        model = setup.model
+        if model.head != "classification":
+            kind = setup.task.describe()["problem"]
+            raise UserError(
+                f"train.mixup: it mixes the states of whole texts, which task {kind} does not answer (it is for "
+                "classification); leave it out"
+            )
+        if model.family.heads[model.head].is_network:
+            raise UserError(f"train.mixup: the head of {model.family.name} pools and answers at once; leave it out")
+        apply, loss = mixup(apply, loss, train.mixup)
     sharded = setup.rules.mesh is not None and setup.rules.mesh.size > 1
     make = cached_gradients if grouped else accumulated_gradients
     gradients = make(apply, loss, sharded=sharded)

@@ -110,6 +110,7 @@ def lines_of(number: int, errors: str) -> str:
     return "\n".join(line for line in errors.splitlines() if line.startswith(f"[{number}] "))
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     """Same number of devices, dropout and accumulation included; every file is written once."""
     train = {**SETTINGS["train"], "grad_accum_steps": 2}

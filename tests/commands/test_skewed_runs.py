@@ -18,6 +18,7 @@ def skewed_config(folder: Path, **sections) -> Path:
     return write_config(folder, **sections)
 
 
+@pytest.mark.slow
 def test_a_run_with_every_correction(tmp_path, capsys):
     task = {"class_weights": "sqrt", "loss": "focal", "focal_gamma": 1.0, "logit_adjustment": 0.5}
     task["threshold"] = "tuned"

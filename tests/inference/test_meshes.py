@@ -11,6 +11,9 @@ from jaxlm.inference.evaluate import evaluate_run
 from jaxlm.inference.predict import open_predictor
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     """A run on fsdp over eight devices."""

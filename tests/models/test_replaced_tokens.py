@@ -204,6 +204,7 @@ def losses_and_gradients(model: Model, params, batch):
     return jax.device_get(jax.jit(both, compiler_options=FAST)(params, inputs(batch)))
 
 
+@pytest.mark.slow
 def test_each_part_trains_itself_and_both_train_the_embeddings_on_every_device():
     """No gradient flows through the samples."""
     batch = masked_batch([[text] for text in examples(8, seed=6)], length=9, slots=2)

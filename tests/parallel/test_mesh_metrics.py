@@ -30,7 +30,18 @@ from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.tokenizer.families import FAMILIES
 
-REAL = {"loss", "perplexity", "bits_per_byte", "generator_loss", "discriminator_loss", "pearson", "mse", "mae", "r2"}
+REAL = {
+    "loss",
+    "perplexity",
+    "bits_per_byte",
+    "generator_loss",
+    "discriminator_loss",
+    "pearson",
+    "mse",
+    "mae",
+    "r2",
+    "ece",
+}
 LABELS = {"binary": "label", "multiclass": "kind", "multilabel": "tags", "regression": "score"}
 CHARACTERS = {"train_tokenizer": {"type": "char", "family": "bert"}}
 # Of few tokens, so that a perplexity with four decimals has no more digits than float32.

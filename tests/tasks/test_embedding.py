@@ -212,6 +212,7 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_from_training_to_vectors(finished, tmp_path, capsys):
     made = finished / "runs/tiny"
     summary = json.loads((made / "summary.json").read_text())
