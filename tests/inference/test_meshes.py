@@ -10,7 +10,6 @@ from jaxlm.errors import UserError
 from jaxlm.inference.evaluate import evaluate_run
 from jaxlm.inference.predict import open_predictor
 
-
 pytestmark = pytest.mark.slow
 
 
