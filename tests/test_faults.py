@@ -17,7 +17,8 @@ from jaxlm.data.examples.dataset import RowDataset
 from jaxlm.data.sources.sources import load
 from jaxlm.errors import UserError
 from jaxlm.tasks.causal_lm import CausalLM, CausalLMConfig
-from jaxlm.tasks.classification import Classification, ClassificationConfig
+from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.classification_config import ClassificationConfig
 from jaxlm.tasks.records import Context, Request
 from jaxlm.tokenizer.stand_in import word_tokenizer
 

@@ -16,7 +16,8 @@ from jaxlm.data.sources.table import Table
 from jaxlm.inference.trained import make_evaluator
 from jaxlm.setup.model import build_model
 from jaxlm.setup.setup import Setup, make_context
-from jaxlm.tasks.classification import Classification, ClassificationConfig
+from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.classification_config import ClassificationConfig
 from jaxlm.tasks.labels import LabelSet
 from jaxlm.tokenizer.stand_in import stand_in_tokenizer
 

@@ -14,7 +14,7 @@ from jaxlm.optim.config import OptimizerConfig
 from jaxlm.parallel.config import MeshConfig
 from jaxlm.section import Section
 from jaxlm.tasks import TASKS
-from jaxlm.tasks.classification import ClassificationConfig
+from jaxlm.tasks.classification_config import ClassificationConfig
 from jaxlm.tasks.records import TaskConfig
 
 

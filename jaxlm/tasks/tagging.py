@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import model_validator
 
 from jaxlm.data.augmentation.edits import Editor
 from jaxlm.data.dataset import Dataset
@@ -32,7 +31,7 @@ from jaxlm.tasks.first_row import show_first_row
 from jaxlm.tasks.labelled_edits import edit_entities, edit_tagged
 from jaxlm.tasks.labels import hf_label_names
 from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request
-from jaxlm.tasks.skew import SkewConfig, accuracy_remarks, described_weights, make_skew
+from jaxlm.tasks.skew import accuracy_remarks, described_weights, make_skew
 from jaxlm.tasks.tag_schemes import (
     Scheme,
     check_mark,
@@ -54,44 +53,13 @@ from jaxlm.tasks.tagged_rows import (
     words_of_tokens,
     written_entities,
 )
+from jaxlm.tasks.tagging_baseline import most_frequent_tags
+from jaxlm.tasks.tagging_config import TaggingConfig
 from jaxlm.tasks.tagging_report import TaggedSentence, tagging_sections
 from jaxlm.tasks.text_words import words_of_text
 from jaxlm.tasks.word_windows import WordWindow, word_windows
 
 log = logging.getLogger("jaxlm")
-
-
-class TaggingConfig(SkewConfig):
-    """Fine-tuning to give each word a tag: named entities, parts of speech, chunks."""
-
-    kind: Literal["tagging"] = "tagging"
-    """What is learned."""
-    tokens: str = "tokens"
-    """Column of the words: a list, or a string of words between white space."""
-    tags: str = "tags"
-    """Column of the tags, one to a word; any of BIO, IOB1, IOBES, BILOU and BMES, or bare tags; or their numbers in
-    `labels`."""
-    text: str | None = None
-    """Instead of `tokens`: column of plain texts."""
-    entities: str = "entities"
-    """With `text`: column of the entities, each {"start", "end", "label"}, in characters, end exclusive."""
-    scheme: Literal["auto", "bio", "iobes", "bmes", "bare"] = "auto"
-    """Scheme that the model learns, to which tags are converted; auto: that of the training rows (of IOB1 and of
-    character spans, bio)."""
-    labels: tuple[str, ...] | None = None
-    """Tags in id order; absent: the checkpoint's, else those of the training rows."""
-    decode: Literal["greedy", "viterbi"] = "greedy"
-    """How tags are chosen: the likeliest of each word, or the likeliest sequence that the scheme allows."""
-    strict: bool = False
-    """Count only entities that are written as the scheme has it; false: as conlleval."""
-    baselines: bool = False
-    """Also score, on the test (else validation) rows, the most frequent training tag of each word."""
-
-    @model_validator(mode="after")
-    def _agree(self) -> TaggingConfig:
-        if self.text is not None and self.scheme == "bare":
-            raise ValueError("scheme=bare is for tags of tokens; the spans of a text are entities (leave scheme out)")
-        return self
 
 
 class TaggedRow(NamedTuple):
@@ -397,16 +365,14 @@ class Tagging(RowTask):
         split, other = train.examples(), test.examples()
         if not self.config.baselines or split is None or other is None:
             return {}
-        seen: dict[str, Counter[int]] = {}
-        for row, spans in self._spans(split).items():
-            for word, tag in zip(self._strings(split.table.rows[row], spans), split.labels[row].tolist(), strict=True):
-                seen.setdefault(word, Counter())[tag] += 1
-        outside = self._ids.get(OUTSIDE, 0)
-        answers = []
-        for number, spans in self._spans(other).items():
-            row = other.table.rows[number]
-            tags = [seen[w].most_common(1)[0][0] if w in seen else outside for w in self._strings(row, spans)]
-            answers.append(Answer(row, other.labels[number], TaggedRow(np.asarray(tags), spans)))
+        seen = ((self._strings(split.table.rows[row], spans), split.labels[row].tolist())
+                for row, spans in self._spans(split).items())  # fmt: skip
+        asked = {row: (spans, self._strings(other.table.rows[row], spans)) for row, spans in self._spans(other).items()}
+        tags = most_frequent_tags(seen, (words for _, words in asked.values()), self._ids.get(OUTSIDE, 0))
+        answers = [
+            Answer(other.table.rows[row], other.labels[row], TaggedRow(np.asarray(found), spans))
+            for (row, (spans, _)), found in zip(asked.items(), tags, strict=True)
+        ]
         scores = self.scores({"loss": 0.0, "weight": 1.0}, answers, test)
         del scores["loss"]
         return {"most_frequent_tag": scores}

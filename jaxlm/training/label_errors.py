@@ -15,7 +15,7 @@ from jaxlm.inference.output import to_jsonl
 from jaxlm.metrics.label_errors import disputed_labels
 from jaxlm.report.sections import ReportSection, excerpt
 from jaxlm.run.run_dir import RunDir
-from jaxlm.tasks.classification import ClassificationConfig
+from jaxlm.tasks.classification_config import ClassificationConfig
 from jaxlm.tasks.labels import LabelEncoder, LabelSet
 from jaxlm.training.out_of_fold import HeldOutRow
 

@@ -14,7 +14,8 @@ import pyarrow.parquet
 
 from jaxlm.data.config import DataConfig
 from jaxlm.data.examples.tables import open_tables
-from jaxlm.tasks.classification import Classification, ClassificationConfig
+from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.classification_config import ClassificationConfig
 from jaxlm.tasks.records import Context
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.training import train_tokenizer

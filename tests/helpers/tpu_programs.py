@@ -41,7 +41,8 @@ from jaxlm.tasks.base import RowTask
 from jaxlm.tasks.multiple_choice import MultipleChoice, MultipleChoiceConfig
 from jaxlm.tasks.question_answering import QuestionAnswering, QuestionAnsweringConfig
 from jaxlm.tasks.records import Context, Generation, Outputs
-from jaxlm.tasks.tagging import Tagging, TaggingConfig
+from jaxlm.tasks.tagging import Tagging
+from jaxlm.tasks.tagging_config import TaggingConfig
 from jaxlm.training.gradients import accumulated_gradients
 from jaxlm.training.state import abstract_state, bytes_on_device, state_shardings
 from jaxlm.training.step import make_train_step

@@ -15,7 +15,8 @@ from jaxlm.errors import UserError
 from jaxlm.inference.evaluator import Evaluation
 from jaxlm.inference.slices import Slicing, slice_lines, slice_scores, slice_sections
 from jaxlm.report.report import write_page
-from jaxlm.tasks.classification import Classification, ClassificationConfig
+from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.classification_config import ClassificationConfig
 from jaxlm.tasks.records import Answer, Context
 
 TASK = Classification.create(

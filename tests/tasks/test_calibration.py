@@ -21,7 +21,8 @@ from jaxlm.tasks.calibration import (
     probabilities,
     risk_coverage,
 )
-from jaxlm.tasks.classification import Classification, ClassificationConfig
+from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.classification_config import ClassificationConfig
 from jaxlm.tasks.records import Answer, Context
 
 RNG = np.random.default_rng(0)

@@ -17,10 +17,12 @@ from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.objectives.skewed import NO_SKEW, Skew
 from jaxlm.tasks import TASKS
-from jaxlm.tasks.classification import Classification, ClassificationConfig
+from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.classification_config import ClassificationConfig
 from jaxlm.tasks.records import Context
 from jaxlm.tasks.skew import class_weights, positive_weights
-from jaxlm.tasks.tagging import Tagging, TaggingConfig
+from jaxlm.tasks.tagging import Tagging
+from jaxlm.tasks.tagging_config import TaggingConfig
 
 SMS = ["ham"] * 12 + ["spam"] * 3
 TOPICS = [["law"], ["law", "tax"], [], ["law"], ["tax", "law"], ["law"]]

@@ -22,7 +22,8 @@ from jaxlm.metrics.entities import entities_of
 from jaxlm.tasks.embedding_rows import EmbeddingConfig
 from jaxlm.tasks.records import Context, Request
 from jaxlm.tasks.tag_schemes import convert_tags, detect_scheme, tag_names, transition_scores, viterbi
-from jaxlm.tasks.tagging import Tagging, TaggingConfig
+from jaxlm.tasks.tagging import Tagging
+from jaxlm.tasks.tagging_config import TaggingConfig
 from jaxlm.tasks.text_words import words_of_text
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.stand_in import word_tokenizer

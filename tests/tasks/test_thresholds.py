@@ -14,7 +14,8 @@ from jaxlm.data.config import DataConfig
 from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.tasks.classification import Classification, ClassificationConfig
+from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.classification_config import ClassificationConfig
 from jaxlm.tasks.records import Answer, Context
 
 LABELS = {

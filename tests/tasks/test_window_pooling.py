@@ -9,7 +9,8 @@ from helpers.corpora import byte_tokenizer
 from jaxlm.data.config import DataConfig
 from jaxlm.data.examples.example import Example
 from jaxlm.errors import UserError
-from jaxlm.tasks.classification import Classification, ClassificationConfig
+from jaxlm.tasks.classification import Classification
+from jaxlm.tasks.classification_config import ClassificationConfig
 from jaxlm.tasks.records import Context
 
 CHECKPOINT = {"id2label": {"0": "no", "1": "yes", "2": "perhaps"}}
