@@ -40,6 +40,7 @@ _FROM_CHECKPOINT: dict[str, Any] = {
     "freeze": (),
     "reinit_layers": 0,
     "mixout": 0.0,
+    "frozen_dtype": "float32",
     "base": None,
     "lora": None,
     "ia3": None,

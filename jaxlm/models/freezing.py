@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.errors import UserError, did_you_mean
@@ -48,10 +49,13 @@ class Frozen:
     Attributes:
       whole: names of the parameters that are frozen whole.
       layers: name of a stacked parameter that is trained in part -> which of its layers are trained.
+      dtype: in which those that are frozen whole are held; `nn.layers.param` takes them back to float32 where they are
+        used.
     """
 
     whole: frozenset[str] = frozenset()
     layers: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
+    dtype: Any = jnp.float32
 
     def split(self, params: Any) -> tuple[Any, Any]:
         """See `Split.split`."""
@@ -59,7 +63,7 @@ class Frozen:
             return params, {}
         flat = flatten(params)
         trained = unflatten({name: leaf for name, leaf in flat.items() if name not in self.whole})
-        return trained, unflatten({name: leaf for name, leaf in flat.items() if name in self.whole})
+        return trained, unflatten({name: _held(leaf, self.dtype) for name, leaf in flat.items() if name in self.whole})
 
     def merge(self, trained: Any, frozen: Any, key: Key = None) -> Any:
         """See `Split.merge`."""
@@ -77,6 +81,13 @@ class Frozen:
             elif name not in self.whole:
                 trained += size
         return trained, total - trained
+
+
+def _held(leaf: Any, dtype: Any) -> Any:
+    """A parameter, or what stands for one, in another dtype; a tuple of axes as it is."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+    return leaf.astype(dtype) if hasattr(leaf, "astype") else leaf
 
 
 TRAIN_ALL = Frozen()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import jax.numpy as jnp
 
 from jaxlm.config.model import ModelConfig
 from jaxlm.errors import UserError
@@ -30,6 +33,23 @@ def make_adapters(config: ModelConfig, model: Model) -> Adapters | None:
 
 
 def make_split(config: ModelConfig, model: Model, adapters: Adapters | None, checkpoint: HFCheckpoint | None) -> Frozen:
+    """Returns what is trained, where pretrained weights are mixed in, and in which dtype the rest is held.
+
+    Raises:
+      UserError: as `_split`; another dtype for what is frozen, and nothing is.
+    """
+    split = _split(config, model, adapters, checkpoint)
+    if config.frozen_dtype == "float32":
+        return split
+    if not split.whole:
+        raise UserError(
+            f"model.frozen_dtype={config.frozen_dtype}: no parameter is frozen whole; set model.lora, ia3, bitfit or "
+            "freeze, or leave it out"
+        )
+    return replace(split, dtype=jnp.bfloat16)
+
+
+def _split(config: ModelConfig, model: Model, adapters: Adapters | None, checkpoint: HFCheckpoint | None) -> Frozen:
     """Returns what is trained, and where pretrained weights are mixed in.
 
     With adapters, or of biases, what the checkpoint lacks is trained, too, and so is the head, unless it is the output
@@ -43,7 +63,7 @@ def make_split(config: ModelConfig, model: Model, adapters: Adapters | None, che
         if not config.mixout:
             return frozen
         mixed = frozenset(name for name in model.kernels if name.startswith("trunk/"))
-        return MixoutSplit(frozen.whole, frozen.layers, mixed, config.mixout)
+        return MixoutSplit(frozen.whole, frozen.layers, kernels=mixed, rate=config.mixout)
     way = "model.bitfit" if adapters is None else "model.lora" if adapters.rank else "model.ia3"
     if checkpoint is None:
         raise UserError(

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxlm.data.dataset import Loader
@@ -95,6 +96,7 @@ class Plan:
         """Returns the model's own parameters as they are exported: trained and frozen ones, adapters merged in."""
         setup = self.setup
         params = setup.split.merge(self.scored_params(state), state.frozen)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)  # frozen ones may be held in less
         return params if setup.adapters is None else setup.adapters.fold(params)
 
     def abstract_state(self) -> TrainState:

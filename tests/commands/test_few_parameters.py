@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.bases import write_base
@@ -172,3 +173,16 @@ def test_biases_or_factors_alone(finished, way):
     summary = json.loads((finished / "runs" / way / "summary.json").read_text())
     assert summary["model"]["trained_parameters"] < summary["model"]["parameters"] / 5
     assert (finished / "runs" / way / "adapter").is_dir() == (way == "ia3")
+
+
+@pytest.mark.slow
+def test_a_base_held_in_half_precision(finished):
+    path = config(finished, "half", {**LORA, "frozen_dtype": "bfloat16"})
+    assert run("finetune", "--config", path) == 0
+    base, merged = (load_file(finished / name / "model.safetensors") for name in ("base", "runs/half/model"))
+    for key in base.keys() & merged.keys():
+        assert merged[key].dtype == np.float32
+        if not key.startswith(("bert.pooler", "classifier")) and not key.endswith(("query.weight", "value.weight")):
+            rounded = np.asarray(jnp.asarray(base[key]).astype(jnp.bfloat16).astype(jnp.float32))
+            np.testing.assert_array_equal(merged[key], rounded)
+    assert run("evaluate", "--run", finished / "runs/half") == 0

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.tiny_models import tiny
+from helpers.tiny_models import apply, examples, pack, tiny, weights
 
+from jaxlm.config.model import ModelConfig
 from jaxlm.errors import UserError
 from jaxlm.models import FAMILIES
 from jaxlm.models.base import flatten
 from jaxlm.models.freezing import TRAIN_ALL, freeze
-from jaxlm.models.places import heights, places, stack_sizes
+from jaxlm.models.places import heights, places, stack_sizes, unflatten
+from jaxlm.setup.few_parameters import make_split
 
 
 @pytest.mark.parametrize(
@@ -121,3 +125,29 @@ def test_every_family_has_embeddings_layers_and_a_way_back(family):
     split = freeze(model, ["embeddings", "layers"])
     trained, frozen = split.split(model.shapes)
     assert jax.tree.structure(split.merge(trained, frozen)) == jax.tree.structure(model.shapes)
+
+
+def test_what_is_frozen_may_be_held_in_half_precision():
+    model = tiny("bert")
+    params = jax.tree.map(jnp.asarray, weights(model))
+    split = replace(freeze(model, ["embeddings", "layers.0-1"]), dtype=jnp.bfloat16)
+    trained, frozen = split.split(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype(jnp.float32)}
+    for tree, like in zip(split.split(model.shapes), (trained, frozen), strict=True):
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) == jax.tree.map(
+            lambda leaf: (leaf.shape, leaf.dtype), like
+        )
+    axes, whole = flatten(split.split(model.axes)[1]), flatten(model.axes)
+    assert axes == {name: whole[name] for name in split.whole}
+    rounded = {
+        name: leaf.astype(jnp.bfloat16).astype(jnp.float32) if name in split.whole else leaf
+        for name, leaf in flatten(params).items()
+    }
+    batch = pack([examples(4)[:2], examples(4)[2:]], 24, 3)
+    found, expected = (apply(model, tree, batch) for tree in (split.merge(trained, frozen), unflatten(rounded)))
+    np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(found, apply(model, params, batch))
+    config = ModelConfig.model_validate({"family": "bert", "frozen_dtype": "bfloat16"})
+    with pytest.raises(UserError, match=r"model\.frozen_dtype=bfloat16: no parameter is frozen whole"):
+        make_split(config, model, None, None)
