@@ -128,7 +128,7 @@ def make_case(task: str, folder: Path) -> Case:
             path, scale = write_pretraining(folder, task, **sections), np.float32(0.5)
         setup = make_setup(load_config(path, ["model.unroll=1"]))
     score = scorer(Rules(), setup)
-    for seed in range(50):
+    for seed in range(400):
         params = jax.tree.map(lambda x: scale * x, weights(setup.model, seed))
         scores = score(params)
         if telling(scores):
