@@ -57,7 +57,7 @@ from jaxlm.tasks.tagging_baseline import most_frequent_tags
 from jaxlm.tasks.tagging_config import TaggingConfig
 from jaxlm.tasks.tagging_report import TaggedSentence, tagging_sections
 from jaxlm.tasks.text_words import words_of_text
-from jaxlm.tasks.word_windows import WordWindow, word_windows
+from jaxlm.tasks.word_windows import tagged_example, word_windows
 
 log = logging.getLogger("jaxlm")
 
@@ -201,7 +201,7 @@ class Tagging(RowTask):
             windows = word_windows(words, tokenizer, max_length=data.max_length, stride=data.stride)
             counts["truncated"] += len(windows) > 1
             counts["words_without_tokens"] += len(words) - sum(int((window.words >= 0).sum()) for window in windows)
-            made += [_example(window, i, gold) for window in windows]
+            made += [tagged_example(window, i, gold) for window in windows]
         bad.say()
         for name, count in counts.items():
             if count and name != "truncated":
@@ -390,16 +390,6 @@ class Tagging(RowTask):
             "id2label": {str(i): name for i, name in enumerate(self.label_names)},
             "label2id": {name: i for i, name in enumerate(self.label_names)},
         }
-
-
-def _example(window: WordWindow, row: int, gold: np.ndarray | None) -> Example:
-    carries = window.words >= 0
-    labels = np.zeros(len(window.tokens), np.int32)
-    if gold is not None:
-        labels[carries] = gold[window.words[carries]]
-    weights = carries.astype(np.float32)
-    arrays = {"tokens": window.tokens, "token_types": np.zeros_like(labels), "labels": labels, "weights": weights}
-    return Example(arrays, row, host=window)
 
 
 def _bare_entities(tags: np.ndarray, names: Sequence[str]) -> list[Entity]:

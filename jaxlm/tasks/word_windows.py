@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlm.data.examples.example import Example
 from jaxlm.tasks.tagged_rows import Words
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
@@ -54,3 +55,19 @@ def _owners(windows: Sequence[np.ndarray], length: int) -> np.ndarray:
         better = context > best[inside]
         owner[inside[better]], best[inside[better]] = number, context[better]
     return owner
+
+
+def tagged_example(window: WordWindow, row: int, gold: np.ndarray | None) -> Example:
+    """Makes the example of a window: each word's tag at its first token, weight 0 elsewhere.
+
+    Args:
+      row: number of its row in the table.
+      gold: int32 [W], ids of the tags of the row's words; None: not known.
+    """
+    carries = window.words >= 0
+    labels = np.zeros(len(window.tokens), np.int32)
+    if gold is not None:
+        labels[carries] = gold[window.words[carries]]
+    weights = carries.astype(np.float32)
+    arrays = {"tokens": window.tokens, "token_types": np.zeros_like(labels), "labels": labels, "weights": weights}
+    return Example(arrays, row, host=window)
