@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run_one_of_several(options, cluster)
 
 
-_PATHS = ("config", "data", "input", "model", "output", "paths", "plugin", "run", "space", "train")
+_PATHS = ("back_model", "config", "data", "input", "model", "output", "paths", "plugin", "run", "space", "train")
 """Options that are paths."""
 
 
@@ -55,7 +55,7 @@ def _check_paths(options: argparse.Namespace) -> None:
     for name in _PATHS:
         given = getattr(options, name, None) or ()
         for path in [given] if isinstance(given, str) else given:
-            check_local(path, "convert" if name == "paths" else f"--{name}")
+            check_local(path, "convert" if name == "paths" else f"--{name.replace('_', '-')}")
         if given:
             setattr(options, name, expand(given) if isinstance(given, str) else [expand(str(path)) for path in given])
 

@@ -138,6 +138,16 @@ def predict(options: argparse.Namespace) -> None:
                 pass
 
 
+def augment(options: argparse.Namespace) -> None:
+    from jaxlm.config.loading import load_config
+    from jaxlm.inference.augment import Rewriting, augment
+
+    load_plugins(options.plugin)
+    config = load_config(Path(options.config), options.overrides)
+    given = {name: value for name in Rewriting._fields if (value := getattr(options, name)) is not None}
+    augment(config, Rewriting(**{**given, "generation": tuple(options.generation)}), options.output)
+
+
 def generate(options: argparse.Namespace) -> None:
     from jaxlm.inference.predict import open_predictor
     from jaxlm.inference.terminal import converse

@@ -33,6 +33,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share above 0, at most 1; found {text!r}")
+    return share
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jaxlm", description="Trains, scores, applies and exports language models.")
     parser.add_argument("--verbose", action="store_true", help="log debugging details")
@@ -119,6 +129,22 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=_count, default=0, metavar="N", help="of the choice of settings (default: 0)")
     text = "end a run that is worse after an evaluation than the median of those before (default: yes)"
     sub.add_argument("--pruning", action=argparse.BooleanOptionalAction, default=True, help=text)
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the config")
+
+    sub = command("augment", commands.augment, "Write training rows and copies of them that a model has rewritten.")
+    _add_plugins(sub)
+    sub.add_argument("--config", required=True, metavar="FILE", help="whose data.train is read, as its task says")
+    text = "masked_lm: some words become others that fit; back_translation: translate, and translate back"
+    sub.add_argument("--by", required=True, choices=("masked_lm", "back_translation"), help=text)
+    sub.add_argument("--model", required=True, metavar="RUN_OR_HF_DIR", help="fills masks, or translates")
+    sub.add_argument("--back-model", metavar="RUN_OR_HF_DIR", help="back_translation: translates back")
+    sub.add_argument("--output", required=True, metavar="FILE", help="jsonl, read as data.train={path: FILE}")
+    sub.add_argument("--copies", type=_positive, metavar="N", help="of each row (default: 1)")
+    sub.add_argument("--share", type=_share, metavar="P", help="masked_lm: of the words (default: 0.15)")
+    sub.add_argument("--top-k", type=_positive, metavar="K", help="masked_lm: draw from so many words (default: 10)")
+    text = "back_translation: how texts are written (default: do_sample=true top_k=0 top_p=0.9); several times"
+    sub.add_argument("--generation", action="append", default=[], metavar="key=value", help=text)
+    sub.add_argument("--only-copies", action="store_true", help="leave out the rows themselves")
     sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the config")
 
     sub = command("generate", commands.generate, "Continue prompts of the terminal, or lines of standard input.")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxlm.data.augmentation.copies import add_copies, cut_tokens, edit_texts
-from jaxlm.data.augmentation.edits import Editor
+from jaxlm.data.augmentation.editor import Editor
 from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus.cache import Wrap
 from jaxlm.data.corpus.dataset import CorpusDataset, CorpusSources, EmptyDataset
@@ -273,6 +273,8 @@ class RowTask(Task):
     """Settings and tokenizer."""
     reads = "rows"
     unused_data_keys = ("concat_documents", "token_cache", "corpus", "max_target_length", "sampling")
+    labels_inside: ClassVar[bool] = False
+    """Words or characters of the texts carry the labels."""
 
     @classmethod
     def open(cls, config: Any, request: Request) -> TableSources:

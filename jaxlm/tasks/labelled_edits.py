@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jaxlm.data.augmentation.edits import Editor
+from jaxlm.data.augmentation.editor import Editor
 from jaxlm.data.augmentation.pieces import Piece, Span
 from jaxlm.metrics.entities import OUTSIDE
 from jaxlm.tasks.answer_cells import place_answer, read_answers

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import softmax
 
 from jaxlm.data.augmentation.copies import edit_texts
-from jaxlm.data.augmentation.edits import Editor
+from jaxlm.data.augmentation.editor import Editor
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples

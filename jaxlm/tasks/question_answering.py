@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field as FieldInfo
 from scipy.special import softmax
 
-from jaxlm.data.augmentation.edits import Editor
+from jaxlm.data.augmentation.editor import Editor
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.tables import TableSources
@@ -94,6 +94,7 @@ class QuestionAnswering(RowTask):
 
     Config = QuestionAnsweringConfig
     head = "question_answering"
+    labels_inside = True
 
     @property
     def num_outputs(self) -> int:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlm.data.augmentation.edits import Editor
+from jaxlm.data.augmentation.editor import Editor
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples
@@ -89,6 +89,7 @@ class Tagging(RowTask):
 
     Config = TaggingConfig
     head = "token_classification"
+    labels_inside = True
 
     @classmethod
     def text_columns(cls, config: TaggingConfig) -> tuple[str, ...]:

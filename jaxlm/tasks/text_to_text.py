@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxlm.data.augmentation.copies import edit_texts
-from jaxlm.data.augmentation.edits import Editor
+from jaxlm.data.augmentation.editor import Editor
 from jaxlm.data.config import DataConfig
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.example import Example, Examples

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from jaxlm.data.augmentation.config import AugmentConfig
-from jaxlm.data.augmentation.edits import Editor
+from jaxlm.data.augmentation.editor import Editor
+from jaxlm.data.augmentation.edits import RandomEditor
 from jaxlm.data.augmentation.synonyms import read_synonyms
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.sources.table import Table
@@ -41,7 +42,7 @@ def add_copies(table: Table, config: AugmentConfig, seed: int, edit_row: EditRow
     sources: list[int] = []
     for copy in range(config.copies):
         for i, row in enumerate(table.rows):
-            edited = edit_row(row, Editor(config, np.random.default_rng([seed, copy, table.number(i)]), synonyms))
+            edited = edit_row(row, RandomEditor(config, np.random.default_rng([seed, copy, table.number(i)]), synonyms))
             if edited is not None and (edited != row or config.cutoff):
                 rows.append(edited)
                 sources.append(i)

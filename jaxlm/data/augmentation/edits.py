@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxlm.data.augmentation.config import AugmentConfig
-from jaxlm.data.augmentation.pieces import Piece, Span, is_ideograph, join_pieces, split_pieces
+from jaxlm.data.augmentation.editor import Editor
+from jaxlm.data.augmentation.pieces import Piece, cased_as, is_ideograph
 
 Synonyms = Mapping[str, Sequence[str]]
 """Word, in small letters -> words that may stand in its place."""
 
 
 @dataclass(frozen=True)
-class Editor:
-    """Edits the texts of one copy of a row.
+class RandomEditor(Editor):
+    """Edits the texts of one copy of a row at random.
 
     Attributes:
       config: shares of the edits.
@@ -32,21 +33,6 @@ class Editor:
     draw: np.random.Generator
     synonyms: Synonyms
 
-    def edit(self, text: str) -> str:
-        """Returns an edited text."""
-        return self.edit_around(text, ())[0]
-
-    def edit_around(self, text: str, kept: Sequence[Span]) -> tuple[str, list[Span]]:
-        """Edits a text outside of spans, which stay in their order.
-
-        Args:
-          kept: spans in their order, which share no character.
-        Returns:
-          The new text, and where the spans are in it.
-        """
-        pieces, tail = split_pieces(text, kept)
-        return join_pieces(self.edit_pieces(pieces), tail)
-
     def edit_pieces(self, pieces: Sequence[Piece]) -> list[Piece]:
         """Returns edited pieces; those that are kept stay as they are, in their order."""
         edited = [self._reword(piece) if piece.is_word else piece for piece in pieces]
@@ -57,7 +43,7 @@ class Editor:
     def _reword(self, piece: Piece) -> Piece:
         text = piece.text
         if self._hits(self.config.replace) and (others := self._synonyms_of(text)):
-            text = _cased_as(text, self._one_of(others))
+            text = cased_as(text, self._one_of(others))
         if self._hits(self.config.case):
             forms = {text.lower(), text.upper(), text.capitalize()} - {text}
             text = self._one_of(sorted(forms)) if forms else text
@@ -119,10 +105,3 @@ class Editor:
 
     def _one_of(self, values: Sequence[str]) -> str:
         return values[int(self.draw.integers(len(values)))]
-
-
-def _cased_as(model: str, word: str) -> str:
-    """A word with the capitals of another."""
-    if model.isupper() and len(model) > 1:
-        return word.upper()
-    return word[:1].upper() + word[1:] if model[:1].isupper() else word

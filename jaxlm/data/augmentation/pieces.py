@@ -68,3 +68,10 @@ def join_pieces(pieces: Sequence[Piece], tail: str = "") -> tuple[str, list[Span
 def is_ideograph(text: str) -> bool:
     """Whether a word is a character of a text without spaces."""
     return _ONE_IDEOGRAPH.fullmatch(text) is not None
+
+
+def cased_as(model: str, word: str) -> str:
+    """A word with the capitals of another."""
+    if model.isupper() and len(model) > 1:
+        return word.upper()
+    return word[:1].upper() + word[1:] if model[:1].isupper() else word

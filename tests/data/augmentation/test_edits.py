@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from jaxlm.data.augmentation.config import AugmentConfig
-from jaxlm.data.augmentation.edits import Editor
+from jaxlm.data.augmentation.edits import RandomEditor
 from jaxlm.data.augmentation.pieces import join_pieces, split_pieces
 
 WORDS = [f"Word{i}" for i in range(2000)]
 TEXT = " ".join(WORDS)
 
 
-def editor(seed: int = 0, synonyms: Any = None, **shares: Any) -> Editor:
+def editor(seed: int = 0, synonyms: Any = None, **shares: Any) -> RandomEditor:
     config = AugmentConfig.model_validate({**shares, **({} if synonyms is None else {"synonyms": "x"})})
-    return Editor(config, np.random.default_rng(seed), synonyms or {})
+    return RandomEditor(config, np.random.default_rng(seed), synonyms or {})
 
 
 @pytest.mark.parametrize(
