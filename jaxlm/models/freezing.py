@@ -12,18 +12,27 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlm.errors import UserError, did_you_mean
 from jaxlm.models.base import Model, flatten
 from jaxlm.models.places import Place, check_own_layers, places, stack_sizes, unflatten
 from jaxlm.nn.layers import Key
+from jaxlm.nn.quantized import SCALE, dequantize, quantize
 
 _LAYERS = re.compile(r"layers(?:\.(\d+)(?:-(\d+))?)?")
+
+
+class KernelDims(NamedTuple):
+    """How many leading axes of a kernel are no inputs (layers), and how many then are."""
+
+    stacks: int
+    inputs: int
 
 
 class Split(Protocol):
@@ -50,12 +59,14 @@ class Frozen:
       whole: names of the parameters that are frozen whole.
       layers: name of a stacked parameter that is trained in part -> which of its layers are trained.
       dtype: in which those that are frozen whole are held; `nn.layers.param` takes them back to float32 where they are
-        used.
+        used. int8: kernels so (`nn.quantized`), the rest in bfloat16.
+      int8_kernels: of int8, the weights of dense maps by name.
     """
 
     whole: frozenset[str] = frozenset()
     layers: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
     dtype: Any = jnp.float32
+    int8_kernels: Mapping[str, KernelDims] = field(default_factory=dict)
 
     def split(self, params: Any) -> tuple[Any, Any]:
         """See `Split.split`."""
@@ -63,11 +74,32 @@ class Frozen:
             return params, {}
         flat = flatten(params)
         trained = unflatten({name: leaf for name, leaf in flat.items() if name not in self.whole})
-        return trained, unflatten({name: _held(leaf, self.dtype) for name, leaf in flat.items() if name in self.whole})
+        held: dict[str, Any] = {}
+        for name in flat.keys() & self.whole:
+            held |= self._held(name, flat[name])
+        return trained, unflatten(held)
+
+    def _held(self, name: str, leaf: Any) -> dict[str, Any]:
+        """A frozen parameter, or what stands for one, as it is held; by name."""
+        if self.dtype != jnp.int8:
+            return {name: _cast(leaf, self.dtype)}
+        if name not in self.int8_kernels:
+            return {name: _cast(leaf, jnp.bfloat16)}
+        whole, scale = _quantized(leaf, self.int8_kernels[name])
+        return {name: whole, f"{name}_{SCALE}": scale}
 
     def merge(self, trained: Any, frozen: Any, key: Key = None) -> Any:
         """See `Split.merge`."""
         return unflatten({**flatten(trained), **flatten(frozen)}) if self.whole else trained
+
+    def restore(self, params: Any) -> Any:
+        """Returns what `merge` returns, in float32: of kernels in 8 bits, what they stand for."""
+        flat = flatten(params)
+        scales = {f"{name}_{SCALE}": name for name in self.int8_kernels.keys() & self.whole}
+        made = {name: leaf.astype(jnp.float32) for name, leaf in flat.items() if name not in scales}
+        for name in scales.values():
+            made[name] = dequantize(flat[name], flat[f"{name}_{SCALE}"], *self.int8_kernels[name])
+        return unflatten(made)
 
     def count(self, shapes: Any) -> tuple[int, int]:
         """Returns how many numbers of a model's parameters are trained, and how many are frozen."""
@@ -83,11 +115,30 @@ class Frozen:
         return trained, total - trained
 
 
-def _held(leaf: Any, dtype: Any) -> Any:
+def _cast(leaf: Any, dtype: Any) -> Any:
     """A parameter, or what stands for one, in another dtype; a tuple of axes as it is."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
     return leaf.astype(dtype) if hasattr(leaf, "astype") else leaf
+
+
+def _quantized(leaf: Any, dims: KernelDims) -> tuple[Any, Any]:
+    """A kernel, or what stands for one, in 8 bits, and its scale."""
+
+    def without_inputs(of_axes: Sequence[Any]) -> tuple[Any, ...]:
+        return (*of_axes[: dims.stacks], *of_axes[dims.stacks + dims.inputs :])
+
+    if isinstance(leaf, tuple):
+        return leaf, without_inputs(cast(Any, leaf))
+    sharding, of_scale = leaf.sharding, None
+    if isinstance(sharding, NamedSharding):
+        spec = (*sharding.spec, *(None,) * (leaf.ndim - len(sharding.spec)))
+        of_scale = NamedSharding(sharding.mesh, PartitionSpec(*without_inputs(spec)), memory_kind=sharding.memory_kind)
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        scale = jax.ShapeDtypeStruct(without_inputs(leaf.shape), jnp.float32, sharding=of_scale)
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.int8, sharding=sharding), scale
+    placed = None if of_scale is None else (sharding, of_scale)
+    return jax.jit(quantize, static_argnums=(1, 2), out_shardings=placed)(leaf, *dims)
 
 
 TRAIN_ALL = Frozen()
@@ -158,6 +209,12 @@ def _match(model: Model, found: Mapping[str, Place], pattern: str) -> dict[str, 
         for name, place in inside.items()
         if place.part == "layers" and any(int(low) <= place.first + e <= int(high) for e in range(place.count))
     }
+
+
+def kernel_dims(model: Model) -> dict[str, KernelDims]:
+    """Returns the weights of a model's dense maps, by name."""
+    axes = flatten(model.axes)
+    return {name: KernelDims(int(axes[name][0] == "layers"), inputs) for name, inputs in model.kernels.items()}
 
 
 def like(params: Any, values: Mapping[str, Any], default: Any) -> Any:

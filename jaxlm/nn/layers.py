@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jaxlm.errors import UserError
-from jaxlm.nn import adapters
+from jaxlm.nn import adapters, quantized
 from jaxlm.nn.dropout import Key
 from jaxlm.parallel.sharding import Rules, constrain
 
@@ -76,8 +76,9 @@ def param(
         value, names = init(*args), tuple(axes)
         return nn.Partitioned(value, names) if contract is None else Kernel(value, names, contract=contract)
 
-    # Frozen parameters may be stored in half precision.
-    return module.param(name, boxed, tuple(shape), jnp.float32, unbox=True).astype(jnp.float32)
+    value = module.param(name, boxed, tuple(shape), jnp.float32, unbox=True)
+    # Frozen parameters may be stored in half precision, and kernels in 8 bits, which `_affine` multiplies by.
+    return value if value.dtype == jnp.int8 else value.astype(jnp.float32)
 
 
 def normal(std: float) -> Callable[..., jax.Array]:
@@ -117,23 +118,25 @@ def dense(
     b = None
     if bias:
         b = param(module, f"{name}_bias", nn.initializers.zeros, sizes[contract:], axes[contract:])
-    return _affine(cast(Any, module).compute, x, _Weights(kernel, b, adapters.beside(module, name)), axes, contract)
+    weights = _Weights(kernel, b, adapters.beside(module, name), quantized.scale_beside(module, name))
+    return _affine(cast(Any, module).compute, x, weights, axes, contract)
 
 
 def dense_again(module: nn.Module, name: str, x: jax.Array, axes: Sequence[str]) -> jax.Array:
     """Maps another x [..., inputs] by the parameters of a `dense` that this module has declared before."""
     kernel = meta.unbox(module.get_variable("params", name))
     bias = meta.unbox(module.get_variable("params", f"{name}_bias"))  # None where there is none
-    weights = _Weights(kernel, bias, adapters.beside(module, name))
+    weights = _Weights(kernel, bias, adapters.beside(module, name), quantized.scale_beside(module, name))
     return _affine(cast(Any, module).compute, x, weights, axes, 1)
 
 
 class _Weights(NamedTuple):
-    """Of a dense map: its kernel, its bias or None, and the adapter beside it, mostly empty."""
+    """Of a dense map: its kernel, its bias or None, the adapter beside it, mostly empty, and an int8 kernel's scale."""
 
     kernel: jax.Array
     bias: jax.Array | None
     adapter: adapters.Adapter
+    scale: jax.Array | None = None
 
 
 def _affine(compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Sequence[str], contract: int) -> jax.Array:
@@ -141,16 +144,23 @@ def _affine(compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Seque
         # Gathered whole, in its half precision: else the TPU compiler multiplies by the parts of other devices in turn
         # (docs/design.md), where each adds into all of the product once more.
         gathered = ["act_embed" if axis == "embed" else axis for axis in axes]
-        kernel = checkpoint_name(constrain(kernel.astype(compute.dtype), gathered, compute.rules), _GATHERED)
-        return _product(x, kernel, contract, compute.flatten_products)
+        if kernel.dtype == jnp.int8:
+            kernel = constrain(kernel, gathered, compute.rules).astype(compute.dtype)  # exact, in bfloat16 too
+        else:
+            kernel = constrain(kernel.astype(compute.dtype), gathered, compute.rules)
+        return _product(x, checkpoint_name(kernel, _GATHERED), contract, compute.flatten_products)
 
     x, adapter = adapters.scale_inputs(x.astype(compute.dtype), weights.adapter), weights.adapter
     y = multiply(x, weights.kernel, axes, contract)
+    kernel = weights.kernel
+    if weights.scale is not None:
+        y = y * add_leading_axes(weights.scale, y.ndim).astype(y.dtype)
+        kernel = quantized.dequantize(kernel, weights.scale, 0, contract)
     if adapters.is_low_rank(adapter):
         hidden = adapters.drop(x, adapter, compute.adapter_dropout)
         hidden = multiply(hidden, adapter["lora_a"], (*axes[:contract], "rank"), contract)
         update = multiply(hidden, adapter["lora_b"], ("rank", *axes[contract:]), 1)
-        y = adapters.add_update(y, update, weights.kernel, adapter, compute.adapter_scale)
+        y = adapters.add_update(y, update, kernel, adapter, compute.adapter_scale)
     y = y if weights.bias is None else y + add_leading_axes(weights.bias.astype(compute.dtype), y.ndim)
     return adapters.scale_outputs(y, adapter)
 

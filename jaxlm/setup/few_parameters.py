@@ -15,7 +15,7 @@ from jaxlm.hf.checkpoint import HFCheckpoint, plan_checkpoint
 from jaxlm.models import Model
 from jaxlm.models.adapters import DORA, IA3, IA3_INPUT, LORA, AdaptedSplit, Adapters, find_targets
 from jaxlm.models.base import flatten
-from jaxlm.models.freezing import Frozen, freeze
+from jaxlm.models.freezing import Frozen, freeze, kernel_dims
 from jaxlm.models.mixout import MixoutSplit
 
 
@@ -46,7 +46,9 @@ def make_split(config: ModelConfig, model: Model, adapters: Adapters | None, che
             f"model.frozen_dtype={config.frozen_dtype}: no parameter is frozen whole; set model.lora, ia3, bitfit or "
             "freeze, or leave it out"
         )
-    return replace(split, dtype=jnp.bfloat16)
+    if config.frozen_dtype == "bfloat16":
+        return replace(split, dtype=jnp.bfloat16)
+    return replace(split, dtype=jnp.int8, int8_kernels=kernel_dims(model))
 
 
 def _split(config: ModelConfig, model: Model, adapters: Adapters | None, checkpoint: HFCheckpoint | None) -> Frozen:

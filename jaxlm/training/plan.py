@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxlm.data.dataset import Loader
@@ -95,8 +94,7 @@ class Plan:
     def model_params(self, state: TrainState) -> Any:
         """Returns the model's own parameters as they are exported: trained and frozen ones, adapters merged in."""
         setup = self.setup
-        params = setup.split.merge(self.scored_params(state), state.frozen)
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)  # frozen ones may be held in less
+        params = setup.split.restore(setup.split.merge(self.scored_params(state), state.frozen))
         return params if setup.adapters is None else setup.adapters.fold(params)
 
     def abstract_state(self) -> TrainState:

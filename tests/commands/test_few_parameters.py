@@ -176,13 +176,20 @@ def test_biases_or_factors_alone(finished, way):
 
 
 @pytest.mark.slow
-def test_a_base_held_in_half_precision(finished):
-    path = config(finished, "half", {**LORA, "frozen_dtype": "bfloat16"})
-    assert run("finetune", "--config", path) == 0
-    base, merged = (load_file(finished / name / "model.safetensors") for name in ("base", "runs/half/model"))
+@pytest.mark.parametrize(("dtype", "mesh"), [("bfloat16", "ddp"), ("int8", "fsdp_tp")])
+def test_a_base_held_in_less(dtype, mesh, finished):
+    path = config(finished, dtype, {**LORA, "frozen_dtype": dtype})
+    assert run("finetune", "--config", path, f"mesh.preset={mesh}") == 0
+    base, merged = (load_file(finished / name / "model.safetensors") for name in ("base", f"runs/{dtype}/model"))
+    in_8_bits = 0
     for key in base.keys() & merged.keys():
         assert merged[key].dtype == np.float32
-        if not key.startswith(("bert.pooler", "classifier")) and not key.endswith(("query.weight", "value.weight")):
-            rounded = np.asarray(jnp.asarray(base[key]).astype(jnp.bfloat16).astype(jnp.float32))
-            np.testing.assert_array_equal(merged[key], rounded)
-    assert run("evaluate", "--run", finished / "runs/half") == 0
+        if key.startswith(("bert.pooler", "classifier")) or key.endswith(("query.weight", "value.weight")):
+            continue
+        rounded = np.asarray(jnp.asarray(base[key]).astype(jnp.bfloat16).astype(jnp.float32))
+        if dtype == "int8" and ".encoder." in key and base[key].ndim == 2:  # [outputs, inputs]
+            step = np.abs(base[key]).max(1, keepdims=True) / 127
+            rounded, in_8_bits = np.round(base[key] / step) * step, in_8_bits + 1
+        np.testing.assert_allclose(merged[key], rounded, rtol=1e-6 if dtype == "int8" else 0)
+    assert in_8_bits == (0 if dtype == "bfloat16" else 8)
+    assert run("evaluate", "--run", finished / f"runs/{dtype}") == 0

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.tiny_models import apply, examples, pack, tiny, weights
+from helpers.tiny_models import apply, assert_close, examples, pack, tiny, weights
 
 from jaxlm.config.model import ModelConfig
 from jaxlm.errors import UserError
 from jaxlm.models import FAMILIES
 from jaxlm.models.base import flatten
-from jaxlm.models.freezing import TRAIN_ALL, freeze
+from jaxlm.models.freezing import TRAIN_ALL, freeze, kernel_dims
 from jaxlm.models.places import heights, places, stack_sizes, unflatten
 from jaxlm.setup.few_parameters import make_split
 
@@ -151,3 +151,65 @@ def test_what_is_frozen_may_be_held_in_half_precision():
     config = ModelConfig.model_validate({"family": "bert", "frozen_dtype": "bfloat16"})
     with pytest.raises(UserError, match=r"model\.frozen_dtype=bfloat16: no parameter is frozen whole"):
         make_split(config, model, None, None)
+
+
+def every_input(model):
+    """Two rows of twelve random tokens, one text each."""
+    rng = np.random.default_rng(0)
+    values = {
+        "tokens": rng.integers(4, 64, (2, 12)),
+        "segment_ids": np.ones((2, 12)),
+        "positions": np.arange(24).reshape(2, 12) % 12,
+        "slot_positions": np.zeros((2, 1)),
+    }
+    names = {name: name.removeprefix("decoder_") for name in model.family.inputs}
+    return {name: np.asarray(values.get(plain, np.zeros((2, 12))), np.int32) for name, plain in names.items()}
+
+
+@pytest.mark.parametrize(("family", "pattern"), [("bert", "trunk"), ("llama", "trunk"), ("t5", "encoder")])
+def test_what_is_frozen_may_be_held_in_8_bits(family, pattern):
+    model = tiny(family)
+    params = jax.tree.map(jnp.asarray, weights(model))
+    held = freeze(model, [pattern])
+    split = replace(held, dtype=jnp.int8, int8_kernels=kernel_dims(model))
+    trained, frozen = split.split(params)
+    flat, before = flatten(frozen), flatten(params)
+    kernels = [name for name in model.kernels if name in split.whole]
+    assert kernels and {flat[name].dtype for name in kernels} == {jnp.dtype(jnp.int8)}
+    assert {flat[f"{name}_int8_scale"].dtype for name in kernels} == {jnp.dtype(jnp.float32)}
+    assert {flat[name].dtype for name in split.whole - set(kernels)} == {jnp.dtype(jnp.bfloat16)}
+    # The closest multiple of the scale, by an independent formula, axis by axis.
+    name = next(name for name in kernels if model.kernels[name] == 1 and flatten(model.axes)[name][0] == "layers")
+    kernel = np.asarray(before[name])
+    restored = np.asarray(flatten(split.restore(split.merge(trained, frozen)))[name])
+    for layer, entries in enumerate(kernel):
+        columns, found = entries.reshape(len(entries), -1), restored[layer].reshape(len(entries), -1)
+        for column, column_found in zip(columns.T, found.T, strict=True):
+            step = np.abs(column).max() / 127
+            assert np.abs(column - column_found).max() <= step / 2 * 1.001
+            np.testing.assert_allclose(column_found / step, np.round(column / step), atol=1e-3)
+    for tree, like in zip(split.split(model.shapes), (trained, frozen), strict=True):
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) == jax.tree.map(
+            lambda leaf: (leaf.shape, leaf.dtype), like
+        )
+    for name, axes in flatten(split.split(model.axes)[1]).items():
+        assert len(axes) == flat[name].ndim
+    # The model computes what one with the restored weights does, in value and gradient.
+    restored = split.restore(split.merge(trained, frozen))
+    assert jax.tree.structure(restored) == jax.tree.structure(params)
+    batch = {name: jnp.asarray(value) for name, value in every_input(model).items()}
+
+    def loss(trained, frozen):
+        outputs = model.apply(split.merge(trained, frozen), batch)
+        outputs = outputs.logits() if hasattr(outputs, "logits") else outputs
+        return jnp.square(outputs).mean(), outputs
+
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), held.split(restored)[1])
+    whole = unflatten({**flatten(half), **{name: flatten(restored)[name] for name in kernels}})
+    [(_, ours), of_ours], [(_, plain), of_plain] = (
+        jax.value_and_grad(loss, has_aux=True)(trained, tree) for tree in (frozen, whole)
+    )
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+    assert_close(of_ours, of_plain, 1e-4)
+    _, exact = loss(trained, held.split(params)[1])
+    assert 0 < np.abs(ours - exact).max() < 0.2 * np.abs(exact).max()
