@@ -110,8 +110,8 @@ def _requests(
         limit, least = limits_of(settings, len(prompt), f"prompt {place}", most)
         if len(prompt) + limit > most:
             raise UserError(
-                f"prompt {place} has {len(prompt)} tokens: with max_new_tokens={limit} more it does not fit "
-                f"the model's {most} positions"
+                f"prompt {place} has {len(prompt)} tokens: with generation.max_new_tokens={limit} more it does not "
+                f"fit the model's {most} positions"
             )
         requests.extend(
             Request(number * copies + copy, prompt, limit, least, source, place * copies + copy)

@@ -139,6 +139,6 @@ def check_suffix(output: str, *, vectors: bool) -> str | None:
     if suffix not in SUFFIXES:
         return None
     if not vectors:
-        raise UserError(f"--output {output}: {suffix} holds vectors of texts, which this model does not give; expected "
+        raise UserError(f"--output {output}: {suffix} is written for models that give a vector for each text; expected "
                         "a name that ends in .jsonl, .csv or .tsv")  # fmt: skip
     return suffix

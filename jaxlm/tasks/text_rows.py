@@ -61,6 +61,7 @@ class TextRows:
         made: list[Example] = []
         counts = {"truncated": 0, "targets_truncated": 0}
         ended: list[str] = []
+        unknown = 0
         for number, (i, texts) in enumerate(read.items()):
             where = table.where(i)
             try:
@@ -72,6 +73,7 @@ class TextRows:
             made.append(self._example(source, target, i))
             if target is not None and self.layout.end_id in targets[number]:
                 ended.append(where)
+            unknown += target is not None and bool((target == self.context.tokenizer.target.unk_id).any())
             counts["truncated"] += source_cut
             counts["targets_truncated"] += target_cut
         bad.say()
@@ -81,6 +83,9 @@ class TextRows:
                 "%s: %d targets hold %r, with which a text ends: what stands behind it is never written; the first: %s "
                 "(data.split_special_tokens=true reads it as characters)", table.name, len(ended), end, ended[0],
             )  # fmt: skip
+        if unknown:
+            log.warning("%s: %d of %d targets hold characters that the tokenizer does not know; the model learns to "
+                        "write its unknown token there", table.name, unknown, len(made))  # fmt: skip
         for name, what in {
             "truncated": f"texts longer than data.max_length={self.layout.max_length}",
             "targets_truncated": f"targets longer than data.max_target_length={self.layout.max_target_length}",
@@ -123,6 +128,11 @@ class TextRows:
         before, after = layout.target_affixes
         if not len(ids):
             raise UserError(f"{where}: {self.target} has no token of the tokenizer; expected a text")
+        if (ids == self.context.tokenizer.target.unk_id).all():
+            raise UserError(
+                f"{where}: {self.target} has no character that the tokenizer knows; expected a text in its script, "
+                "or another tokenizer"
+            )
         start = layout.source_affixes[0].tolist() if layout.start_id is None else [layout.start_id]
         if int(ids[0]) in {*before.tolist(), *start} & set(self.context.tokenizer.special_ids):
             token = self.context.tokenizer.tokens([int(ids[0])])[0]

@@ -227,7 +227,7 @@ def test_text_in_bfloat16_is_text():
     ("prompts", "settings", "message"),
     [
         ([[4], []], {}, r"prompt 1 is empty; expected at least one token"),
-        ([[4] * 20], {}, r"prompt 0 has 20 tokens: with max_new_tokens=5 more it does not fit"),
+        ([[4] * 20], {}, r"prompt 0 has 20 tokens: with generation.max_new_tokens=5 more"),
         ([[4, 64]], {}, r"prompt 0 has a token outside the model's vocabulary of 64"),
         ([[4, -1]], {}, r"prompt 0 has a token outside"),
         ([[4]], {"max_new_tokens": 0}, r"max_new_tokens=0: expected at least 1"),

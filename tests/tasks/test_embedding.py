@@ -289,5 +289,5 @@ def test_scored_pairs_by_the_last_token(loss, tmp_path):
 
 def test_vectors_alone_have_files_of_their_own():
     assert check_suffix("a.npz", vectors=True) == ".npz" and check_suffix("a.csv", vectors=False) is None
-    with pytest.raises(UserError, match=r"--output a.npz: \.npz holds vectors of texts"):
+    with pytest.raises(UserError, match=r"--output a.npz: \.npz is written for models"):
         check_suffix("a.npz", vectors=False)

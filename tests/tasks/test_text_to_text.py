@@ -235,6 +235,17 @@ def test_a_text_without_a_token_is_a_bad_row():
             one(task, {"input": "a", "output": "a", column: "\u200b"})
 
 
+def test_a_target_of_unknown_characters_is_a_bad_row(caplog):
+    backend = tokenizers.Tokenizer(models.WordLevel({"</s>": 0, "<unk>": 1, "a": 2}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    task = make(tokenizer=Tokenizer(TokenizerFiles(backend, {"eos": "</s>", "unk": "<unk>"}, {})))
+    with pytest.raises(UserError, match="row 1: output has no character that the tokenizer knows"):
+        one(task, {"input": "a", "output": "b c"})
+    rows = table({"input": "b", "output": "a b"}, {"input": "b", "output": "a"})
+    task.examples(rows, labelled=True, key="data.train")
+    assert "1 of 2 targets hold characters that the tokenizer does not know" in caplog.text
+
+
 def test_language_codes_stand_where_the_tokenizer_has_them():
     tokenizer, row = tokenizer_with_codes(), {"en": "dog", "de": "hund"}
     task = make("translation", tokenizer=tokenizer, source_language="en", target_language="de_DE")
