@@ -62,7 +62,8 @@ def write_out_of_fold(directory: RunDir, config: Config, names: tuple[str, ...])
 def _training_rows(config: Config, num_folds: int) -> tuple[Table, Any]:
     """The training rows, cleaned, and the fold of each."""
     task = TASKS[config.task.kind]
-    data = config.data.model_copy(update={"validation": None})
+    # Copies are made after rows are held out.
+    data = config.data.model_copy(update={"validation": None, "augment": None})
     cache = Path(config.data.token_cache or Path(config.logging.directory) / TOKENS)
     sources = task.open(config.task, Request(data, ("train", "test"), cache, config.seed))
     assert isinstance(sources, TableSources)

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers.finetuning_runs import read_jsonl, write_config
+from helpers.finetuning_runs import write_config
 from helpers.forked import Forked, jaxlm
 from helpers.pretraining_runs import write_pretraining
+from helpers.run_files import record, results
 
 STEPS = 24
 SIZES = {"num_layers": 1, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "max_positions": 64}
@@ -33,18 +34,6 @@ def write(folder: Path, command: str) -> Path:
     if command == "finetune":
         return write_config(folder, **SETTINGS, data={"max_shapes": 1})
     return write_pretraining(folder, "masked_lm", **SETTINGS)
-
-
-def record(run: Path) -> list[dict]:
-    """metrics.jsonl without the values that depend on time."""
-    timed = ("time", "tokens_per_s", "examples_per_s")
-    return [{k: v for k, v in row.items() if k not in timed} for row in read_jsonl(run / "metrics.jsonl")]
-
-
-def results(run: Path) -> dict[str, bytes]:
-    """Contents of the exported model and of the predictions, by name."""
-    files = [*(run / "model").glob("*.safetensors"), run / "model/tokenizer.json", *(run / "predictions").glob("*")]
-    return {path.name: path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("command", [pytest.param("finetune", marks=pytest.mark.slow), "pretrain"])
