@@ -36,6 +36,8 @@ _SAMPLES = 24
 _LONG_TABLE = 25
 """A table of more rows shows `_FIRST_ROWS` of them and hides the whole behind a click."""
 _FIRST_ROWS = 15
+_PAGE_WIDTH = 120
+"""Letters that stand beside each other in the cells of a table as wide as the page."""
 _LONG_TEXT = 60
 """A column that holds a longer string gets the width of a text."""
 
@@ -244,8 +246,17 @@ def _block(section: ReportSection) -> dict[str, Any]:
         totals = np.array(content["totals"], np.int64) if content.get("totals") else counts.sum(axis=1)
         shares = counts / np.maximum(totals, 1)[:, None]
         cells = [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)]
-        return block | {"labels": content["labels"], "rows": cells}
-    return block | _table(content["columns"], content["rows"], content.get("bars", ""))
+        return block | {"rows": cells} | _matrix_layout(list(map(str, content["labels"])))
+    return block | {"whole": True} | _table(content["columns"], content["rows"], content.get("bars", ""))
+
+
+def _matrix_layout(labels: Sequence[str]) -> dict[str, Any]:
+    """Says how a matrix stands on the page: beside another part, or as wide as the page; names upright where long."""
+    lengths = [max(len(label) + 2, 6) for label in labels]
+    width = sum(lengths) + max(lengths, default=0)
+    upright = width > _PAGE_WIDTH
+    whole = upright or width > _PAGE_WIDTH // 2
+    return {"labels": labels, "whole": whole, "upright": upright}
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], bars: str = "") -> dict[str, Any]:

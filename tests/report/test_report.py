@@ -175,6 +175,27 @@ def test_tables_and_charts_can_be_read_by_people_who_cannot_see_them(tmp_path):
     assert "validation loss from 0.5000 to 0.6000" in labels[0]
 
 
+def test_wide_tables_are_reached_with_the_keyboard(tmp_path):
+    page = page_of(make_run(tmp_path, **WHOLE))
+    scrolled = [value for tag, name, value in page.attributes if (tag, name) == ("div", "aria-label")]
+    assert scrolled == ["Scores", "Confusions", "By label", "Errors", "Samples", "Data"]
+    for name, value in (("tabindex", "0"), ("role", "region")):
+        assert sum(a == ("div", name, value) for a in page.attributes) == len(scrolled)
+
+
+@pytest.mark.parametrize(
+    ("labels", "whole", "upright"),
+    [(["neg", "pos"], False, False), ([f"class {i}" for i in range(8)], True, False),
+     ([f"payment_not_received_{i}" for i in range(10)], True, True)],
+)  # fmt: skip
+def test_a_matrix_takes_the_width_that_its_labels_need(labels, whole, upright, tmp_path):
+    content = {"labels": labels, "counts": [[1] * len(labels)] * len(labels)}
+    page = page_of(make_run(tmp_path, summary=SUMMARY, analysis=[{**ANALYSIS[0], "content": content}]))
+    classes = [value.split() for tag, name, value in page.attributes if (tag, name) == ("table", "class")]
+    assert classes[0] == ["matrix", *(["upright"] if upright else [])]
+    assert (("div", "class", "whole") in page.attributes) == whole
+
+
 def test_the_same_files_give_the_same_bytes(tmp_path):
     run = make_run(tmp_path, **WHOLE)
     before = sorted(p.name for p in run.iterdir())
