@@ -109,3 +109,6 @@ class LoggingConfig(Section):
     """Run directories are made here, by `name`."""
     tensorboard: bool = True
     """Write TensorBoard event files beside `metrics.jsonl`."""
+    compile_cache: LocalPath | None = "auto"
+    """Folder where JAX keeps compiled programs, so that the same step is compiled once; `auto`: `~/.cache/jaxlm/xla`
+    (in `$XDG_CACHE_HOME` where that is set), at most 8 GiB; null: none. JAX_COMPILATION_CACHE_DIR comes first."""

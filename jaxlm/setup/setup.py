@@ -24,6 +24,7 @@ from jaxlm.models.reinit import reinit_layers
 from jaxlm.objectives import Apply
 from jaxlm.parallel import processes
 from jaxlm.parallel.sharding import Rules
+from jaxlm.setup.compile_cache import use_compile_cache
 from jaxlm.setup.early_checks import check_batches, check_mesh
 from jaxlm.setup.few_parameters import make_adapters, make_split
 from jaxlm.setup.generation import make_generation
@@ -131,6 +132,8 @@ def make_setup(
       Interrupted: `stop` named a signal; what is tokenized so far is saved.
       UserError: whatever the user's config, data or checkpoint got wrong.
     """
+    if devices is None:
+        use_compile_cache(config.logging.compile_cache)
     checkpoint = open_checkpoint(config)
     task_type = TASKS[config.task.kind]
     token_cache = Path(config.data.token_cache or Path(config.logging.directory) / TOKENS)
