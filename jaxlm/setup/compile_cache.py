@@ -17,6 +17,7 @@ log = logging.getLogger("jaxlm")
 LIMIT = 8 * 2**30
 """Bytes; beyond, what was not used for longest is removed."""
 _LOCK_SECONDS = 5
+_FOLDER = "jax_compilation_cache_dir"
 
 
 def use_compile_cache(setting: str | None) -> None:
@@ -28,7 +29,7 @@ def use_compile_cache(setting: str | None) -> None:
     Args:
       setting: `logging.compile_cache`: auto, a folder, or None.
     """
-    if setting is None or jax.config.jax_compilation_cache_dir is not None:
+    if setting is None or getattr(jax.config, _FOLDER) is not None:
         return
     folder = _own_folder() if setting == "auto" else Path(setting).expanduser()
     try:
@@ -39,7 +40,7 @@ def use_compile_cache(setting: str | None) -> None:
                     "or null", folder, error)  # fmt: skip
         return
     jax.config.update("jax_compilation_cache_max_size", LIMIT)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update(_FOLDER, str(folder))
     compilation_cache.reset_cache()  # JAX looks for the folder once, when it first compiles
 
 
