@@ -177,6 +177,12 @@ def convert(options: argparse.Namespace) -> None:
     log.info("wrote %s", options.paths[1])
 
 
+def push(options: argparse.Namespace) -> None:
+    from jaxlm.hf.push import push
+
+    print(printable(push(options.run, options.hub_id, private=options.private, revision=options.revision)))
+
+
 def train_tokenizer(options: argparse.Namespace) -> None:
     from jaxlm.setup.tokenizer_training import train_to_directory
     from jaxlm.tokenizer.config import TokenizerTrainingConfig

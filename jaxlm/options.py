@@ -158,6 +158,12 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("action", choices=("export", "inspect"))
     sub.add_argument("paths", nargs="+", metavar="DIR")
 
+    sub = command("push", commands.push, "Upload a run's export and its model card to the Hugging Face hub.")
+    sub.add_argument("run", metavar="RUN_OR_HF_DIR")
+    sub.add_argument("hub_id", metavar="OWNER/NAME", help="made if there is none")
+    sub.add_argument("--private", action="store_true", help="of a repository that is made")
+    sub.add_argument("--revision", metavar="BRANCH", help="made if there is none (default: main)")
+
     sub = command("train-tokenizer", commands.train_tokenizer, "Learn a vocabulary from files; writes an HF directory.")
     sub.add_argument("--input", nargs="+", required=True, metavar="FILE", help="text, .jsonl, .parquet; also .gz, .zst")
     sub.add_argument("--type", choices=("unigram", "bpe", "wordpiece", "byte_bpe", "char"), required=True)

@@ -44,7 +44,7 @@ OTHER_NAMES = {
     "logging_dir": "logging.directory",
     "output_dir": "logging.directory (and name)",
     "run_name": "name",
-    "report_to": "logging.tensorboard",
+    "report_to": "logging.trackers",
     "bf16": "model.dtype=bfloat16",
     "fp16": "model.dtype=bfloat16",
     "torch_dtype": "model.dtype",

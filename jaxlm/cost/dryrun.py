@@ -8,6 +8,7 @@ from typing import Any
 from jaxlm.config.loading import dump_config
 from jaxlm.config.schema import Config
 from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
+from jaxlm.run.trackers import check_trackers
 from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.training.optimizer import describe_rates
 from jaxlm.training.plan import Plan, make_plan
@@ -21,6 +22,7 @@ def dry_run(config: Config) -> str:
     Raises:
       UserError: as the run itself would.
     """
+    check_trackers(config.logging.trackers)
     setup = make_setup(config)
     select_metric(setup)
     params, initialized = setup.init_params()

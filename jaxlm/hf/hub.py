@@ -13,7 +13,7 @@ from jaxlm.local_paths import check_local, missing
 FILES = (
     "config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors",
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "adapter_config.json", "adapter_model.safetensors",
+    "chat_template.jinja", "adapter_config.json", "adapter_model.safetensors", "README.md",
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
     *sentence_modules.FILES,
 )  # fmt: skip

@@ -24,6 +24,7 @@ from jaxlm.errors import RunFailure, UserError
 from jaxlm.files import atomic_write
 from jaxlm.run.event_file import EventFile, Row
 from jaxlm.run.run_dir import METRICS, SAMPLES, TENSORBOARD
+from jaxlm.run.trackers import Trackers
 
 # How the values of a training step are shown, in this order; others go to the files only.
 _SHOWN: dict[str, Callable[[float], str]] = {
@@ -81,6 +82,7 @@ class Tracker:
       total_steps: where the run ends.
       headlines: evaluation metrics that the console shows, in this order; (): all but those of single classes.
       enabled: false on all processes but the first; every method then does nothing.
+      trackers: what hears of the same rows and texts.
       console: where progress goes; absent: stderr. A terminal gets a progress bar, anything else one plain line per
         call of `log_train`.
 
@@ -97,6 +99,7 @@ class Tracker:
         headlines: Sequence[str] = (),
         tensorboard: bool = True,
         enabled: bool = True,
+        trackers: Trackers | None = None,
         console: Console | None = None,
     ) -> None:
         self._enabled = enabled
@@ -116,6 +119,7 @@ class Tracker:
         self._board = EventFile(run_dir / TENSORBOARD, map(_event, rows)) if tensorboard else None
         if self._board and resume_step:
             self._restore_texts(run_dir / SAMPLES, resume_step)
+        self._trackers = trackers or Trackers({})
         self._progress, self._bar = _progress_bar(self._console, resume_step, total_steps)
 
     def __enter__(self) -> Tracker:
@@ -154,6 +158,13 @@ class Tracker:
             self.log(f"sample: {read!r} -> {sample['text']!r}{beside}")
         if self._board:
             self._board.add_texts(step, time.time(), _texts(samples))
+        self._trackers.log_texts(step, samples)
+
+    def log_summary(self, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Hands the final scores, by split, to the trackers; called when the run is finished."""
+        if self._enabled:
+            named = {f"{split}/{name}": value for split, values in scores.items() for name, value in values.items()}
+            self._trackers.set_summary({f"final/{name}": value for name, value in _told(named).items()})
 
     def _restore_texts(self, path: Path, resume_step: int) -> None:
         """Puts the samples of earlier steps into the new event file; lines that are damaged stay out of it."""
@@ -187,6 +198,7 @@ class Tracker:
             self._progress.stop()
         if self._board:
             self._board.close()
+        self._trackers.finish()
         with contextlib.suppress(OSError):  # all of it is written
             self._file.close()
 
@@ -205,6 +217,7 @@ class Tracker:
             raise RunFailure(f"cannot write {self._path}: {error.strerror or error}") from error
         if self._board:
             self._board.add(*_event(row))
+        self._trackers.log(row["step"], _told(_event(row)[2]))
 
     def _rewrite(self, lines: Iterable[str]) -> None:
         """Replaces the file by `lines` atomically, and opens it for more."""
@@ -243,6 +256,12 @@ def _event(row: Mapping[str, Any]) -> Row:
         if name not in ("kind", "step", "split", "time") and "/" not in name
     }
     return row["step"], float(row.get("time") or 0.0), values
+
+
+def _told(values: Mapping[str, float]) -> dict[str, float]:
+    """What trackers hear of tags and values: finite ones, by names that all of them take; none of single classes."""
+    named = {tag.replace("validation (best)", "validation_best"): value for tag, value in values.items()}
+    return {tag: float(value) for tag, value in named.items() if tag.count("/") == 1 and math.isfinite(value)}
 
 
 def _progress_bar(console: Console, resume_step: int, total_steps: int) -> tuple[Progress | None, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxlm.files import explain_write_errors
 from jaxlm.inference.output import answered, to_jsonl
 from jaxlm.parallel import processes
 from jaxlm.report.report import write_report
@@ -20,6 +21,7 @@ from jaxlm.setup.setup import Setup
 from jaxlm.tasks.base import Task
 from jaxlm.tasks.records import Answer
 from jaxlm.training.export import export_trained
+from jaxlm.training.model_card import CARD, base_of, library_of, make_card, write_card
 from jaxlm.training.progress import Progress
 from jaxlm.training.run import Run
 from jaxlm.training.state import TrainState
@@ -107,11 +109,25 @@ def finish_run(
         files.write(directory.adapter, run.plan.scored_params(state))
     export_trained(directory, setup, task, run.plan.model_params(state))
     if processes.is_first():
+        _write_cards(run, summary, with_adapter=files is not None)
         directory.write_json(SUMMARY, {**summary, "status": "reporting"})
         write_analysis(directory.path / ANALYSIS, task.report(answers))
         write_report(directory.path)
         directory.write_json(SUMMARY, summary)
+        run.tracker.log_summary(scores)
     return summary
+
+
+def _write_cards(run: Run, summary: Mapping[str, Any], *, with_adapter: bool) -> None:
+    """Writes the cards of what was exported; a README.md that somebody wrote there stays."""
+    setup, directory = run.plan.setup, run.directory
+    config, checkpoint = setup.config, setup.checkpoint
+    base = base_of(config.model.init, None if checkpoint is None else checkpoint.directory)
+    folders = {directory.model: library_of(setup.model.family.name, config.task.kind)}
+    for folder, library in {**folders, **({directory.adapter: "peft"} if with_adapter else {})}.items():
+        with explain_write_errors(folder / CARD):
+            if not write_card(folder / CARD, make_card(summary, config, base, library=library)):
+                log.info("%s stays as it is; it is not what jaxlm wrote", folder / CARD)
 
 
 def environment(setup: Setup) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from jaxlm.parallel import processes
 from jaxlm.run.interrupt import watch_signals
 from jaxlm.run.run_dir import CONFIG, SUMMARY, RunDir
 from jaxlm.run.step_watch import StepWatch
+from jaxlm.run.trackers import check_trackers, open_trackers
 from jaxlm.run.tracking import Tracker
 from jaxlm.setup.commits import pin_commits
 from jaxlm.setup.setup import make_setup
@@ -55,6 +56,7 @@ def run_training(
       UserError, RunFailure: see the message; what was saved stays.
       Interrupted: a signal came; the state, or the part of the corpus that is tokenized, is saved.
     """
+    check_trackers(config.logging.trackers)
     directory = RunDir(Path(config.logging.directory).absolute() / config.name)
     config = pin_commits(config, directory.config)
     with ExitStack() as held, watch_signals(lambda: describe_saved(directory.checkpoints, config)) as interrupt:
@@ -193,12 +195,18 @@ def _checkpointer(directory: RunDir, config: Config, metric: Metric | None) -> C
 
 
 def _tracker(directory: RunDir, plan: Plan, step: int) -> Tracker:
+    config = plan.setup.config
+    trackers = None
+    if processes.is_first() and config.logging.trackers:
+        settings = flatten(config.model_dump(mode="json"))
+        trackers = open_trackers(config.logging.trackers, directory.path, config.logging.project, settings)
     return Tracker(
         directory.path,
         resume_step=step,
         total_steps=plan.total_steps,
         headlines=[metric.name for metric in plan.setup.task.metrics if metric.headline],
-        tensorboard=plan.setup.config.logging.tensorboard,
+        tensorboard=config.logging.tensorboard,
+        trackers=trackers,
         enabled=processes.is_first(),
     )
 
