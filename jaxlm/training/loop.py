@@ -29,6 +29,7 @@ from jaxlm.training.checkpoint import Checkpointer
 from jaxlm.training.finish import finish_run
 from jaxlm.training.optimizer import describe_rates
 from jaxlm.training.plan import Plan, make_plan
+from jaxlm.training.precompile import Precompiler
 from jaxlm.training.progress import Progress
 from jaxlm.training.run import AfterEvaluation, Evaluated, Run, best_state, ignore, select_metric, start
 from jaxlm.training.settings import check_same_settings, describe_saved, flatten, how_to_resume
@@ -90,12 +91,13 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
       Interrupted: a signal came; the state is saved.
     """
     plan, meter, cadence = run.plan, progress.meter, Cadence.from_plan(run.plan)
-    with StepWatch(plan.setup.config.train.hang_factor) as watch:
+    with StepWatch(plan.setup.config.train.hang_factor) as watch, Precompiler(plan) as programs:
         while progress.step < plan.total_steps and not progress.best.stopped:
             watch.begin(progress.step + 1)
             batch = next(plan.loader)
-            if meter.compiles(batch):
+            if compiles := meter.compiles(batch):
                 watch.pause()
+                programs.wait(batch)
             with meter.time_step(batch):
                 state, metrics = plan.step(state, plan.to_device(batch))
                 meter.add(metrics)
@@ -104,6 +106,8 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
                 if any(due) or stop:
                     meter.wait()
             watch.end()
+            if compiles:
+                programs.begin(batch)
             if any(due) or stop:
                 meter.sum_counts(plan.setup.rules)
             run.tracker.set_progress(step)
