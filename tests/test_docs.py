@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers.corpora import byte_tokenizer
 from helpers.paths import REPOSITORY
 
@@ -94,3 +96,36 @@ def test_configs_of_the_guides_are_whole(guide, tmp_path):
     made = task.create(config.task, Context(config.data, byte_tokenizer()), TableSources({"train": table}, {}, ()))
     assert rows and len(made.examples(table, labelled=True, key="data.train").examples) > 0
     assert {name.split()[0] for name in commands(page)} >= {"finetune.py", "predict.py"}
+
+
+SITE = runpy.run_path(str(REPOSITORY / "scripts" / "docs_site.py"))
+
+
+def test_the_site_has_every_page():
+    """And no other: `mkdocs build --strict` fails for a page that is not there."""
+    config = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
+    there = {page.name for page in PAGES} - {"README.md"} | {SITE["PAGE"]}
+    assert set(SITE["pages_of"](config["nav"])) <= there
+    whole = SITE["on_config"]({"nav": config["nav"], "docs_dir": str(REPOSITORY / "docs")})
+    assert sorted(SITE["pages_of"](whole["nav"])) == sorted(there)
+
+
+def test_the_page_of_the_command_line_has_every_command_and_option():
+    page = SITE["command_page"]()
+    for name, command in SITE["_commands"]().items():
+        part = page.split(f"## jaxlm {name}\n")[1].split("\n## ")[0]
+        rows = [line.removeprefix("| `").split("`")[0] for line in part.splitlines() if line.startswith("| `")]
+        asked = [action for action in command._actions if action.dest != "help"]
+        assert len(rows) == len(asked), name
+        for action in asked:
+            names = {*action.option_strings, action.dest, action.dest.upper(), action.metavar}
+            assert any(row.split(" ")[0].rstrip(",") in names for row in rows), (name, action.dest)
+    assert "| `--config FILE` | Required. |" in page
+    assert "$" not in page and "%(" not in page
+
+
+def test_links_out_of_the_pages_are_shown_as_paths():
+    shown = SITE["on_page_markdown"](
+        "[a.yaml](../configs/finetune/a.yaml), [its form](../configs/b.yaml), [data](data.md)"
+    )
+    assert shown == "`configs/finetune/a.yaml`, its form (`configs/b.yaml`), [data](data.md)"
