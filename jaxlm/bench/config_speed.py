@@ -65,7 +65,8 @@ def _peer(config: Config, peer_model: str | None) -> list[str]:
             f"--peer: optimizer.name={config.optimizer.name}: the peers have {' and '.join(_PEER_OPTIMIZERS)}"
         )
     path = None if train is None else train.path
-    if not isinstance(path, str) and not (isinstance(path, Mapping) and len(path) == 2):
+    files = list(path.values()) if isinstance(path, Mapping) else []
+    if not isinstance(path, str) and not (len(files) == 2 and all(isinstance(file, str) for file in files)):
         raise UserError("--peer: expected one file in data.train, or two of parallel texts")
     options = {
         "model": model,
@@ -75,9 +76,7 @@ def _peer(config: Config, peer_model: str | None) -> list[str]:
         "weight-decay": config.optimizer.weight_decay,
         "optimizer": config.optimizer.name,
     }
-    options |= (
-        {"train": path} if isinstance(path, str) else dict(zip(("train", "train-target"), path.values(), strict=True))
-    )
+    options |= {"train": path} if isinstance(path, str) else dict(zip(("train", "train-target"), files, strict=True))
     if prefix := getattr(config.task, "prefix", ""):
         options["prefix"] = prefix
     given = [text for name, value in options.items() for text in (f"--{name}", str(value))]

@@ -14,9 +14,10 @@ from jaxlm.section import Section
 class SourceConfig(Section):
     """Where one split comes from: exactly one of `path`, `rows`, `tfds`, `builtin`, `mixture`."""
 
-    path: LocalPath | tuple[LocalPath, ...] | dict[str, LocalPath] | None = None
-    """A file, relative to where the command runs; in pretraining also glob patterns, and lists of them. Of parallel
-    texts, a file to a column, `{en: train.en, de: train.de}`, whose lines belong together."""
+    path: LocalPath | tuple[LocalPath, ...] | dict[str, LocalPath | tuple[LocalPath, ...]] | None = None
+    """A file, relative to where the command runs, a glob pattern, or a list of them, read one after another. Of
+    parallel texts, a file to a column, `{en: train.en, de: train.de}`, whose lines belong together; or as many to each
+    column, the first of one belonging to the first of another."""
     rows: tuple[dict[str, Any], ...] | None = None
     """The rows themselves, each a mapping of column names to values."""
     tfds: str | None = None
@@ -52,6 +53,11 @@ class SourceConfig(Section):
     limit: int | None = Field(default=None, gt=0)
     """Only the first rows."""
 
+    @property
+    def first_path(self) -> str | None:
+        """The file or pattern at `path`, of several the first; None: none, or a file to a column."""
+        return self.path[0] if isinstance(self.path, tuple) else self.path if isinstance(self.path, str) else None
+
     @model_validator(mode="after")
     def _one_source(self) -> SourceConfig:
         kinds = ("path", "rows", "tfds", "builtin", "mixture")
@@ -60,6 +66,8 @@ class SourceConfig(Section):
             raise ValueError(f"expected exactly one of {', '.join(kinds)}; found {', '.join(given) or 'none'}")
         if self.path == {}:
             raise ValueError("path: expected a file to each column, found none")
+        if self.path == ():
+            raise ValueError("path: expected at least one file, found an empty list")
         if self.mixture is not None and any(part.mixture is not None for part in self.mixture):
             raise ValueError("expected sources in a mixture, found another mixture")
         return self

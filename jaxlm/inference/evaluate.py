@@ -151,7 +151,7 @@ def _file_like(like: SourceConfig | None, data: str, given: Set[str]) -> SourceC
             f"file, or --split test {columns}"
         )
     settings = {} if like is None else like.model_dump(include=_KEPT)
-    if Path(data).suffix != Path(str(like and like.path)).suffix:
+    if Path(data).suffix != Path(str(like and like.first_path)).suffix:
         other = {"format", "separator", "quoting"}
         if plain_suffix(Path(data)) not in (".csv", ".tsv"):
             other.add("columns")

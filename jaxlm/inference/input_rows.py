@@ -52,7 +52,7 @@ def open_input(path: str, config: Config, given: Mapping[str, Any] | None = None
         return
     if _is_plain_text(path, config, given or {}):
         column, encoding = _only_column(config), str((given or {}).get("encoding") or "utf-8")
-        name, records = read_parallel({column: path}, encoding, "--input", lenient=True)
+        name, records = read_parallel({column: Path(path)}, encoding, "--input", lenient=True)
         yield InputRows(name, records, (column,))
         return
     source, kind = _source(path, config, {name: value for name, value in (given or {}).items() if value is not None})
@@ -102,12 +102,12 @@ def _source(path: str, config: Config, given: Mapping[str, Any]) -> tuple[Source
       UserError: nothing tells the format.
     """
     like = next((s for s in (config.data.test, config.data.validation, config.data.train) if s is not None), None)
-    if like is None or not isinstance(like.path, str):
+    if like is None or like.first_path is None:
         source = SourceConfig(path=path, **given)
         return source, file_format(Path(path), source, "--input")
     settings = {**like.model_dump(include=_KEPT), **given}
     own, named = _format(like), named_format(Path(path))
-    if named is None and "format" not in given and plain_suffix(Path(path)) == plain_suffix(Path(like.path)):
+    if named is None and "format" not in given and plain_suffix(Path(path)) == plain_suffix(Path(like.first_path)):
         settings["format"] = like.format
     if "columns" not in given and own == "conll" == settings.get("format", named):
         settings["columns"] = like.columns
@@ -119,5 +119,5 @@ def _source(path: str, config: Config, given: Mapping[str, Any]) -> tuple[Source
 
 
 def _format(source: SourceConfig) -> str | None:
-    named = named_format(Path(str(source.path))) or ("tsv" if source.columns else None)
+    named = named_format(Path(str(source.first_path))) or ("tsv" if source.columns else None)
     return named if source.format == "auto" else source.format

@@ -9,7 +9,7 @@ from jaxlm.data.examples.example import Examples
 from jaxlm.data.examples.tables import TableSources
 from jaxlm.data.sources.cleaning import clean_tables
 from jaxlm.data.sources.sources import load
-from jaxlm.data.sources.table import Table
+from jaxlm.data.sources.table import Table, join
 from jaxlm.errors import UserError
 from jaxlm.tasks.embedding_rows import FALLBACK, EmbeddingConfig
 
@@ -56,11 +56,8 @@ def corpus_column(config: EmbeddingConfig, corpus: Table) -> str:
 
 def with_corpus(split: Examples, corpus: Examples) -> Examples:
     """Returns a split whose table ends with the rows of a corpus, which have no labels."""
-    first, table, more = len(split.table.rows), split.table, corpus.table
-    numbers = [t.numbers if t.numbers is not None else tuple(range(1, len(t) + 1)) for t in (table, more)]
-    merged = replace(
-        table, rows=table.rows + more.rows, lines=table.lines + more.lines, numbers=numbers[0] + numbers[1]
-    )
+    first, table = len(split.table.rows), split.table
+    merged = replace(join((table, corpus.table), table.name), skipped=table.skipped)
     moved = [replace(example, row=example.row + first) for example in corpus.examples]
     errors = {**split.errors, **{row + first: message for row, message in corpus.errors.items()}}
     counts = {**split.counts, "corpus_texts": len(moved)}

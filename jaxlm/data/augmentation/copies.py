@@ -15,7 +15,7 @@ from jaxlm.data.augmentation.editor import Editor
 from jaxlm.data.augmentation.edits import RandomEditor
 from jaxlm.data.augmentation.synonyms import read_synonyms
 from jaxlm.data.examples.example import Example, Examples
-from jaxlm.data.sources.table import Table
+from jaxlm.data.sources.table import Table, join
 from jaxlm.errors import UserError
 
 log = logging.getLogger("jaxlm")
@@ -53,14 +53,8 @@ def add_copies(table: Table, config: AugmentConfig, seed: int, edit_row: EditRow
         )
     log.info("data.augment: %d rows and %d changed copies of them: %.0f%% of the training rows",
              len(table), len(rows), 100 * len(rows) / max(1, len(table) + len(rows)))  # fmt: skip
-    copies = table.select(sources)
-    known = table.select(range(len(table)))
-    return replace(
-        known,
-        rows=(*known.rows, *rows),
-        lines=(*known.lines, *copies.lines),
-        numbers=(*(known.numbers or ()), *(copies.numbers or ())),
-    )
+    copies = replace(table.select(sources), rows=tuple(rows), skipped=0)
+    return join((table, copies), table.name)
 
 
 def edit_texts(row: Row, columns: Sequence[str], editor: Editor) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -79,11 +79,34 @@ def find_files(patterns: str | Sequence[str], key: str) -> tuple[Path, ...]:
         files = sorted(Path(name) for name in glob.iglob(pattern, recursive=True) if Path(name).is_file())
         if not files:
             folder = Path(*Path(pattern).parts[: _first_magic(pattern)])
-            there = "" if folder.is_dir() else f"; there is no folder {folder}"
+            there = _described(folder) if folder.is_dir() else f"; there is no folder {folder}"
             at = "" if Path(pattern).is_absolute() else f" (relative paths are taken from {Path.cwd()})"
             raise UserError(f"{key}: no file matches {pattern}{there}{at}")
         found.update(dict.fromkeys(files))
     return tuple(found)
+
+
+def pair_files(columns: Mapping[str, str | Sequence[str]], key: str) -> tuple[Mapping[str, Path], ...]:
+    """Returns the parallel files of several columns: the first ones of all, the second ones, ...
+
+    Args:
+      columns: column -> its file, pattern or list of them.
+      key: config key for messages.
+    Raises:
+      UserError: as `find_files`; columns of different numbers of files.
+    """
+    found = {column: find_files(patterns, f"{key}.{column}") for column, patterns in columns.items()}
+    if len({len(files) for files in found.values()}) > 1:
+        counts = ", ".join(f"{column} has {len(files)}" for column, files in found.items())
+        raise UserError(f"{key}: {counts} files; expected as many for each column, which belong together in order")
+    return tuple(dict(zip(found, files, strict=True)) for files in zip(*found.values(), strict=True))
+
+
+def _described(folder: Path) -> str:
+    """What a folder holds, for a message."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    held = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
+    return f"; the folder {folder} holds {held}"
 
 
 def _first_magic(pattern: str) -> int:

@@ -11,7 +11,7 @@ from jaxlm.errors import UserError
 
 
 def read_parallel(
-    paths: Mapping[str, str], encoding: str, key: str, *, lenient: bool = False
+    paths: Mapping[str, Path], encoding: str, key: str, *, lenient: bool = False
 ) -> tuple[str, Iterator[Record]]:
     """Reads the files whole, and pairs their lines.
 
@@ -29,7 +29,7 @@ def read_parallel(
     """
     columns: dict[str, list[str]] = {}
     for column, path in paths.items():
-        with open_text(Path(path), encoding, f"{key}", lenient=lenient) as file:
+        with open_text(path, encoding, f"{key}", lenient=lenient) as file:
             columns[column] = [line.removesuffix("\n").removesuffix("\r") for line in file.text]
     counts = {column: len(lines) for column, lines in columns.items()}
     if len(set(counts.values())) > 1:
@@ -37,7 +37,7 @@ def read_parallel(
         raise UserError(
             f"{key}.path: {found}; expected as many in each, since line n of one belongs to line n of another"
         )
-    return " + ".join(paths.values()), enumerate(_rows(columns), start=1)
+    return " + ".join(map(str, paths.values())), enumerate(_rows(columns), start=1)
 
 
 def read_text_stream(handle: Iterable[bytes], column: str) -> Iterator[Record]:

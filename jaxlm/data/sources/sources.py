@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
@@ -13,15 +13,18 @@ from typing import Any
 
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources import stdlib_docstrings, tfds
-from jaxlm.data.sources.files import RowReader, check_file, file_format, open_rows
+from jaxlm.data.sources.files import RowReader, file_format, find_files, open_rows, pair_files
 from jaxlm.data.sources.installed_docstrings import InstalledDocstrings
 from jaxlm.data.sources.json_rows import read_json
 from jaxlm.data.sources.parallel_rows import read_parallel
-from jaxlm.data.sources.table import Table, place
+from jaxlm.data.sources.table import Table, join, place
 from jaxlm.data.sources.text_files import BadRow, Record
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, did_you_mean
 
 log = logging.getLogger("jaxlm")
+
+File = Path | Mapping[str, Path]
+"""A file of rows, or the parallel files that belong together, by their columns."""
 
 
 def load(source: SourceConfig, *, key: str, split: str, on_bad_row: str = "stop") -> Table:
@@ -37,23 +40,48 @@ def load(source: SourceConfig, *, key: str, split: str, on_bad_row: str = "stop"
     Raises:
       UserError: whatever cannot be read, with its file, row and key.
     """
-    if source.mixture is not None or isinstance(source.path, tuple):
-        raise UserError(f"{key}: labeled rows come from one source; a mixture or a list of files is for pretraining")
+    if source.mixture is not None:
+        raise UserError(f"{key}: labeled rows come from one source; a mixture is for pretraining. Several files stand "
+                        f"in a list, {key}.path=[a.csv, b.csv]")  # fmt: skip
     if source.format == "text" and not isinstance(source.path, dict) or source.builtin == "installed_docstrings":
         raise UserError(f"{key}: {source.builtin or 'plain text'} has no labels; it is for pretraining")
+    files: Sequence[File | None] = (None,)
     formats = []
     if isinstance(source.path, dict):
-        for column, path in source.path.items():
-            check_file(Path(path), f"{key}.path.{column}")
-        formats = ["parallel"]
+        files, formats = pair_files(source.path, f"{key}.path"), ["parallel"]
     elif source.path is not None:
-        check_file(Path(source.path), f"{key}.path")
-        formats = [file_format(Path(source.path), source, key)]
+        found = find_files(source.path, f"{key}.path")
+        files, formats = found, [file_format(path, source, key) for path in found]
     check_keys(source, key, formats)
-    with ExitStack() as stack:
-        reader = open_source(source, key=key, split=split, stack=stack, lenient=on_bad_row == "skip")
-        table = _collect(reader, key, on_bad_row, source.limit)
-    return _rename(table, source.rename, key)
+    tables: list[Table] = []
+    limit = source.limit
+    for file in files:
+        with ExitStack() as stack:
+            reader = open_source(source, key=key, split=split, stack=stack, file=file, lenient=on_bad_row == "skip")
+            tables.append(_collect(reader, key, on_bad_row, limit))
+        if limit is not None and not (limit := limit - len(tables[-1])):
+            break
+    return _rename(tables[0] if len(files) == 1 else _join(tables, source, key), source.rename, key)
+
+
+def _join(tables: Sequence[Table], source: SourceConfig, key: str) -> Table:
+    """The rows of several files, which have the same columns."""
+    first, *others = tables
+    for other in others:
+        if absent := [column for column in first.columns if column not in other.columns]:
+            lacks, has = other, first
+        elif absent := [column for column in other.columns if column not in first.columns]:
+            lacks, has = first, other
+        else:
+            continue
+        raise UserError(
+            f"{key}.path: {lacks.name} has no column {absent[0]!r}, which {has.name} has; expected the same columns in "
+            f"all files{did_you_mean(absent[0], lacks.columns)}"
+        )
+    given = [source.path] if isinstance(source.path, str) else source.path
+    patterns = [first.name, "..."] if isinstance(given, dict) or given is None else given
+    shown = ", ".join(patterns[:3]) + (", ..." if len(patterns) > 3 else "")
+    return join(tables, f"{shown} ({len(tables)} files)")
 
 
 def open_source(
@@ -62,7 +90,7 @@ def open_source(
     key: str,
     split: str,
     stack: ExitStack,
-    file: Path | None = None,
+    file: File | None = None,
     column: str | None = None,
     lenient: bool = False,
 ) -> RowReader:
@@ -72,19 +100,18 @@ def open_source(
       source: where the rows come from.
       key: config key of the source for messages.
       split: TFDS or built-in split, unless `source.split` names one.
-      file: one of several files of the source; None: `source.path` is the only one.
+      file: one of the source's files, of parallel files those that belong together; None: it has no files.
       column: the one column that will be used, where others need not be read.
       lenient: as in `open_rows`.
     Raises:
       UserError: no such file, data set or split, or one whose beginning cannot be read.
     """
     split = source.split or split
-    if isinstance(source.path, dict):
-        name, records = read_parallel(source.path, source.encoding, key, lenient=lenient)
-        return RowReader(name, records, tuple(source.path))
-    if source.path is not None:
-        path = file or Path(str(source.path))
-        return open_rows(path, file_format(path, source, key), source, key, stack, only=column, lenient=lenient)
+    if isinstance(file, Mapping):
+        name, records = read_parallel(file, source.encoding, key, lenient=lenient)
+        return RowReader(name, records, tuple(file))
+    if file is not None:
+        return open_rows(file, file_format(file, source, key), source, key, stack, only=column, lenient=lenient)
     if source.rows is not None:
         return RowReader(f"{key}.rows", _inline(source.rows))
     if source.tfds is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from jaxlm.errors import UserError, did_you_mean
@@ -21,6 +22,7 @@ class Table:
       numbers: 1-based number of each row in the source, bad rows counted; absent: 1, 2, 3, ...
       skipped: bad rows that were skipped.
       hint: ends the message about a missing column, for instance that the first line was read as the header.
+      files: of several files, the one that each row stands in; absent: `name` is the only one.
     """
 
     name: str
@@ -30,16 +32,17 @@ class Table:
     skipped: int = 0
     numbers: tuple[int, ...] | None = None
     hint: str = ""
+    files: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def where(self, i: int) -> str:
         """Returns the place of row `i` (from 0) in words: "data/x.tsv, row 17 (line 18)"."""
-        return place(self.name, self.number(i), self.lines[i])
+        return place(self.name if self.files is None else self.files[i], self.number(i), self.lines[i])
 
     def number(self, i: int) -> int:
-        """Returns the number of row `i` (from 0) in the source."""
+        """Returns the number of row `i` (from 0) in the source; of several files, in its file."""
         return self.numbers[i] if self.numbers is not None else i + 1
 
     def require(self, *columns: str, key: str) -> None:
@@ -72,7 +75,27 @@ class Table:
             rows=tuple(self.rows[i] for i in kept),
             lines=tuple(self.lines[i] for i in kept),
             numbers=tuple(numbers[i] for i in kept),
+            files=None if self.files is None else tuple(self.files[i] for i in kept),
         )
+
+
+def join(tables: Sequence[Table], name: str) -> Table:
+    """Returns the rows of tables one behind the other, each with its place; columns and hint are those of the first.
+
+    Args:
+      name: what messages call the whole.
+    """
+    files = tuple(chain.from_iterable(t.files or (t.name,) * len(t) for t in tables))
+    return Table(
+        name,
+        tables[0].columns,
+        tuple(chain.from_iterable(t.rows for t in tables)),
+        tuple(chain.from_iterable(t.lines for t in tables)),
+        sum(t.skipped for t in tables),
+        tuple(chain.from_iterable(t.numbers or range(1, len(t) + 1) for t in tables)),
+        tables[0].hint,
+        None if set(files) <= {name} else files,
+    )
 
 
 def place(name: str, number: int, line: int) -> str:
