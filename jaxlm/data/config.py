@@ -25,6 +25,11 @@ class SourceConfig(Section):
     builtin: Literal["stdlib_docstrings", "installed_docstrings"] | None = None
     """A data set made on the machine: docstrings of the Python standard library, labelled by topic; or, for
     pretraining, those of it and of all installed packages, less what stands in the first one's validation and test."""
+    fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Validation and test: this share of the rows of `data.train`, which are then not trained on. A hash of the texts
+    chooses them; labels have their share each, and equal or nearly equal texts stay on one side."""
+    seed: int = Field(default=0, ge=0)
+    """Decides which rows a `fraction` holds out."""
     mixture: tuple[SourceConfig, ...] | None = None
     """Pretraining: several sources, drawn from in proportion to their `weight`."""
     weight: float = Field(default=1.0, gt=0)
@@ -60,16 +65,25 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> SourceConfig:
-        kinds = ("path", "rows", "tfds", "builtin", "mixture")
+        kinds = ("path", "rows", "tfds", "builtin", "fraction", "mixture")
         given = [k for k in kinds if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"expected exactly one of {', '.join(kinds)}; found {', '.join(given) or 'none'}")
+        if self.fraction is None and self.seed:
+            raise ValueError("seed: only beside fraction, whose rows it decides; leave it out")
+        if self.fraction is not None:
+            for name, info in type(self).model_fields.items():
+                default = info.get_default(call_default_factory=True)
+                if name not in ("fraction", "seed") and getattr(self, name) != default:
+                    raise ValueError(f"{name}: not beside fraction, whose rows are read as data.train says")
         if self.path == {}:
             raise ValueError("path: expected a file to each column, found none")
         if self.path == ():
             raise ValueError("path: expected at least one file, found an empty list")
         if self.mixture is not None and any(part.mixture is not None for part in self.mixture):
             raise ValueError("expected sources in a mixture, found another mixture")
+        if self.mixture is not None and any(part.fraction is not None for part in self.mixture):
+            raise ValueError("mixture: expected sources of their own, found a fraction")
         return self
 
 
@@ -180,6 +194,28 @@ class DataConfig(Section):
             raise ValueError(
                 "expected validation or fold, not both: the fold that is held out is the validation split; set "
                 "data.validation=null"
+            )
+        return self
+
+    @property
+    def shares(self) -> dict[str, SourceConfig]:
+        """The splits that are fractions of the training rows, and their sources."""
+        named = {"validation": self.validation, "test": self.test}
+        return {split: source for split, source in named.items() if source is not None and source.fraction is not None}
+
+    @model_validator(mode="after")
+    def _shares_of_rows(self) -> DataConfig:
+        for split in ("train", "corpus"):
+            source: SourceConfig | None = getattr(self, split)
+            if source is not None and source.fraction is not None:
+                raise ValueError(
+                    f"{split}.fraction: only of validation and test, which it splits off the training rows"
+                )
+        if self.shares and self.train is None:
+            raise ValueError(f"{next(iter(self.shares))}.fraction: expected train, whose rows it is a share of")
+        if sum(source.fraction or 0.0 for source in self.shares.values()) >= 1:
+            raise ValueError(
+                "validation.fraction, test.fraction: together they leave no row to train on; expected less"
             )
         return self
 

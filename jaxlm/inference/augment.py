@@ -100,6 +100,11 @@ def _check(config: Config, task: type[Task], rewriting: Rewriting) -> None:
         raise UserError("data.train: expected training rows; without them there is nothing to rewrite")
     if config.train.folds is not None or config.data.fold is not None:
         raise UserError("folds: a held-out row's copies would be trained on; expected data.validation, and no folds")
+    for split in config.data.shares:
+        raise UserError(
+            f"data.{split}.fraction: a held-out row's copies would be trained on; expected rows of its own "
+            f"(data.{split}.path)"
+        )
     if config.data.keep_labels:
         raise UserError("data.keep_labels: it would choose among the copies, too; leave it out")
     if rewriting.by == "masked_lm" and rewriting.back_model is not None:

@@ -66,14 +66,15 @@ def evaluate_run(
             f"--run {run}: no config.yaml; expected a run directory (for a bare checkpoint, use predict){absent}"
         )
     if data is not None:
-        like = next((name for name in ("validation", "train") if getattr(config.data, name) is not None), None)
+        like = next((name for name in ("validation", "train") if _has_own(config.data, name)), None)
         _refuse_other_splits(overrides, like, "--data")
         given = {override.partition("=")[0].strip().removeprefix(f"data.{like}.") for override in overrides}
         source = _file_like(None if like is None else getattr(config.data, like), data, given)
         split, key = "validation", "--data"  # so that messages advise keys that overrides may set
     else:
         split = split or ("test" if config.data.test is not None else "validation")
-        read = "train" if config.data.fold is not None and split == "validation" else split
+        from_train = split in config.data.shares or config.data.fold is not None and split == "validation"
+        read = "train" if from_train else split
         source, key = getattr(config.data, read), f"data.{read}"
         if source is None:
             there = ", ".join(name for name in SPLITS if getattr(config.data, name) is not None)
@@ -105,11 +106,16 @@ def _write_slices(directory: RunDir, name: str, result: dict[str, Any], task: Ta
     log.info("wrote %s", path)
 
 
+def _has_own(data: DataConfig, split: str) -> bool:
+    """Whether a split has rows of its own, and is no fraction of others."""
+    return getattr(data, split) is not None and split not in data.shares
+
+
 def _only(data: DataConfig, split: str, source: SourceConfig | None) -> DataConfig:
-    """The data of one split; of a cross-validation, a fold of the training rows or what is left without it."""
-    folded = data.fold is not None and source is data.train
-    read = {"train" if folded else split: source}
-    return data.model_copy(update={**dict.fromkeys(SPLITS), **read, "fold": data.fold if folded else None})
+    """The data of one split; of one that is held out of the training rows, or is left of them, what decides it."""
+    if source is None or source is not data.train:
+        return data.model_copy(update={**dict.fromkeys(SPLITS), split: source, "fold": None})
+    return data.model_copy(update={**dict.fromkeys(SPLITS), "train": source, **data.shares})
 
 
 def _refuse_unread(override: str) -> None:

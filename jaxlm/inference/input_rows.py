@@ -72,9 +72,15 @@ def _standard_input(config: Config, kind: str) -> InputRows:
     return InputRows("stdin", read_jsonl_stream(sys.stdin.buffer, "stdin"))
 
 
+def _own_source(config: Config) -> SourceConfig | None:
+    """The source of the run that says how rows to be answered are read."""
+    data = config.data
+    return next((s for s in (data.test, data.validation, data.train) if s is not None and s.fraction is None), None)
+
+
 def _is_plain_text(path: str, config: Config, given: Mapping[str, Any]) -> bool:
     """Whether each line is a text: so it was said, or the run's own files are parallel and the name tells no format."""
-    like = next((s for s in (config.data.test, config.data.validation, config.data.train) if s is not None), None)
+    like = _own_source(config)
     if given.get("format") is not None:
         return given["format"] == "text"
     return like is not None and isinstance(like.path, dict) and not tells_format(Path(path))
@@ -101,7 +107,7 @@ def _source(path: str, config: Config, given: Mapping[str, Any]) -> tuple[Source
     Raises:
       UserError: nothing tells the format.
     """
-    like = next((s for s in (config.data.test, config.data.validation, config.data.train) if s is not None), None)
+    like = _own_source(config)
     if like is None or like.first_path is None:
         source = SourceConfig(path=path, **given)
         return source, file_format(Path(path), source, "--input")

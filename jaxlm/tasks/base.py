@@ -127,6 +127,11 @@ class Task(ABC):
         """The columns of rows that hold names of labels: what `data.clean.labels` is applied to."""
         return ()
 
+    @classmethod
+    def group_columns(cls, config: Any) -> tuple[str, ...]:
+        """The columns whose texts keep rows together, on one side, where validation rows are split off."""
+        return cls.text_columns(config)
+
     def examples(self, table: Table, *, labelled: bool, key: str) -> Examples:
         """Tokenizes rows: a split, or the input of `jaxlm predict`.
 
@@ -281,7 +286,14 @@ class RowTask(Task):
         cls.check_data_keys(request.data)
         separator = getattr(config, "label_separator", None)
         columns = cls.text_columns(config), cls.label_columns(config)
-        sources = open_tables(request.data, request.splits, *columns, separator, key_of=config.key_of)
+        sources = open_tables(
+            request.data,
+            request.splits,
+            *columns,
+            separator,
+            key_of=config.key_of,
+            group_columns=cls.group_columns(config),
+        )
         sources = replace(sources, added_texts=cls.added_texts(config), seed=request.seed)
         augment, train = request.data.augment, sources.tables.get("train")
         if augment is None or train is None:
@@ -349,6 +361,9 @@ class CorpusTask(Task):
     @classmethod
     def open(cls, config: Any, request: Request) -> CorpusSources:
         cls.check_data_keys(request.data)
+        for split in request.data.shares:
+            raise UserError(f"data.{split}.fraction: only of labelled rows; expected documents of their own "
+                            f"(data.{split}.path)")  # fmt: skip
         data, splits = request.data, [s for s in request.splits if getattr(request.data, s) is not None]
         return CorpusSources(data, splits, config.text, request.token_cache, request.seed, request.stop)
 

@@ -113,6 +113,11 @@ class QuestionAnswering(RowTask):
         return config.question, config.context
 
     @classmethod
+    def group_columns(cls, config: QuestionAnsweringConfig) -> tuple[str, ...]:
+        """Questions over one context stay together."""
+        return (config.context,)
+
+    @classmethod
     def open(cls, config: QuestionAnsweringConfig, request: Request) -> TableSources:
         clean = request.data.clean
         for key in ("unicode", "control_characters", "whitespace"):

@@ -201,7 +201,7 @@ def _check_held_out(plan: Plan, saved: Mapping[str, str]) -> None:
         if saved.get(split) == plan.held_out.get(split):
             continue
         source = getattr(plan.setup.config.data, split)
-        kinds = ("path", "rows", "tfds", "builtin", "mixture")
+        kinds = ("path", "rows", "tfds", "builtin", "fraction", "mixture")
         name = "" if source is None else next(f"{kind}: {v}" for kind in kinds if (v := getattr(source, kind)))
         raise UserError(
             f"data.{split} ({name[:200]}): its content is not what the run has been evaluated on so far. Bring that "

@@ -13,6 +13,8 @@ from jaxlm.training.step_folders import committed_steps, step_numbers
 
 FREE = ("train.restart", "train.hang_factor", "logging.", "checkpoint.", "mesh.", "optimizer.offload")
 """Beginnings of the keys that may change."""
+LENGTH = ("train.epochs", "train.steps")
+"""Keys that say how long a run is."""
 
 
 def check_same_settings(directory: RunDir, config: Config) -> None:
@@ -32,6 +34,14 @@ def check_same_settings(directory: RunDir, config: Config) -> None:
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not key.startswith(free)]
     if changed:
         listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed[:5])
+        if set(changed) <= set(LENGTH) and directory.finished:
+            raise UserError(
+                f"{directory.path} is finished ({listed}), and its schedule has come to its end. To train further, go "
+                f"on from its model in a run of another name: name=NAME model.init={directory.path}, with train.epochs "
+                "or train.steps for what is to come; warm-up and decay begin anew, as its `optimizer` asks for (most "
+                "often a lower optimizer.learning_rate). For one longer schedule, start over with train.restart=true "
+                "(the old run is moved aside)"
+            )
         raise UserError(
             f"{directory.path} was started with other settings ({listed}). Use the old ones to resume, another "
             "name=NAME, or train.restart=true to start over (the old run is moved aside)"

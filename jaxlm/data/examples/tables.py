@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus.text_digests import digest_texts
 from jaxlm.data.examples.folds import hold_out
+from jaxlm.data.examples.held_out import hold_out_shares
 from jaxlm.data.examples.thinning import thin_labels
 from jaxlm.data.sources.cleaning import clean_tables, replace_labels
 from jaxlm.data.sources.sources import load
@@ -66,6 +67,7 @@ def open_tables(
     label_separator: str | None = None,
     *,
     key_of: Callable[[str], str] = lambda column: "task",
+    group_columns: tuple[str, ...] | None = None,
 ) -> TableSources:
     """Reads and cleans the splits that a config names.
 
@@ -73,19 +75,25 @@ def open_tables(
       label_columns: what `data.clean.labels` is applied to.
       label_separator: what stands between several labels of a cell.
       key_of: the config key that names a column, for messages.
+      group_columns: the columns whose texts keep rows on one side of a split; None: `text_columns`.
     Raises:
       UserError: a source that cannot be read, or a bad row (unless `data.on_bad_row` is skip); training rows without a
         text column.
     """
-    read = {"train", *splits} if data.fold is not None and "validation" in splits else splits
+    kept = {"train", *splits} if data.fold is not None and "validation" in splits else set(splits)
+    read = kept | ({"train"} if kept & set(data.shares) else set[str]())
     tables = {
         split: load(source, key=f"data.{split}", split=split, on_bad_row=data.on_bad_row)
         for split in SPLITS
-        if split in read and (source := getattr(data, split)) is not None
+        if split in read and split not in data.shares and (source := getattr(data, split)) is not None
     }
     if "train" in tables:
         for column in text_columns:
             tables["train"].require(column, key=key_of(column))
+    if data.shares and "train" in tables:
+        columns = group_columns or text_columns, label_columns, label_separator
+        tables = {**tables, **hold_out_shares(tables["train"], data.shares, *columns)}
+        tables = {split: tables[split] for split in SPLITS if split in kept and split in tables}
     tables, cleaned = clean_tables(tables, text_columns, data.clean)
     if data.clean.labels:
         if not label_columns:

@@ -6,8 +6,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-_SHINGLE = 5  # words of the sequences that two texts are compared by
-_NEAR = 0.5  # share of the shorter text's shingles that makes two texts near-copies
+SHINGLE = 5  # words of the sequences that two texts are compared by
+NEAR = 0.5  # share of the shorter text's shingles that makes two texts near-copies
 
 
 class CopyIndex:
@@ -37,7 +37,7 @@ class CopyIndex:
         """Returns the numbers of the near-copies of a text."""
         own = _shingles(text)
         shared = Counter(number for shingle in self._texts_of.keys() & own for number in self._texts_of[shingle])
-        return [number for number, count in shared.items() if count >= _NEAR * min(len(own), self._sizes[number])]
+        return [number for number, count in shared.items() if count >= NEAR * min(len(own), self._sizes[number])]
 
 
 def cluster_near_copies(texts: Sequence[str]) -> list[str]:
@@ -68,4 +68,4 @@ def cluster_near_copies(texts: Sequence[str]) -> list[str]:
 
 def _shingles(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
-    return set(zip(*(words[i:] for i in range(_SHINGLE)), strict=False)) if len(words) >= _SHINGLE else {tuple(words)}
+    return set(zip(*(words[i:] for i in range(SHINGLE)), strict=False)) if len(words) >= SHINGLE else {tuple(words)}

@@ -65,7 +65,9 @@ def test_files_of_other_columns_are_refused(folder):
 
 
 def test_what_is_not_there_is_named_with_its_folder(folder):
-    with pytest.raises(UserError, match=r"no file matches parts/\*\.tsv; the folder parts holds a\.csv, b\.csv, c\.csv"):
+    with pytest.raises(
+        UserError, match=r"no file matches parts/\*\.tsv; the folder parts holds a\.csv, b\.csv, c\.csv"
+    ):
         read("parts/*.tsv")
     with pytest.raises(UserError, match=r"no file matches partz/\*\.csv; there is no folder partz"):
         read("partz/*.csv")
