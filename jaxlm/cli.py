@@ -42,7 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run_one_of_several(options, cluster)
 
 
-_PATHS = ("back_model", "config", "data", "input", "model", "output", "paths", "plugin", "run", "space", "train")
+_PATHS = (
+    "back_model",
+    "config",
+    "data",
+    "html",
+    "input",
+    "json",
+    "model",
+    "output",
+    "paths",
+    "plugin",
+    "run",
+    "space",
+    "train",
+)
 """Options that are paths."""
 
 

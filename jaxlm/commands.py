@@ -59,6 +59,44 @@ def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
     _say(repeat_lines(summary) if is_repeated(config) else score_lines(summary))
 
 
+def init(options: argparse.Namespace) -> None:
+    from jaxlm.new_config.templates import template_lines, template_text
+    from jaxlm.new_config.writing import config_for
+
+    given = [name for name in ("train", "template", "list") if getattr(options, name)]
+    if len(given) != 1:
+        raise UserError("init: expected one of --train FILE, --template NAME and --list")
+    if options.train is None and (options.task or options.model):
+        raise UserError(
+            f"--{'task' if options.task else 'model'}: only with --train FILE, which the config is written for"
+        )
+    if options.list:
+        print(printable(template_lines()))
+    elif options.template is not None:
+        print(template_text(options.template), end="")
+    elif options.train is not None:
+        print(config_for(options.train, task=options.task, model=options.model), end="")
+
+
+def check(options: argparse.Namespace) -> None:
+    from jaxlm.check.check import check_data
+    from jaxlm.check.page import check_lines, write_check_page
+    from jaxlm.config.loading import load_config
+    from jaxlm.inference.output import write_output
+
+    load_plugins(options.plugin)
+    found = check_data(load_config(Path(options.config), options.overrides))
+    if options.html is not None:
+        write_check_page(Path(options.html), found)
+        log.info("wrote %s", options.html)
+    if options.json is not None:
+        write_output(options.json, [json.dumps(found.json(), indent=2, ensure_ascii=False) + "\n"])
+    if options.json != "-":
+        _say(check_lines(found))
+    if found.refusals:
+        raise UserError("a run would refuse this:\n" + "\n".join(found.refusals))
+
+
 def sweep(options: argparse.Namespace) -> None:
     from jaxlm.config.loading import load_config
     from jaxlm.sweep.results import sweep_lines

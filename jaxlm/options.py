@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from jaxlm import commands
 from jaxlm.bench.suites import SUITES
+from jaxlm.new_config.kinds import TASKS
 
 
 def _mark(text: str) -> str:
@@ -118,6 +119,23 @@ def make_parser() -> argparse.ArgumentParser:
         hosts.add_argument("--connect-timeout", type=int, metavar="SECONDS", help=text)
         text = "silence after which a process counts as dead (default: 100, or JAXLM_HEARTBEAT)"
         hosts.add_argument("--heartbeat", type=int, metavar="SECONDS", help=text)
+
+    sub = command("init", commands.init, "Write a config: for a file of labelled rows, or a copy of a shipped one.")
+    sub.add_argument("--train", metavar="FILE", help="labelled rows: csv, tsv, jsonl, parquet, conll, SQuAD")
+    sub.add_argument("--task", choices=TASKS, help="what is learned (default: as the columns look)")
+    text = "what to fine-tune (default: a small model from random parameters)"
+    sub.add_argument("--model", metavar="DIR_OR_ID", help=text)
+    sub.add_argument("--list", action="store_true", help="show the shipped configs, for every task")
+    sub.add_argument("--template", metavar="NAME", help="write a shipped config, for instance finetune/sst2")
+
+    sub = command(
+        "check", commands.check, "Look through the labelled rows of a config: labels, lengths, copies, leaks."
+    )
+    _add_plugins(sub)
+    sub.add_argument("--config", required=True, metavar="FILE")
+    sub.add_argument("--json", metavar="FILE|-", help="write the findings as JSON")
+    sub.add_argument("--html", metavar="FILE", help="write a page")
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the config")
 
     sub = command("sweep", commands.sweep, "Search for settings: many runs of a config, whose keys Optuna chooses.")
     _add_plugins(sub)

@@ -22,6 +22,7 @@ LAYERS = [
     "hf tasks",
     "config",
     "setup",
+    "check new_config",
     "inference",
     "training",
     "cost",

@@ -15,6 +15,7 @@ from jaxlm.config.nodes import Dumper, Node, parse
 from jaxlm.config.other_names import OTHER_KINDS, OTHER_NAMES
 from jaxlm.config.reference import describe, sections_of, walk
 from jaxlm.config.schema import Config, include_registered_tasks
+from jaxlm.config.shipped import find_config
 from jaxlm.errors import UserError, did_you_mean, nearest
 
 
@@ -22,7 +23,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a config file.
 
     Args:
-      path: a YAML file.
+      path: a YAML file, or a shipped one (`shipped.find_config`).
       overrides: `key.path=value`, the value being YAML; applied in order. A path may lead into mappings and lists
         (`data.train.rows.0.text=...`); a section may be replaced whole (`data.train={path: x}`) or set to null.
 
@@ -31,6 +32,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         each with file, line (or the override), key, what was expected and what was found.
     """
     include_registered_tasks()
+    path = find_config(Path(path))
     mistakes: list[str] = []
     root = parse(_read(path), lambda line: f"{path}:{line}", mistakes)
     if root is None:

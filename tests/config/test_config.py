@@ -79,7 +79,8 @@ def test_every_mistake_is_reported_at_its_line(refused):
             "c.yaml:13: unknown key learning_rate; did you mean optimizer.learning_rate?",
             "c.yaml:14: unknown key epocs; known keys: name, seed, model, task, data, optimizer, generation, train, "
             "mesh, checkpoint, logging",
-            "c.yaml:16: data.train: expected exactly one of path, rows, tfds, builtin, fraction, mixture; found path, tfds",
+            "c.yaml:16: data.train: expected exactly one of path, rows, tfds, builtin, fraction, mixture; found path, "
+            "tfds",
             "c.yaml:17: data.validation.rows.0: expected data.validation.rows to be list of mappings or null, found 1",
             'c.yaml:18: data.packing: expected true or false, found "no"',
             "c.yaml:19: data.clean: expected section, found null",
@@ -189,7 +190,7 @@ def test_override_replaces_or_conflicts_with_a_source(load, refused):
         load(SMALL, "data.train={path:x}")
     assert refused(SMALL, "data.train.path=x") == [
         "c.yaml:4 with override 'data.train.path=x': data.train: expected exactly one of path, rows, tfds, builtin, "
-        "mixture; found path, rows"
+        "fraction, mixture; found path, rows"
     ]
 
 

@@ -1,0 +1,1 @@
+"""What `jaxlm check` finds in the labelled rows that a config names."""

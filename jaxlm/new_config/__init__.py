@@ -1,0 +1,1 @@
+"""A config for a file of labelled rows, written after a look at the file: `jaxlm init`."""

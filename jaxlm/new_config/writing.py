@@ -1,0 +1,172 @@
+"""Writes the config for a file that was looked at, with comments that say what may be changed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from jaxlm.new_config.columns import Guess, guess_task
+from jaxlm.new_config.lengths import Ruler
+from jaxlm.new_config.looking import Looked, look
+
+log = logging.getLogger("jaxlm")
+
+_WRITERS = ("translation", "summarization", "text_to_text")
+_SHOWN = 12
+_PLAIN = re.compile(r"[A-Za-z_]([\w ./*-]*\w)?", re.ASCII)
+
+
+def config_for(path: str, *, task: str | None = None, model: str | None = None) -> str:
+    """Returns a config in YAML that trains on a file, and logs what was chosen and why.
+
+    Args:
+      path: a file of rows, or a pattern.
+      task: one of `columns.TASKS`; None: as the columns look.
+      model: what to fine-tune, a folder or hub id; None: a small model from random parameters.
+    Raises:
+      UserError: a file that cannot be read, columns that do not fit the task, no such model.
+    """
+    looked = look(path)
+    for note in looked.notes:
+        log.info("%s: %s", path, note)
+    guess = guess_task(looked.table, task)
+    log.info("task: %s, since %s", guess.name, "; ".join(guess.notes))
+    unused = [name for name in looked.table.columns if name not in _used(guess)]
+    if unused:
+        log.info("columns that are not read: %s", ", ".join(unused))
+    folder = None
+    if model is not None:
+        from jaxlm.hf.hub import find_model_dir
+
+        folder = find_model_dir(model, key="--model")
+    else:
+        log.info("model: a small one from random parameters, since there is no --model; a pretrained one scores better")
+    return _text(looked, guess, model, Ruler(folder))
+
+
+def _text(looked: Looked, guess: Guess, model: str | None, ruler: Ruler) -> str:
+    rows = len(looked.table)
+    writes = guess.name in _WRITERS
+    length = ruler.longest(looked.table, guess.texts)
+    data: list[str] = [f"  train: {flow({'path': looked.path, **looked.settings})}"]
+    if guess.name == "question_answering":
+        length = min(384, ruler.positions)
+    if rows >= 20:
+        fraction = 0.1 if rows >= 1000 else 0.2
+        data += [
+            "  # Held out of the training rows, each label by its share, near-copies on one side; or {path: dev.csv}.",
+            f"  validation: {flow({'fraction': fraction})}",
+        ]
+        log.info("validation: %g of the rows are held out", fraction)
+    else:
+        log.info("validation: none, since there are only %d rows", rows)
+    kept = "longer texts are read in windows" if guess.name == "question_answering" else "longer texts are cut"
+    data.append(f"  max_length: {length}  # tokens; {kept}")
+    log.info("max_length: %d tokens, which all but one in a hundred rows keep%s", length,
+             " (estimated from their words)" if model is None else "")  # fmt: skip
+    if writes and guess.target is not None:
+        data.append(f"  max_target_length: {ruler.longest(looked.table, (guess.target,))}")
+    if lacking := _lacking(looked, guess):
+        data.append(f"  on_bad_row: skip  # {lacking} rows cannot be used; `stop` refuses them by file and row")
+        log.info("on_bad_row: skip, since %d rows cannot be read or lack a text or a label", lacking)
+    batch, epochs = (32, 3 if model else 10) if rows >= 1000 else (16, 4 if model else 20)
+    lines = [
+        f"# {guess.name} on {looked.path}, {rows:,}{'' if looked.whole else ' or more'} rows; written by `jaxlm init`.",
+        *_label_comment(looked, guess),
+        "# Then: jaxlm check --config FILE; jaxlm finetune --config FILE --dry-run; jaxlm finetune --config FILE",
+        f"name: {_name(looked.path)}  # of the run, in runs/",
+        *_model(model, writes, length),
+        f"task: {flow(guess.section)}",
+        "data:",
+        *data,
+        f"optimizer: {flow(_optimizer(model, writes))}",
+        f"train: {flow({'batch_size': batch, 'epochs': epochs})}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _model(model: str | None, writes: bool, length: int) -> list[str]:
+    if model is not None:
+        return [f"model: {flow({'init': model})}"]
+    lines = [
+        "# A small model from random parameters. A pretrained one scores far better: put",
+        f"# model: {{init: {'t5-small' if writes else 'bert-base-uncased'}}}   (a folder, or a hub id)",
+        "# in the place of these lines, with optimizer: {learning_rate: "
+        + ("1e-3, name: adafactor, weight_decay: 0.0" if writes else "5e-5, warmup: 0.1") + "}.",
+    ]  # fmt: skip
+    if writes:
+        return [
+            *lines,
+            "model:",
+            "  family: t5",
+            "  config: {num_layers: 2, embed_dim: 128, num_heads: 4, head_dim: 32, mlp_dim: 512}",
+            "  train_tokenizer: {type: byte_bpe, vocab_size: 4000}",
+        ]
+    return [
+        *lines,
+        "model:",
+        "  family: bert",
+        f"  config: {{num_layers: 2, embed_dim: 128, num_heads: 4, mlp_dim: 512, max_positions: {max(128, length)}}}",
+        "  train_tokenizer: {type: wordpiece, vocab_size: 8000}",
+    ]
+
+
+def _optimizer(model: str | None, writes: bool) -> dict[str, Any]:
+    if writes:
+        return {"name": "adafactor", "learning_rate": 1e-3 if model else 1e-2, "warmup": 0.1, "weight_decay": 0.0}
+    return {"learning_rate": 5e-5 if model else 1e-3, "warmup": 0.1}
+
+
+def _used(guess: Guess) -> set[str]:
+    used = set(guess.texts) | {guess.target or ""}
+    for value in guess.section.values():
+        used |= set(value) if isinstance(value, list) else {str(value)}
+    return used | ({"answers", "id"} if guess.name == "question_answering" else set[str]())
+
+
+def _label_comment(looked: Looked, guess: Guess) -> list[str]:
+    label = guess.section.get("label")
+    if label is None or guess.name in ("regression", "embedding", "multiple_choice"):
+        return []
+    mark = guess.section.get("label_separator")
+    counts = Counter[str]()
+    for row in looked.table.rows:
+        cell = row[label]
+        parts = cell if isinstance(cell, list) else str(cell).split(mark) if mark else [cell]
+        counts.update(str(part).strip() for part in parts if part is not None)
+    named = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(_SHOWN))
+    more = f", ... {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+    log.info("labels: %s%s", named, more)
+    return [f"# Labels: {' '.join((named + more).split())}"]
+
+
+def _lacking(looked: Looked, guess: Guess) -> int:
+    """Rows that cannot be read, or lack a text or a label."""
+    columns = [*guess.texts, *(c for c in (guess.section.get("label"), guess.target) if isinstance(c, str))]
+    blank = sum(any(_is_blank(row[column]) for column in columns) for row in looked.table.rows)
+    return looked.table.skipped + blank
+
+
+def _is_blank(cell: Any) -> bool:
+    return cell is None or isinstance(cell, str) and not cell.strip()
+
+
+def _name(path: str) -> str:
+    stem = re.sub(r"(\.(gz|zst))?$", "", Path(path).name).partition(".")[0]
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "my-run"
+
+
+def flow(value: Any) -> str:
+    """Returns a value as YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, str):
+        plain = _PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null")
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
