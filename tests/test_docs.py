@@ -118,7 +118,8 @@ def test_the_page_of_the_command_line_has_every_command_and_option():
         asked = [action for action in command._actions if action.dest != "help"]
         assert len(rows) == len(asked), name
         for action in asked:
-            names = {*action.option_strings, action.dest, action.dest.upper(), action.metavar}
+            choices = f"{{{','.join(map(str, action.choices or ()))}}}"
+            names = {*action.option_strings, action.dest, action.dest.upper(), action.metavar, choices}
             assert any(row.split(" ")[0].rstrip(",") in names for row in rows), (name, action.dest)
     assert "| `--config FILE` | Required. |" in page
     assert "$" not in page and "%(" not in page
