@@ -120,11 +120,29 @@ def test_a_run_that_lost_its_end_resumes_bit_for_bit(finished, capsys):
         ({"lora": {}, "bitfit": True}, "lora and bitfit: expected one of them"),
         ({"ia3": {"feedforward": ["up"]}}, "expected some of targets, found up"),
         ({"base": "somewhere"}, "is a whole model, and no adapter over another"),
+        ({"lora": {}, "freeze": ["embeddings"]}, "with lora all but what it trains is frozen; leave freeze out"),
+        ({"bitfit": True, "reinit_layers": 1}, "with bitfit the layers are frozen; new ones would learn nothing"),
+        ({"ia3": {}, "mixout": 0.3}, "the kernels are not trained with lora, ia3 or bitfit"),
+        ({"frozen_dtype": "int8"}, "model.frozen_dtype=int8: no parameter is frozen whole"),
     ],
 )
 def test_what_does_not_apply_is_refused_in_words(finished, capsys, model, words):
     path = config(finished, "refused", model)
     assert run("finetune", "--config", path, "--dry-run") == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.layer_decay=0.9", "beside adapters, all layers stay frozen"),
+        ("train.unfreeze_every=3", "beside adapters, all layers stay frozen"),
+        ("train.fgm=1.0", "it moves the token embeddings along their gradient, and they are frozen"),
+    ],
+)
+def test_what_needs_all_layers_is_refused_beside_adapters(finished, capsys, override, words):
+    path = config(finished, "refused", {"lora": {}})
+    assert run("finetune", "--config", path, "--dry-run", override) == 2
     assert words in capsys.readouterr().err
 
 
