@@ -220,4 +220,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--order", choices=("random", "balanced"), default="random", help="with --worker: data.batch_order"
     )
     sub.add_argument("--seed", type=int, default=0)
+    text = "finetune, config, generation: also write all figures, the machine and the versions into this JSON file"
+    sub.add_argument("--out", metavar="FILE", help=text)
+    text = "finetune, config, generation: also add a line for each ratio to this CSV file, as docs/benchmarks.csv"
+    sub.add_argument("--log", metavar="FILE", help=text)
     return parser

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlm.bench.harness import peer_script, plain_environ, run_measurement, speed_table
+from jaxlm.bench.harness import peer_script, plain_environ, run_measurement
+from jaxlm.bench.record import Comparison
 from jaxlm.bench.training_step import time_steps
 from jaxlm.config.loading import load_config
 from jaxlm.config.schema import Config
@@ -28,8 +29,10 @@ def measure(path: Path, *, steps: int, warmup: int, seed: int) -> dict[str, Any]
     return time_steps(load_config(path, overrides), steps=steps, warmup=warmup)
 
 
-def bench_config(path: Path, *, rounds: int, steps: int, warmup: int, peer: bool, peer_model: str | None = None) -> str:
-    """Runs the contenders in turn, `rounds` times; returns a Markdown table of medians: examples, of which windows of
+def bench_config(
+    path: Path, *, rounds: int, steps: int, warmup: int, peer: bool, peer_model: str | None = None
+) -> Comparison:
+    """Runs the contenders in turn, `rounds` times; returns what they measured: examples, of which windows of
     long rows are one each; of encoder-decoders, tokens of targets.
 
     Args:
@@ -47,9 +50,7 @@ def bench_config(path: Path, *, rounds: int, steps: int, warmup: int, peer: bool
         for name, (command, total) in contenders.items():
             counts = ["--steps", str(total), "--warmup", str(warmup), "--seed", str(number)]
             results[name].append(run_measurement([*command, *counts], plain_environ()))
-    return speed_table(
-        results, unit="target_tokens" if "target_tokens_per_second" in results["jaxlm"][0] else "examples"
-    )
+    return Comparison(results, "target_tokens" if "target_tokens_per_second" in results["jaxlm"][0] else "examples")
 
 
 def _peer(config: Config, peer_model: str | None) -> list[str]:

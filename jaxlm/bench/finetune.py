@@ -10,7 +10,8 @@ import os
 import sys
 from typing import Any
 
-from jaxlm.bench.harness import TUNED, peer_script, plain_environ, run_measurement, speed_table
+from jaxlm.bench.harness import TUNED, peer_script, plain_environ, run_measurement
+from jaxlm.bench.record import Comparison
 from jaxlm.bench.training_step import time_steps
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
@@ -51,8 +52,8 @@ def measure(
     return time_steps(config, steps=steps, warmup=warmup)
 
 
-def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype: str, peer: bool) -> str:
-    """Runs the contenders in turn, `rounds` times; returns a Markdown table of medians.
+def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype: str, peer: bool) -> Comparison:
+    """Runs the contenders in turn, `rounds` times; returns what they measured.
 
     Raises:
       UserError: the peer was asked for outside a checkout, or for steps that are not whole mega-batches of its sampler:
@@ -87,4 +88,4 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
             # jaxlm takes the settings by itself; others run as their users run them.
             environ = {**os.environ, **TUNED} if "malloc" in name else plain_environ()
             results[name].append(run_measurement([*command, *counts], environ))
-    return speed_table(results)
+    return Comparison(results)

@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from jaxlm.bench.harness import peer_script, plain_environ, run_measurement, speed_table
+from jaxlm.bench.harness import peer_script, plain_environ, run_measurement
+from jaxlm.bench.record import Comparison
 from jaxlm.errors import UserError
 from jaxlm.inference.predict import open_predictor
 
@@ -54,8 +55,8 @@ def measure(model: str, path: Path, *, texts: int, num_beams: int, max_new_token
 
 def bench_generation(
     model: str, path: Path, *, rounds: int, texts: int, num_beams: int, max_new_tokens: int, peer: bool
-) -> str:
-    """Runs the contenders in turn, `rounds` times; returns a Markdown table of medians.
+) -> Comparison:
+    """Runs the contenders in turn, `rounds` times; returns what they measured.
 
     Raises:
       UserError: no such file, or rows without texts.
@@ -73,4 +74,4 @@ def bench_generation(
     for _ in range(rounds):
         for name, command in contenders.items():
             results[name].append(run_measurement([*command, *settings], plain_environ()))
-    return speed_table(results, unit="texts")
+    return Comparison(results, "texts")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxlm.bench.record import Comparison
 from jaxlm.errors import RunFailure, UserError
 from jaxlm.parallel.cpu_env import settings
 
@@ -53,23 +54,18 @@ def peer_script(name: str) -> Path:
     return path
 
 
-def speed_table(results: Mapping[str, Sequence[Mapping[str, Any]]], unit: str = "examples") -> str:
-    """A Markdown table of contenders by name, each with its measurements in the order of the rounds; the first is what
-    the others are compared with.
-
-    Args:
-      unit: what is counted: measurements have `<unit>_per_second`.
-    """
-    speeds = {name: [run[f"{unit}_per_second"] for run in runs] for name, runs in results.items()}
-    base = next(iter(speeds.values()))
+def speed_table(comparison: Comparison) -> str:
+    """Returns a Markdown table of contenders, the first of which the others are compared with."""
+    results, unit = comparison.results, comparison.unit
     titles = ["", f"{unit.replace('_', ' ')}/s: min, median, max", "first row / this, median of rounds"]
     pads = all("padding_share" in run for runs in results.values() for run in runs)
     if pads:
         titles.insert(2, "padding")
     lines = [f"| {' | '.join(titles).lstrip()} |", "|---" * len(titles) + "|"]
-    for name, values in speeds.items():
-        ratio = statistics.median(ours / other for ours, other in zip(base, values, strict=True))
-        cells = [name, f"{min(values):.1f}, {statistics.median(values):.1f}, {max(values):.1f}", f"{ratio:.2f}"]
+    for name in results:
+        values = comparison.speeds(name)
+        spread = f"{min(values):.1f}, {statistics.median(values):.1f}, {max(values):.1f}"
+        cells = [name, spread, f"{comparison.ratio(name):.2f}"]
         if pads:
             cells.insert(2, f"{statistics.median(run['padding_share'] for run in results[name]):.1%}")
         lines.append(f"| {' | '.join(cells)} |")

@@ -6,9 +6,12 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxlm.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxlm.bench.record import Comparison
 
 
 def finetune(options: argparse.Namespace) -> None:
@@ -22,7 +25,8 @@ def finetune(options: argparse.Namespace) -> None:
         batches = {"packing": not options.no_packing, "order": options.order, "seed": options.seed}
         print(json.dumps(finetune.measure(options.model, options.train, **batches, **shared)))
     else:
-        print(finetune.bench(options.model, options.train, rounds=options.rounds, peer=options.peer, **shared))
+        made = finetune.bench(options.model, options.train, rounds=options.rounds, peer=options.peer, **shared)
+        _keep(options, made, f"{Path(options.model).name}, {options.dtype}")
 
 
 def config(options: argparse.Namespace) -> None:
@@ -33,7 +37,7 @@ def config(options: argparse.Namespace) -> None:
         print(json.dumps(config_speed.measure(path, seed=options.seed, **_steps(options))))
     else:
         peer = {"peer": options.peer, "peer_model": options.peer_model}
-        print(config_speed.bench_config(path, rounds=options.rounds, **peer, **_steps(options)))
+        _keep(options, config_speed.bench_config(path, rounds=options.rounds, **peer, **_steps(options)), path.stem)
 
 
 def generation(options: argparse.Namespace) -> None:
@@ -45,7 +49,7 @@ def generation(options: argparse.Namespace) -> None:
         print(json.dumps(generation.measure(options.model, path, **settings)))
     else:
         made = generation.bench_generation(options.model, path, rounds=options.rounds, peer=options.peer, **settings)
-        print(made)
+        _keep(options, made, f"{Path(options.model).name}, {options.num_beams} beams")
 
 
 def corpus(options: argparse.Namespace) -> None:
@@ -72,6 +76,21 @@ def scaling(options: argparse.Namespace) -> None:
 SUITES: dict[str, Callable[[argparse.Namespace], None]] = {
     suite.__name__: suite for suite in (finetune, config, generation, corpus, evaluation, scaling)
 }
+
+
+def _keep(options: argparse.Namespace, comparison: Comparison, measured: str) -> None:
+    """Prints the table of a comparison, and keeps it where the options say."""
+    from jaxlm.bench.harness import speed_table
+    from jaxlm.bench.record import append_lines, describe, write_json
+
+    print(speed_table(comparison))
+    if options.out is None and options.log is None:
+        return
+    record = describe(comparison, options.suite, options.command_line)
+    if options.out is not None:
+        write_json(Path(options.out), record)
+    if options.log is not None:
+        append_lines(Path(options.log), record, measured)
 
 
 def _steps(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from helpers.finetuning_runs import FILLER, WORDS, rows, run
 from helpers.hf_folders import write_checkpoint
 from helpers.tiny_models import tiny
 
+from jaxlm.bench import finetune
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.training import train_tokenizer
 
@@ -85,3 +86,30 @@ def test_texts_that_a_model_writes(tmp_path, capsys):
     assert 'texts.jsonl: expected rows of {"text": ...}' in capsys.readouterr().err
     assert run(*command, tmp_path / "absent") == 2
     assert "--input: no file" in capsys.readouterr().err
+
+
+def test_figures_are_kept(job, tmp_path, monkeypatch, capsys):
+    """Ratios are taken round by round; the file of lines grows."""
+    speeds = iter([10.0, 5.0, 8.0, 30.0, 10.0, 6.0])  # two rounds of three contenders
+
+    def measured(command, environ):
+        return {"examples_per_second": next(speeds), "padding_share": 0.1}
+
+    monkeypatch.setattr(finetune, "run_measurement", measured)
+    kept, lines = tmp_path / "figures.json", tmp_path / "lines.csv"
+    command = [*job, "--rounds", 2, "--out", kept, "--log", lines]
+    assert run(*command) == 0
+    assert "| jaxlm padded | 6.0, 7.0, 8.0 | 10.0% | 3.12 |" in capsys.readouterr().out
+    record = json.loads(kept.read_text())
+    assert record["ratios"]["jaxlm padded"] == pytest.approx((10 / 8 + 30 / 6) / 2)
+    assert [one["examples_per_second"] for one in record["results"]["jaxlm packed, random order"]] == [5.0, 10.0]
+    assert (
+        record["command"].startswith("jaxlm bench --model")
+        and record["packages"]["jax"]
+        and record["machine"]["device"]
+    )
+    speeds = iter([10.0, 5.0, 8.0, 30.0, 10.0, 6.0])
+    assert run(*command) == 0
+    header, *rows = lines.read_text().splitlines()
+    assert header == "date,commit,machine,suite,measured,contender,ratio" and len(rows) == 4
+    assert rows[0] == rows[2] and rows[1].endswith('finetune,"model, float32",jaxlm padded,3.125')
