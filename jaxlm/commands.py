@@ -17,46 +17,40 @@ log = logging.getLogger("jaxlm")
 
 
 def pretrain(options: argparse.Namespace) -> None:
-    _train(options, pretraining=True)
+    _train(options, "pretrain")
 
 
 def finetune(options: argparse.Namespace) -> None:
-    _train(options, pretraining=False)
+    _train(options, "finetune")
 
 
-def _train(options: argparse.Namespace, *, pretraining: bool) -> None:
+def _train(options: argparse.Namespace, kind: str) -> None:
     from jaxlm.cost import topology
 
     absent = topology.requested(options.topology, options.overrides, dry_run=options.dry_run)
     if absent is not None:
         absent.set_environment()  # before anything imports JAX, as the tasks of the schema do
+    from jaxlm.api.training import check_kind, train
     from jaxlm.config.loading import load_config
-    from jaxlm.tasks import TASKS
 
     load_plugins(options.plugin)
-
     config = load_config(Path(options.config), topology.other_overrides(options.overrides))
-    if pretraining != (TASKS[config.task.kind].reads == "corpus"):
-        right = "finetune" if pretraining else "pretrain"
-        raise UserError(f"{options.config}: task.kind={config.task.kind} is for `jaxlm {right}`")
+    check_kind(config, kind, options.config)
     if absent is not None:
         from jaxlm.cost.compile import dry_run_for
 
         print(printable(dry_run_for(config, absent)))
-        return
-    from jaxlm.report.format import score_lines
-    from jaxlm.report.repeats import repeat_lines
-    from jaxlm.training.repeats import is_repeated, repeats
-    from jaxlm.training.stages import run_chain, run_pretraining
-
-    if options.dry_run:
+    elif options.dry_run:
         from jaxlm.cost.dryrun import dry_run
+        from jaxlm.training.repeats import repeats
+        from jaxlm.training.settings import check_directory
+        from jaxlm.training.stages import run_pretraining
 
+        check_directory(config)
         first, *others = repeats(run_pretraining(config))
         _say(dry_run(first) + (f"\n{len(others)} more runs like it" if others else ""))
-        return
-    summary = run_chain(config, command=options.command_line)
-    _say(repeat_lines(summary) if is_repeated(config) else score_lines(summary))
+    else:
+        _say(train(config, kind, options.config, command=options.command_line).lines())
 
 
 def init(options: argparse.Namespace) -> None:
@@ -135,10 +129,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
+    from jaxlm.api.loaded import open_model
     from jaxlm.data.sources.files import check_file
     from jaxlm.inference.input_rows import open_input
     from jaxlm.inference.output import to_csv, to_jsonl, write_binary, write_output
-    from jaxlm.inference.predict import open_predictor, predict_stream
     from jaxlm.inference.vector_files import check_suffix, vector_writer
     from jaxlm.parallel import processes
 
@@ -150,23 +144,23 @@ def predict(options: argparse.Namespace) -> None:
     if options.input != "-":
         check_file(Path(options.input), "--input")
         processes.assert_same(f"the contents of {options.input}", lambda: sha256(Path(options.input)))
-    policy = "skip" if options.on_bad_row == "error" else "stop"
-    predictor = open_predictor(
+    model = open_model(
         options.run,
         text=_columns(options.text),
-        on_bad_row=policy,
+        on_bad_row=options.on_bad_row,
         overrides=options.overrides,
     )
+    setup = model.predictor.trained.setup
     table = {".csv": ",", ".tsv": "\t"}.get(Path(options.output).suffix)
-    arrays = check_suffix(options.output, vectors=predictor.trained.setup.task.vectors)
+    arrays = check_suffix(options.output, vectors=setup.task.vectors)
     reading = {
         "columns": options.columns and tuple(options.columns),
         "separator": options.separator,
         "quoting": None if options.quoting is None else options.quoting == "true",
         "format": options.format,
     }
-    with open_input(options.input, predictor.trained.setup.config, reading) as rows:
-        answers = predict_stream(predictor, rows.records, rows.name)
+    with open_input(options.input, setup.config, reading) as rows:
+        answers = model.stream(rows.records, rows.name)
         if processes.is_first() and arrays is not None:
             write_binary(options.output, lambda file: vector_writer(arrays)(answers, file))
         elif processes.is_first():

@@ -55,6 +55,8 @@ def missing(path: Path, *, folders: bool = False) -> str:
     parent = path.parent
     if not parent.is_dir():
         message = f"; there is no folder {parent} either"
+        if (elsewhere := in_nearest_folder(path, folders=folders)) is not None:
+            message += f"; did you mean {str(elsewhere)!r}?"
     else:
         there = sorted(entry.name for entry in parent.iterdir() if (entry.is_dir() if folders else entry.is_file()))
         near = nearest(path.name, there)
@@ -65,6 +67,24 @@ def missing(path: Path, *, folders: bool = False) -> str:
     if path.is_absolute():
         return message
     return f"{message} (relative paths are taken from the working directory, {Path.cwd()})"
+
+
+def in_nearest_folder(path: Path, *, folders: bool = False) -> Path | None:
+    """Returns the nearest path where the folder of `path` is mistyped, perhaps its own name, too; None if none is near.
+
+    Args:
+      folders: as in `missing`.
+    """
+
+    def names(folder: Path, *, folders: bool) -> list[str]:
+        return sorted(entry.name for entry in folder.iterdir() if (entry.is_dir() if folders else entry.is_file()))
+
+    above = path.parent.parent
+    if path.parent.is_dir() or not above.is_dir():
+        return None
+    near = nearest(path.parent.name, names(above, folders=True))
+    found = None if near is None else nearest(path.name, names(above / near, folders=folders))
+    return None if near is None or found is None else above / near / found
 
 
 def check_fetched(path: Path) -> None:

@@ -29,7 +29,7 @@ SMALLER = {
 
 
 def test_example_runs(capsys):
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    code = re.search(r"```python\n(import jax, .*?)```", README, re.DOTALL).group(1)
     assert len([line for line in code.split("\n") if line.strip()]) <= 27
     exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})  # warnings are errors, as everywhere here
     assert 0.5 < float(capsys.readouterr().out) < 3.0

@@ -17,6 +17,7 @@ from jaxlm.config.reference import describe, sections_of, walk
 from jaxlm.config.schema import Config, include_registered_tasks
 from jaxlm.config.shipped import find_config
 from jaxlm.errors import UserError, did_you_mean, nearest
+from jaxlm.local_paths import missing
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -37,8 +38,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     root = parse(_read(path), lambda line: f"{path}:{line}", mistakes)
     if root is None:
         raise UserError(f"{path}: the file is empty; expected a mapping with at least the key name")
+    if isinstance(root.value, str) and ":" in root.value:
+        raise UserError(f"{root.where}: expected a space after the colon of a key, found {_show(root.plain())}")
     if not isinstance(root.value, dict):
         raise UserError(f"{root.where}: expected a mapping of keys to values, found {_show(root.plain())}")
+    return _resolve(root, overrides, mistakes)
+
+
+def make_config(text: str, overrides: Sequence[str] = ()) -> Config:
+    """Returns the config that a YAML text of no file describes; `overrides` and errors as in `load_config`."""
+    include_registered_tasks()
+    mistakes: list[str] = []
+    root = parse(text, lambda _: "the config", mistakes)
+    assert root is not None
     return _resolve(root, overrides, mistakes)
 
 
@@ -68,9 +80,9 @@ def _read(path: Path) -> str:
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
+        raise UserError(f"{path}: no such config file{missing(Path(path))}") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: expected a YAML file, found a directory") from None
+        raise UserError(f"{path}: expected a YAML file, found a folder{_configs_in(Path(path))}") from None
     except OSError as e:
         raise UserError(f"{path}: cannot be read: {e.strerror}") from e
     try:
@@ -79,6 +91,11 @@ def _read(path: Path) -> str:
         line = content.count(b"\n", 0, e.start) + 1
         found = f"byte 0x{content[e.start]:02x} at offset {e.start}"
         raise UserError(f"{path}:{line}: expected UTF-8, found {found}") from None
+
+
+def _configs_in(folder: Path) -> str:
+    names = sorted(path.name for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern))
+    return f"; it holds {', '.join(names[:8])}" if names else ""
 
 
 def _apply(root: Node, override: str, mistakes: list[str]) -> None:

@@ -21,6 +21,7 @@ from jaxlm.parallel.chips import GIB, Chip
 from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.setup import Setup
 from jaxlm.training.plan import make_plan
+from jaxlm.training.run import check_validation, named_metric
 from jaxlm.training.state import bytes_on_device
 
 
@@ -65,6 +66,7 @@ def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
     """Compiles a run's train step for `devices`; arguments and errors as in `dry_run_for`."""
     if config.model.init_config is not None:
         raise UserError(f"model.init={config.model.init}: expected the directory of that run; finish it first")
+    check_validation(config)
     changes: dict[str, Any] = {}
     if config.model.unroll == "auto":  # as on an accelerator, on fake CPU devices, too
         changes["unroll"] = 1
@@ -72,6 +74,7 @@ def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
         changes["attention"] = "xla"
     config = config.model_copy(update={"model": config.model.model_copy(update=changes)})
     setup, tokenizer = setup_for_shapes(config, devices)
+    named_metric(setup.task, config.train.metric)
     plan = make_plan(setup)
     batch = plan.abstract_batch(next(plan.loader))
     plan.loader.close()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.config.loading import dump_config
 from jaxlm.config.schema import Config
 from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
+from jaxlm.report.format import format_counts
 from jaxlm.run.trackers import check_trackers
 from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.training.optimizer import describe_rates
 from jaxlm.training.plan import Plan, make_plan
-from jaxlm.training.run import select_metric
+from jaxlm.training.run import check_validation, select_metric
+from jaxlm.training.stages import scratch_config
 from jaxlm.training.state import bytes_on_device
 
 
@@ -23,6 +24,9 @@ def dry_run(config: Config) -> str:
       UserError: as the run itself would.
     """
     check_trackers(config.logging.trackers)
+    check_validation(config)
+    if config.train.scratch_baseline:
+        scratch_config(config)
     setup = make_setup(config)
     select_metric(setup)
     params, initialized = setup.init_params()
@@ -41,7 +45,7 @@ def dry_run(config: Config) -> str:
         *([f"learning rates   {rates}"] if (rates := describe_rates(setup)) else []),
         f"task             {_task(setup)}",
         f"mesh             {setup.rules.description}",
-        *(f"{name:16s} {_counts(split.describe())}" for name, split in setup.datasets.items()),
+        *(f"{name:16s} {format_counts(split.describe())}" for name, split in setup.datasets.items()),
         f"steps            {plan.total_steps} ({plan.loader.steps_per_epoch or 'unknown'} per epoch)",
         f"batch shapes     rows {list(shapes.row_counts)} x length {list(shapes.row_lengths)}, "
         f"{shapes.slots} examples a row at most, padding {plan.loader.padding_share:.1%}",
@@ -63,10 +67,6 @@ def _task(setup: Setup) -> str:
 def _frozen(setup: Setup) -> list[str]:
     trained, frozen = setup.split.count(setup.shapes)
     return [f"trained          {trained:,} parameters; frozen {frozen:,}"] if frozen else []
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
 
 
 def _memory(plan: Plan, compiled: Any) -> list[str]:

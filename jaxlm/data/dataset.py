@@ -26,6 +26,7 @@ class BatchLayout:
       packing: several examples to a row; False: one, padded.
       max_shapes: most distinct batch shapes.
       eval_rows: rows of an evaluation batch; None: as many as give about 4,096 tokens.
+      few_shapes: sizes of evaluation batches are rounded up to powers of two, so that splits share compiled steps.
       order: order of the examples of an epoch (`data.batch_order`).
       sampling: rows of each class in an epoch (`data.sampling`).
       pad_id: token id of padding.
@@ -41,6 +42,7 @@ class BatchLayout:
     packing: bool = True
     max_shapes: int = 4
     eval_rows: int | None = None
+    few_shapes: bool = False
     order: Literal["random", "balanced"] = "random"
     sampling: Sampling = "natural"
     pad_id: int = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxlm.data import sentence_modules
 from jaxlm.errors import RunFailure, UserError, nearest
-from jaxlm.local_paths import check_local, missing
+from jaxlm.local_paths import check_local, in_nearest_folder, missing
 
 # What jaxlm reads; nothing that would have to be unpickled is ever fetched.
 FILES = (
@@ -17,6 +17,10 @@ FILES = (
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
     *sentence_modules.FILES,
 )  # fmt: skip
+
+
+_OURS = ("runs", "models", "checkpoints", "output", "outputs", "data")
+"""What people call folders of models, and no owner of the hub is called."""
 
 
 def find_model_dir(name: str, *, key: str, revision: str | None = None) -> Path:
@@ -55,11 +59,13 @@ def find_model_dir(name: str, *, key: str, revision: str | None = None) -> Path:
 
 
 def _check_no_mistyped_path(name: str, path: Path, key: str) -> None:
-    """Raises UserError for what is rather a path than a hub id: its folder, or one of nearly its name, is here."""
+    """Raises UserError for what is rather a path than a hub id: its folder, or one of nearly its name, is here, or it
+    begins as paths of models do."""
     import huggingface_hub
 
     near = [other for other in path.parent.glob("*") if other.is_dir() and nearest(path.name, [other.name])]
-    if not near and (path.parent == Path() or not path.parent.is_dir()):
+    folder = path.parent.is_dir() and path.parent != Path() or path.parent.name in _OURS
+    if not near and not folder and in_nearest_folder(path, folders=True) is None:
         return
     with contextlib.suppress(ValueError):  # what is no hub id
         if huggingface_hub.try_to_load_from_cache(name, "config.json") is not None:
@@ -98,6 +104,7 @@ def _download(name: str, key: str, revision: str | None) -> Path:
         ) from error
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
         raise RunFailure(
-            f"{key}: {name!r} is not a directory here, and the hub could not be reached to look for it there "
-            f"({type(error).__name__}); give a local directory, or run once with network access to fill the cache"
+            f"{key}: {name!r} is not a directory here (in {Path.cwd()}), and the hub could not be reached to look for "
+            f"it there ({type(error).__name__}); give a local directory, or run once with network access to fill the "
+            "cache"
         ) from error

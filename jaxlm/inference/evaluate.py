@@ -15,6 +15,7 @@ from jaxlm.inference.slices import Slicing, slice_lines, slice_scores, slice_sec
 from jaxlm.inference.trained import COMPUTE_KEYS, asks_for_mesh, open_trained, run_config
 from jaxlm.local_paths import missing
 from jaxlm.parallel import processes
+from jaxlm.report.format import format_counts
 from jaxlm.report.report import write_page
 from jaxlm.run.run_dir import RunDir
 from jaxlm.tasks.base import Task
@@ -86,6 +87,8 @@ def evaluate_run(
     processes.assert_same(f"the rows of {key}", dataset.fingerprint)
     with processes.collective_section():
         evaluation = trained.evaluator.evaluate(*trained.parts, dataset)
+    read = f"the split {split}" if data is None else data
+    log.info("scores of %s on %s: %s", run, read, format_counts(dataset.describe()))
     if slicing is None:
         return dict(evaluation.scores)
     task = trained.setup.task

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import pkgutil
 import re
 
-_ABSENT = re.compile(r"Unable to initialize backend '(?P<name>\w+)': (?P<reason>.*)", re.DOTALL)
+_ABSENT = re.compile(r"(?:Unable to initialize backend|Unknown backend:?) '?(?P<name>\w+)'?(?P<reason>.*)", re.DOTALL)
 
 
 def explain_absent(error: RuntimeError) -> str | None:
@@ -13,12 +16,27 @@ def explain_absent(error: RuntimeError) -> str | None:
     found = _ABSENT.match(str(error))
     if found is None:
         return None
-    reason = " ".join(found["reason"].partition("(set JAX_PLATFORMS")[0].split())
+    reason = " ".join(found["reason"].partition("(set JAX_PLATFORMS")[0].removeprefix(":").split())
     if len(reason) > 160:
         reason = f"{reason[:160]} ..."
     asked = os.environ.get("JAX_PLATFORMS")
     asked = f"JAX_PLATFORMS={asked}: " if asked else ""
     return (
-        f"{asked}the backend {found['name']} cannot be used here ({reason.rstrip('. ')}). Leave JAX_PLATFORMS unset to "
-        "use what there is, or set it to cpu; TPUs need the extra `tpu` and NVIDIA GPUs the extra `cuda` of jaxlm"
+        f"{asked}the backend {found['name']} cannot be used here ({reason.rstrip('. ')}). Installed: "
+        f"{', '.join(installed())}. Leave JAX_PLATFORMS unset to use what there is, or set it to cpu; TPUs need "
+        "`pip install 'jaxlm[tpu]'`, NVIDIA GPUs `pip install 'jaxlm[cuda]'`"
     )
+
+
+def installed() -> list[str]:
+    """Returns the backends whose packages are installed, whether or not their devices are here."""
+    found = ["cpu"]
+    try:
+        plugins = importlib.import_module("jax_plugins").__path__  # a namespace package, absent without plugins
+    except ImportError:
+        plugins = []
+    names = [module.name.removeprefix("xla_") for module in pkgutil.iter_modules(plugins)]
+    found += sorted({re.sub(r"\d+$", "", name) for name in names})
+    if importlib.util.find_spec("libtpu") is not None:
+        found.append("tpu")
+    return found

@@ -55,6 +55,11 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
 
 
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Returns counts by name in words, `64 rows, 2 truncated`, without those that are 0."""
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
+
+
 def headline_metrics(summary: Mapping[str, Any]) -> list[str]:
     """Returns the names of a summary's `metrics` that are headlines, in their order; [] if it has no such list."""
     return [metric["name"] for metric in summary.get("metrics") or [] if metric.get("headline", True)]

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,16 +99,35 @@ class RunDir:
             with tempfile.TemporaryFile(dir=run.path):
                 pass
         except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(
-                f"{run.path}: a file stands where the run directory, or one of its parents, should be ({error}). "
-                "Move it away, or choose another place with logging.directory=DIR or name=NAME"
-            ) from error
+            raise run._in_the_way(str(error)) from error
         except OSError as error:
-            raise UserError(
-                f"{run.path}: the run directory cannot be written ({error}). "
-                "Make it writable, or choose another place with logging.directory=DIR"
-            ) from error
+            raise run._unwritable(str(error)) from error
         return run
+
+    def check_place(self) -> None:
+        """Checks, without writing anything, that the directory could be made and written.
+
+        Raises:
+          UserError: as `open`.
+        """
+        check_local(self.path, "logging.directory")
+        nearest = next(path for path in (self.path, *self.path.parents) if path.exists())
+        if not nearest.is_dir():
+            raise self._in_the_way(str(nearest))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise self._unwritable(f"no permission to write in {nearest}")
+
+    def _in_the_way(self, file: str) -> UserError:
+        return UserError(
+            f"{self.path}: a file stands where the run directory, or one of its parents, should be ({file}). "
+            "Move it away, or choose another place with logging.directory=DIR or name=NAME"
+        )
+
+    def _unwritable(self, why: str) -> UserError:
+        return UserError(
+            f"{self.path}: the run directory cannot be written ({why}). "
+            "Make it writable, or choose another place with logging.directory=DIR"
+        )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

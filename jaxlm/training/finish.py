@@ -61,7 +61,7 @@ def finish_run(
         for split, evaluation in evaluations.items()
     }
     for split, evaluation in evaluations.items():
-        run.tracker.log_evaluation(steps, split if split == "test" else "validation (best)", scores[split])
+        run.tracker.log_evaluation(best_step, split if split == "test" else "validation (best)", scores[split])
         if evaluation.answers and processes.is_first():
             directory.write_text(
                 f"{PREDICTIONS}/{split}.jsonl", "".join(to_jsonl(predictions(task, evaluation.answers)))

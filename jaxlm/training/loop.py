@@ -17,8 +17,9 @@ from jaxlm.errors import Interrupted
 from jaxlm.inference.samples import Sampler
 from jaxlm.inference.trained import make_evaluator
 from jaxlm.parallel import processes
+from jaxlm.report.format import format_counts
 from jaxlm.run.interrupt import watch_signals
-from jaxlm.run.run_dir import CONFIG, SUMMARY, RunDir
+from jaxlm.run.run_dir import CONFIG, REPORT, SUMMARY, RunDir
 from jaxlm.run.step_watch import StepWatch
 from jaxlm.run.trackers import check_trackers, open_trackers
 from jaxlm.run.tracking import Tracker
@@ -31,7 +32,16 @@ from jaxlm.training.optimizer import describe_rates
 from jaxlm.training.plan import Plan, make_plan
 from jaxlm.training.precompile import Precompiler
 from jaxlm.training.progress import Progress
-from jaxlm.training.run import AfterEvaluation, Evaluated, Run, best_state, ignore, select_metric, start
+from jaxlm.training.run import (
+    AfterEvaluation,
+    Evaluated,
+    Run,
+    best_state,
+    check_validation,
+    ignore,
+    select_metric,
+    start,
+)
 from jaxlm.training.settings import check_same_settings, describe_saved, flatten, how_to_resume
 from jaxlm.training.state import TrainState
 from jaxlm.training.step_folders import committed_steps
@@ -59,6 +69,7 @@ def run_training(
     """
     check_trackers(config.logging.trackers)
     directory = RunDir(Path(config.logging.directory).absolute() / config.name)
+    check_validation(config)
     config = pin_commits(config, directory.config)
     with ExitStack() as held, watch_signals(lambda: describe_saved(directory.checkpoints, config)) as interrupt:
         processes.assert_same("the settings", lambda: flatten(config.model_dump(mode="json")))
@@ -77,7 +88,9 @@ def run_training(
                 parts = plan, directory, checkpoints, evaluator, tracker, interrupt, metric, initialized, sampler
                 run = Run(*parts, after_evaluation)
                 state, best_step = best_state(run, loop(run, state, progress), progress)
-                return finish_run(run, state, progress, best_step, command, reference_scores or {})
+                summary = finish_run(run, state, progress, best_step, command, reference_scores or {})
+        log.info("%s: open %s; the model in HF format is %s", directory.path, REPORT, directory.model)
+        return summary
 
 
 def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
@@ -97,6 +110,7 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
             batch = next(plan.loader)
             if compiles := meter.compiles(batch):
                 watch.pause()
+                log.info("compiling the step (shape %s) ...", " x ".join(map(str, batch["tokens"].shape)))
                 programs.wait(batch)
             with meter.time_step(batch):
                 state, metrics = plan.step(state, plan.to_device(batch))
@@ -112,7 +126,8 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
                 meter.sum_counts(plan.setup.rules)
             run.tracker.set_progress(step)
             if (problem := meter.divergence()) is not None:
-                raise run.diverged(step, problem)
+                ago, examples = meter.culprit()
+                raise run.diverged(step - ago, problem, examples)
             if due.log:
                 run.tracker.log_train(step, meter.flush(float(np.asarray(plan.schedule(step - 1)))))
             scores, best = _evaluate(run, state, progress) if due.evaluate else ({}, False)
@@ -124,7 +139,19 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
             if stop and step < plan.total_steps:
                 advice = how_to_resume(plan.setup.config)
                 raise Interrupted(f"{stop}: saved at step {step} of {plan.total_steps}; {advice}")
+    if progress.best.stopped:
+        _announce_early_stopping(run, progress)
     return state
+
+
+def _announce_early_stopping(run: Run, progress: Progress) -> None:
+    rule, best = run.plan.setup.config.train.early_stopping, progress.best
+    assert rule is not None and run.metric is not None
+    log.info(
+        "early stopping ends the run after step %d of %d: %s has not improved%s in %d evaluations since step %d (%s)",
+        progress.step, run.plan.total_steps, run.metric.name, f" by {rule.min_delta:g}" if rule.min_delta else "",
+        best.evaluations_since, best.step, "never defined" if best.value is None else f"{best.value:.4f}",
+    )  # fmt: skip
 
 
 def _evaluate(run: Run, state: TrainState, progress: Progress) -> tuple[dict[str, float], bool]:
@@ -216,8 +243,10 @@ def _tracker(directory: RunDir, plan: Plan, step: int) -> Tracker:
 
 
 def _announce(plan: Plan, step: int) -> None:
-    """Logs the size of the run, and where it starts."""
+    """Logs what is learned, from how much, the size of the run, and where it starts."""
     setup, devices = plan.setup, jax.devices()
+    counts = "; ".join(f"{split}: {format_counts(dataset.describe())}" for split, dataset in setup.datasets.items())
+    log.info("task.kind=%s; %s", setup.config.task.kind, counts)
     trained, frozen = setup.split.count(setup.shapes)
     log.info(
         "%s: %d parameters%s, %d steps%s, %d %s device(s), %s",

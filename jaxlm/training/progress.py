@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from jaxlm.config.training import EarlyStoppingConfig
 from jaxlm.fields import EXAMPLES, Batch
@@ -86,6 +87,7 @@ class StepMeter:
         self._compiled: set[tuple[int, ...]] = set()  # shapes of batches
         self._max_in_flight = 0
         self._nonfinite = 0.0  # parameters, after the steps that were fetched
+        self._examples: list[np.ndarray | None] = []  # of each batch since the last flush, or resumption
 
     @contextmanager
     def time_step(self, batch: Batch) -> Generator[None, None, None]:
@@ -98,6 +100,7 @@ class StepMeter:
         if compiled:
             self.seconds += time.perf_counter() - start
         self._compiled.add(shape)
+        self._examples.append(batch.get(EXAMPLES))
         self._counts.update(_count(batch, timed=compiled))
 
     def compiles(self, batch: Batch) -> bool:
@@ -141,6 +144,7 @@ class StepMeter:
             self.total[name] = self.total.get(name, 0) + getattr(self, name)
             setattr(self, name, 0)
         self.losses, self.norms = [], []
+        self._examples.clear()
         return values
 
     def divergence(self) -> str | None:
@@ -149,6 +153,19 @@ class StepMeter:
             if not all(map(math.isfinite, values)):
                 return f"the {name} is not finite"
         return f"{self._nonfinite:,.0f} parameters are not finite" if self._nonfinite else None
+
+    def culprit(self) -> tuple[int, np.ndarray | None]:
+        """Returns how many steps before the last one `divergence` began, and what the batch of that step has as
+        `EXAMPLES`; None where that is not known: of a corpus, of parameters, of a step before a resumption."""
+        firsts = [
+            next((i for i, value in enumerate(values) if not math.isfinite(value)), len(values))
+            for values in (self.losses, self.norms)
+        ]
+        fetched = len(self.losses) - min(firsts)
+        if not fetched:
+            return 0, None
+        ago = len(self._in_flight) + fetched - 1
+        return ago, self._examples[-1 - ago] if ago < len(self._examples) else None
 
     def throughput(self) -> dict[str, float]:
         """Returns figures of the whole run: its padding and, unless every step compiled, its speed."""

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from jaxlm.errors import RunFailure, UserError
+from jaxlm.config.schema import Config
+from jaxlm.errors import RunFailure, UserError, did_you_mean
 from jaxlm.inference.evaluator import Evaluation, Evaluator
 from jaxlm.inference.samples import Sampler, save_samples
 from jaxlm.parallel import processes
@@ -18,6 +20,7 @@ from jaxlm.run.interrupt import Interrupt
 from jaxlm.run.run_dir import RunDir
 from jaxlm.run.tracking import Tracker
 from jaxlm.setup.setup import Setup
+from jaxlm.tasks.base import Task
 from jaxlm.tasks.records import Answer, Metric
 from jaxlm.training.checkpoint import Checkpointer
 from jaxlm.training.plan import Plan
@@ -25,6 +28,9 @@ from jaxlm.training.progress import BestCheckpoint, Progress
 from jaxlm.training.state import TrainState, fingerprint, saved_part
 
 log = logging.getLogger("jaxlm")
+
+_ROWS_SHOWN = 16
+"""Most rows of a batch that a message names."""
 
 
 class Evaluated(NamedTuple):
@@ -102,8 +108,12 @@ class Run:
         }
         self.checkpoints.save(progress.step, saved_part(state), extra, scores, wait=wait)
 
-    def diverged(self, step: int, problem: str) -> RunFailure:
-        """Returns the error of a run whose step went wrong: what is not finite, and what can be done about it."""
+    def diverged(self, step: int, problem: str, examples: np.ndarray | None) -> RunFailure:
+        """Returns the error of a run whose step went wrong: what is not finite, and what can be done about it.
+
+        Args:
+          examples: of the step's batch (`EXAMPLES`), where they are known.
+        """
         with contextlib.suppress(RunFailure):  # of the save that is under way
             self.checkpoints.wait()
         saved = self.checkpoints.latest_step()
@@ -116,7 +126,17 @@ class Run:
                 f"train.restart=true, or under another name=NAME, and {advice}"
             )
         first = " Do the parameters that it starts from hold such numbers?" if step == 1 else ""
-        return RunFailure(f"step {step}: {problem}; {advice}.{first}")
+        return RunFailure(f"step {step}: {problem}{self._rows_of(examples)}; {advice}.{first}")
+
+    def _rows_of(self, examples: np.ndarray | None) -> str:
+        """In words, the training rows of a batch."""
+        split = self.plan.setup.datasets["train"].examples()
+        if examples is None or split is None:
+            return ""
+        rows = sorted({split.examples[i].row for i in examples.ravel().tolist() if i >= 0})
+        numbers = [str(split.table.number(row)) for row in rows]
+        more = f" and {len(numbers) - _ROWS_SHOWN} more" if len(numbers) > _ROWS_SHOWN else ""
+        return f" (its rows are those of {split.table.name}: {', '.join(numbers[:_ROWS_SHOWN])}{more})"
 
 
 def select_metric(setup: Setup) -> Metric | None:
@@ -125,17 +145,28 @@ def select_metric(setup: Setup) -> Metric | None:
     Raises:
       UserError: the config names a metric that the task lacks, or that nothing is evaluated for.
     """
-    train, task = setup.config.train, setup.task
+    check_validation(setup.config)
     if "validation" not in setup.datasets:
-        if train.early_stopping or train.metric:
-            raise UserError("train.metric, train.early_stopping: expected data.validation to evaluate on")
         return None
+    return named_metric(setup.task, setup.config.train.metric)
+
+
+def named_metric(task: Task, name: str | None) -> Metric:
+    """Returns a metric of a task by its name; None: the first. Raises UserError for one that it lacks."""
     by_name = {metric.name: metric for metric in task.metrics}
-    if train.metric is None:
-        return task.metrics[0]
-    if train.metric not in by_name:
-        raise UserError(f"train.metric={train.metric}: expected one of {', '.join(by_name)}")
-    return by_name[train.metric]
+    if name is not None and name not in by_name:
+        raise UserError(f"train.metric={name}: expected one of {', '.join(by_name)}{did_you_mean(name, by_name)}")
+    return task.metrics[0] if name is None else by_name[name]
+
+
+def check_validation(config: Config) -> None:
+    """Raises UserError where a config asks for what needs a validation split, and has none."""
+    train, data = config.train, config.data
+    if data.validation is not None or data.fold is not None:
+        return
+    for key, asked in (("early_stopping", train.early_stopping), ("metric", train.metric)):
+        if asked is not None:
+            raise UserError(f"train.{key}: expected data.validation to evaluate on, or leave it out")
 
 
 def start(plan: Plan, checkpoints: Checkpointer, metric: Metric | None) -> tuple[TrainState, Progress, tuple[str, ...]]:

@@ -48,6 +48,18 @@ def check_same_settings(directory: RunDir, config: Config) -> None:
         )
 
 
+def check_directory(config: Config) -> None:
+    """Refuses, without writing anything, what a run of this config would be refused for because of its directory.
+
+    Raises:
+      UserError: it cannot be written; a run with other settings is there.
+    """
+    directory = RunDir(Path(config.logging.directory).absolute() / config.name)
+    directory.check_place()
+    if not config.train.restart:
+        check_same_settings(directory, config)
+
+
 def _repeats(directory: Path) -> list[Path]:
     """The runs of `train.seeds` or `train.folds` in a directory."""
     return [path.parent for kind in ("seed", "fold") for path in sorted(directory.glob(f"{kind}-*/config.yaml"))]

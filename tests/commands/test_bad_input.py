@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -207,6 +208,8 @@ def test_divergence_stops_before_it_is_saved(tmp_path, capsys):
     )
     message = refused(capsys, "finetune", "--config", path, status=1)
     assert "not finite" in message and "optimizer.learning_rate" in message
+    found = re.search(r"step \d+: the .* is not finite \(its rows are those of .*train\.jsonl: ([\d, ]+)\)", message)
+    assert found and len(found[1].split(", ")) == 8
 
 
 def test_model_without_a_head_cannot_predict(tmp_path, copied, capsys):

@@ -72,7 +72,9 @@ def test_other_settings_are_refused_by_name(finished, capsys):
 def test_evaluate_equals_the_score_of_the_run(finished, capsys):
     summary = json.loads((finished / "runs" / "tiny" / "summary.json").read_text())
     assert run("evaluate", "--run", finished / "runs" / "tiny", "--split", "test") == 0
-    scores = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    scores = json.loads(captured.out)
+    assert "runs/tiny on the split test: 19 rows" in captured.err
     assert scores["accuracy"] == summary["scores"]["test"]["accuracy"]
     assert scores["loss"] == pytest.approx(summary["scores"]["test"]["loss"], abs=1e-5)
     assert run("evaluate", "--run", finished / "runs" / "tiny", "--data", finished / "test.jsonl") == 0

@@ -147,7 +147,7 @@ def test_the_home_folder_may_be_written_as_in_a_shell(tmp_path, monkeypatch):
 def test_no_file_or_a_directory(tmp_path):
     with pytest.raises(UserError, match=r"none\.yaml: no such config file"):
         load_config(tmp_path / "none.yaml")
-    with pytest.raises(UserError, match="expected a YAML file, found a directory"):
+    with pytest.raises(UserError, match="expected a YAML file, found a folder"):
         load_config(tmp_path)
 
 

@@ -102,3 +102,18 @@ def test_a_diverged_step_is_named(loss, norm, lost, words):
         meter.add({"loss": jnp.float32(loss), "grad_norm": jnp.float32(norm), "nonfinite": jnp.float32(lost)})
     meter.wait()
     assert meter.divergence() == words
+
+
+def test_the_batch_that_diverged_is_known_after_later_steps():
+    """Also after a resumption, as far as the batches since then go."""
+    meter = StepMeter(losses=[1.0, 1.0], norms=[1.0, 1.0])
+    batches = [packed(n) for n in (2, 3, 2, 2, 2)]
+    for number, batch in enumerate(batches):
+        with meter.time_step(batch):
+            loss = jnp.float32(NAN if number >= 3 else 1.0)
+            meter.add({"loss": loss, "grad_norm": jnp.float32(1.0), "nonfinite": jnp.float32(0)})
+    assert meter.divergence() is None  # still in flight
+    meter.wait()
+    ago, examples = meter.culprit()
+    assert ago == 1 and examples is batches[3]["examples"]
+    assert StepMeter(losses=[NAN, 1.0], norms=[1.0, 1.0]).culprit() == (1, None)

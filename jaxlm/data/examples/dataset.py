@@ -15,7 +15,7 @@ from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.loader import TrainLoader, group_members
 from jaxlm.data.examples.packing import Rows, build_batch, plan_rows
 from jaxlm.data.examples.sampling import sampled_counts
-from jaxlm.data.examples.shapes import choose_sizes, eval_shapes, round_up
+from jaxlm.data.examples.shapes import choose_sizes, eval_shapes, power_of_two, round_up, rounded_up
 from jaxlm.data.examples.streams import streams_of
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
@@ -80,10 +80,13 @@ class RowDataset:
             packing=layout.packing,
             eval_rows=layout.eval_rows,
         )
+        if layout.few_shapes:
+            shapes = rounded_up(shapes, layout.max_length, fixed_length=layout.row_length is not None)
         num_rows, row_length, slots = shapes.row_counts[0], shapes.row_length, shapes.slots
         if (members := group_members(examples)) is not None:
             batches = _grouped(lengths, members, num_rows, row_length, slots, packing=layout.packing)
-            num_rows = round_up(max(map(len, batches)), multiple)
+            fullest = max(map(len, batches))
+            num_rows = round_up(power_of_two(fullest) if layout.few_shapes else fullest, multiple)
         else:
             order = np.argsort(-lengths, kind="stable")
             planned = plan_rows(lengths[order], row_length, slots, packing=layout.packing)
@@ -91,7 +94,8 @@ class RowDataset:
             batches = [rows[k : k + num_rows] for k in range(0, len(rows), num_rows)]
         row_lengths = [row_length] * len(batches)
         if not layout.packing:
-            needs = [min(round_up(int(max(lengths[row[0]] for row in batch)), 8), row_length) for batch in batches]
+            longest = [round_up(int(max(lengths[row[0]] for row in batch)), 8) for batch in batches]
+            needs = [min(power_of_two(n, 32) if layout.few_shapes else n, row_length) for n in longest]
             sizes = choose_sizes(needs, layout.max_shapes)
             row_lengths = [next(size for size in sizes if size >= need) for need in needs]
         local = layout.share.rows(num_rows)

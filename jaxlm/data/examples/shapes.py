@@ -183,6 +183,28 @@ def eval_shapes(
     return Shapes((row_length,), slots, (round_up(eval_rows, row_multiple),), row_multiple)
 
 
+def rounded_up(shapes: Shapes, max_length: int, *, fixed_length: bool = False) -> Shapes:
+    """Returns shapes of at least these sizes that other splits are likely to have, too: powers of two, no longer than
+    `max_length` and about 4,096 tokens where they were not before.
+
+    Args:
+      fixed_length: the row length was asked for, and stays.
+    """
+    rows, length = shapes.row_counts[0], shapes.row_length
+    if not fixed_length:
+        longest = max(length, round_up(max_length, _LENGTH_MULTIPLE))
+        length = min(power_of_two(length, 32), longest)
+    most = max(rows, _EVAL_TOKENS // length)
+    rows = round_up(min(power_of_two(rows), most), shapes.row_multiple)
+    slots = shapes.slots if shapes.slots == 1 else power_of_two(shapes.slots, 4)
+    return Shapes((length,), slots, (rows,), shapes.row_multiple)
+
+
+def power_of_two(value: int, least: int = 1) -> int:
+    """Smallest power of two that is at least `value` and `least`."""
+    return 1 << (max(value, least) - 1).bit_length()
+
+
 def _choose_row(
     lengths: np.ndarray,
     batches: list[np.ndarray],

@@ -1,0 +1,1 @@
+"""The Python API: what `import jaxlm` offers, for programs and notebooks."""
