@@ -135,9 +135,7 @@ def _lengths(lengths: Lengths) -> str:
         return said
     total = max(1, sum(rows for _, rows in lengths.histogram))
     key = "data.max_length"
-    return (
-        f"{said}; {lengths.longer:,} rows ({lengths.longer / total:.1%}) are longer than the {lengths.limit} of {key}"
-    )
+    return f"{said}; longer than the {lengths.limit} of {key}: {_count(lengths.longer)} ({lengths.longer / total:.1%})"
 
 
 def _rows_of(split: SplitCheck) -> list[tuple[str, Found]]:
@@ -150,7 +148,11 @@ def _rows_of(split: SplitCheck) -> list[tuple[str, Found]]:
 
 
 def _finding(words: str, found: Found) -> str:
-    return f"{words}: {found.rows:,} rows; {_first(found)}"
+    return f"{words}: {_count(found.rows)}; {_first(found)}"
+
+
+def _count(rows: int) -> str:
+    return f"{rows:,} row" if rows == 1 else f"{rows:,} rows"
 
 
 def _first(found: Found) -> str:

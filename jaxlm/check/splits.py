@@ -12,9 +12,12 @@ import numpy as np
 from jaxlm.data.examples.held_out import labels_of_cell, text_of_row
 from jaxlm.data.sources.copy_groups import group_copies
 from jaxlm.data.sources.table import Table
+from jaxlm.report.sections import excerpt
 
 SHOWN = 10
 """Places that are listed of each finding."""
+_EXCERPT = 80
+"""Characters of a text that are shown."""
 _BINS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -141,40 +144,57 @@ class Copies:
 
     def __init__(self, tables: Mapping[str, Table], columns: Sequence[str], group_columns: Sequence[str]) -> None:
         self._tables = tables
-        self.exact = {name: [text_of_row(row, columns) for row in table.rows] for name, table in tables.items()}
+        self._exact = {name: [text_of_row(row, columns) for row in table.rows] for name, table in tables.items()}
         texts = [text_of_row(row, group_columns) for table in tables.values() for row in table.rows]
         groups = iter(group_copies(texts))
-        self.near = {name: [next(groups) for _ in table.rows] for name, table in tables.items()}
+        self._near = {name: [next(groups) for _ in table.rows] for name, table in tables.items()}
 
     def equal(self, split: str) -> Found:
         """Rows whose texts stand in an earlier row of the split."""
         first: dict[str, int] = {}
-        return self._found(split, [i for i, text in enumerate(self.exact[split]) if first.setdefault(text, i) != i])
+        pairs = [(i, split, first.setdefault(text, i)) for i, text in enumerate(self._exact[split])]
+        return self._found(split, [pair for pair in pairs if pair[0] != pair[2]])
 
     def contradicting(self, split: str, labels: Sequence[str]) -> Found:
         """Rows whose texts have another label in another row of the split."""
-        found: defaultdict[str, set[str]] = defaultdict(set)
-        for text, label in zip(self.exact[split], labels, strict=True):
-            found[text].add(label)
-        return self._found(split, [i for i, text in enumerate(self.exact[split]) if len(found[text]) > 1])
+        found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for i, (text, label) in enumerate(zip(self._exact[split], labels, strict=True)):
+            found[text].setdefault(label, i)
+        others = [
+            (i, split, next(j for other, j in found[text].items() if other != label))
+            for i, (text, label) in enumerate(zip(self._exact[split], labels, strict=True))
+            if len(found[text]) > 1
+        ]
+        return self._found(split, others)
 
     def nearly_equal(self, split: str) -> Found:
         """Rows with a near-copy in the split, each text once."""
-        texts = dict(zip(self.exact[split], self.near[split], strict=True))
-        sizes = Counter(texts.values())
-        seen: set[str] = set()
-        rows: list[int] = []
-        for i, (text, group) in enumerate(zip(self.exact[split], self.near[split], strict=True)):
-            if text not in seen and sizes[group] > 1:
-                rows.append(i)
-            seen.add(text)
-        return self._found(split, rows)
+        first: dict[str, int] = {}
+        members: defaultdict[str, list[int]] = defaultdict(list)
+        for i, (text, group) in enumerate(zip(self._exact[split], self._near[split], strict=True)):
+            if first.setdefault(text, i) == i:
+                members[group].append(i)
+        pairs = [
+            (i, split, rows[0] if i != rows[0] else rows[1]) for rows in members.values() for i in rows if len(rows) > 1
+        ]
+        return self._found(split, sorted(pairs))
 
     def shared(self, split: str, other: str, *, near: bool) -> Found:
         """Rows of a split whose texts also stand in another, equal or nearly so."""
-        texts = self.near if near else self.exact
-        there = set(texts[other])
-        return self._found(split, [i for i, text in enumerate(texts[split]) if text in there])
+        texts = self._near if near else self._exact
+        there: dict[str, int] = {}
+        for j, text in enumerate(texts[other]):
+            there.setdefault(text, j)
+        pairs = [(i, other, there[text]) for i, text in enumerate(texts[split]) if text in there]
+        return self._found(split, pairs)
 
-    def _found(self, split: str, rows: Sequence[int]) -> Found:
-        return Found(len(rows), [self._tables[split].where(i) for i in rows[:SHOWN]])
+    def _found(self, split: str, pairs: Sequence[tuple[int, str, int]]) -> Found:
+        """What is found in rows of a split, each with the split and the row that its texts are like."""
+        table = self._tables[split]
+        return Found(
+            len(pairs),
+            [
+                f"{table.where(i)}, as {self._tables[other].where(j)}: {excerpt(self._exact[split][i], _EXCERPT)}"
+                for i, other, j in pairs[:SHOWN]
+            ],
+        )

@@ -40,7 +40,7 @@ def test_findings_are_counted_and_placed(config, capsys):
     train, said = found["splits"]["train"], capsys.readouterr().out
     assert train["rows"] == 12 and train["labels"] == {"neg": 9, "pos": 2, "Pos ": 1} and not found["refused"]
     assert train["unusable"]["rows"] == 1 and "row 6: text is empty" in train["unusable"]["first"][0]
-    assert train["equal_texts"]["rows"] == 1 and train["equal_texts"]["first"][0].endswith("train.jsonl, row 3")
+    assert train["equal_texts"]["rows"] == 1 and "train.jsonl, row 3, as " in train["equal_texts"]["first"][0]
     assert train["equal_texts_with_other_labels"]["rows"] == 2
     assert train["nearly_equal_texts"]["rows"] == 2
     lengths = train["lengths"]["text"]
@@ -49,7 +49,9 @@ def test_findings_are_counted_and_placed(config, capsys):
     [leak] = found["leaks"]
     assert (leak["equal"]["rows"], leak["equal_or_nearly"]["rows"]) == (2, 4)
     assert found["labels_that_differ_by_case_or_spaces"] == [["pos", "Pos "]]
-    assert "1 rows (9.1%) are longer than the 48 of data.max_length" in said and "leaks: the texts of 2 rows" in said
+    assert "train.jsonl, row 1: the quick brown fox" in train["equal_texts"]["first"][0]
+    assert f"{config.parent}/validation.jsonl, row 1: the quick" in leak["equal"]["first"][0]
+    assert "longer than the 48 of data.max_length: 1 row (9.1%)" in said and "leaks: the texts of 2 rows" in said
     assert all(words in page.read_text() for words in ("Leaks between splits", "Rows to look at", "train.jsonl, row 3"))
 
 
