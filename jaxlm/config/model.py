@@ -62,6 +62,10 @@ class ModelConfig(Section):
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """Attention kernel; `auto`: splash on a TPU and cuDNN on a GPU, where they can do what is asked, else XLA. On a
     CPU, `splash` is interpreted, very slowly."""
+    matmul: Literal["auto", "float32", "bfloat16"] = "auto"
+    """On a single CPU device: dense maps of `dtype: float32` multiply what is rounded to bfloat16, and add up in
+    float32, twice as fast where the CPU has instructions for it. `auto`: where it has, in training steps; evaluation,
+    prediction and other devices compute as `dtype` says."""
     remat: Literal["none", "full", "dots"] = "none"
     """Activations recomputed in the backward pass: none, all of a layer, or all but its matrix products."""
     logits_chunk: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"

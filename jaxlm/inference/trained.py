@@ -47,7 +47,7 @@ _FROM_CHECKPOINT: dict[str, Any] = {
     "bitfit": False,
 }
 """Keys of `model` that a trained model answers by itself."""
-COMPUTE_KEYS = ("model.dtype", "model.attention", "model.unroll", "model.logits_chunk")
+COMPUTE_KEYS = ("model.dtype", "model.matmul", "model.attention", "model.unroll", "model.logits_chunk")
 """Keys of `model` that say how to compute, not what."""
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from jaxlm.errors import UserError
 from jaxlm.nn import adapters, quantized
 from jaxlm.nn.dropout import Key
+from jaxlm.nn.products import product
 from jaxlm.parallel.sharding import Rules, constrain
 
 _GATHERED = "gathered weights"
@@ -41,6 +42,8 @@ class ComputeConfig:
     flatten_products: bool = False
     """Dense maps multiply matrices of two axes: of arrays of more, XLA's CPU compiler transposes copies for the
     gradients' products."""
+    half_products: bool = False
+    """With `flatten_products`: dense maps multiply what is rounded to bfloat16 (`nn.products.half_product`)."""
     layer_drop: float = 0.0
     """How often a layer of a stack is skipped while training."""
     adapter_scale: float = 1.0
@@ -148,7 +151,8 @@ def _affine(compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Seque
             kernel = constrain(kernel, gathered, compute.rules).astype(compute.dtype)  # exact, in bfloat16 too
         else:
             kernel = constrain(kernel.astype(compute.dtype), gathered, compute.rules)
-        return _product(x, checkpoint_name(kernel, _GATHERED), contract, compute.flatten_products)
+        kernel = checkpoint_name(kernel, _GATHERED)
+        return product(x, kernel, contract, flatten=compute.flatten_products, half=compute.half_products)
 
     x, adapter = adapters.scale_inputs(x.astype(compute.dtype), weights.adapter), weights.adapter
     y = multiply(x, weights.kernel, axes, contract)
@@ -167,16 +171,6 @@ def _affine(compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Seque
 
 def _init_of(module: nn.Module, init: Callable[..., jax.Array] | None) -> Callable[..., jax.Array]:
     return normal(cast(Any, module).config.init_std) if init is None else init
-
-
-def _product(x: jax.Array, kernel: jax.Array, contract: int, flatten: bool) -> jax.Array:
-    """[..., *inputs] times [*inputs, *outputs], of which `contract` axes are inputs."""
-    if not flatten:
-        dims = (tuple(range(x.ndim - contract, x.ndim)), tuple(range(contract)))
-        return jax.lax.dot_general(x, kernel, (dims, ((), ())))
-    inputs = math.prod(kernel.shape[:contract])
-    y = x.reshape(-1, inputs) @ kernel.reshape(inputs, -1)
-    return y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
 
 
 def embedding_table(module: nn.Module, name: str, num: int, embed_dim: int, axis: str) -> Float[Array, "X D"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import NamedTuple
 
 GIB = 2**30
@@ -48,3 +50,11 @@ CHIPS = {
         Chip("h200", MEMORY["NVIDIA H200"], 989e12, 4800e9, 900e9),
     )
 }
+
+
+@functools.cache
+def cpu_multiplies_bfloat16() -> bool:
+    """Returns whether this CPU has instructions for products of bfloat16 (AMX or AVX-512), as Linux says."""
+    path = Path("/proc/cpuinfo")
+    flags = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))

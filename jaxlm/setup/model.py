@@ -16,6 +16,7 @@ from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.models import Family, Model, get_family
 from jaxlm.models.base import override
 from jaxlm.nn.layers import ComputeConfig
+from jaxlm.parallel.chips import cpu_multiplies_bfloat16
 from jaxlm.parallel.mesh import choose_mesh
 from jaxlm.parallel.sharding import Rules, param_shardings
 from jaxlm.tasks.base import Task
@@ -122,12 +123,24 @@ def model_side(model: Model, config: Config) -> ModelSide:
 
 
 def make_compute(model: ModelConfig, rules: Rules) -> ComputeConfig:
-    """How to compute, from the config's knobs and the platform."""
+    """How to compute, from the config's knobs and the platform; training steps as `for_training` says."""
     # Unrolled, XLA's CPU compiler saves the copies in and out of the loop; elsewhere compile time weighs more.
     unroll = model.unroll if model.unroll != "auto" else 1_000_000 if rules.platform == "cpu" else 1
     flatten = rules.platform == "cpu" and (rules.mesh is None or rules.mesh.size == 1)
     dtype = jnp.dtype(model.dtype)
-    compute = ComputeConfig(dtype, model.attention, model.remat, unroll, rules, flatten, model.layer_drop)
+    low = dtype == jnp.bfloat16 and model.matmul == "auto" and cpu_multiplies_bfloat16()
+    half = flatten and (low or model.matmul == "bfloat16")
+    compute = ComputeConfig(dtype, model.attention, model.remat, unroll, rules, flatten, half, model.layer_drop)
     if model.lora is None:
         return compute
     return replace(compute, adapter_scale=model.lora.scale, adapter_dropout=model.lora.dropout)
+
+
+def for_training(model: Model, setting: str) -> Model:
+    """Returns a model as training steps compute it.
+
+    Args:
+      setting: `model.matmul`.
+    """
+    half = setting == "auto" and model.compute.flatten_products and cpu_multiplies_bfloat16()
+    return replace(model, compute=replace(model.compute, half_products=True)) if half else model

@@ -30,7 +30,7 @@ from jaxlm.setup.few_parameters import make_adapters, make_split
 from jaxlm.setup.generation import make_generation
 from jaxlm.setup.generation_checks import check_generation
 from jaxlm.setup.layout import make_layout
-from jaxlm.setup.model import build_model, decoder_start_id
+from jaxlm.setup.model import build_model, decoder_start_id, for_training
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
 from jaxlm.tasks import TASKS
 from jaxlm.tasks.base import Task
@@ -72,6 +72,17 @@ class Setup:
         """(trained parameters, frozen, batch, key) -> the model's outputs."""
         split, apply = self.split, self.model.apply
         return lambda trained, frozen, batch, key: apply(split.merge(trained, frozen, key), batch, key)
+
+    @cached_property
+    def train_apply(self) -> Apply:
+        """As `apply`, in training steps."""
+        split, apply = self.split, for_training(self.model, self.config.model.matmul).apply
+        return lambda trained, frozen, batch, key: apply(split.merge(trained, frozen, key), batch, key)
+
+    @property
+    def steps_round_products(self) -> bool:
+        """Whether dense maps are computed in less than `model.dtype` in training steps, and there alone."""
+        return for_training(self.model, self.config.model.matmul) is not self.model
 
     @cached_property
     def split(self) -> Frozen:

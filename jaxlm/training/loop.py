@@ -259,5 +259,10 @@ def _announce(plan: Plan, step: int) -> None:
         devices[0].platform,
         setup.rules.description,
     )
+    if setup.steps_round_products:
+        log.info(
+            "model.matmul=auto: training steps round the operands of dense maps to bfloat16, for which this CPU has "
+            "instructions, and add up in float32; model.matmul=float32 does not"
+        )
     if rates := describe_rates(setup):
         log.info("learning rates by layer: %s", rates)

@@ -22,7 +22,7 @@ def build_gradients(setup: Setup, trained: Any, *, grouped: bool) -> Gradients:
     Raises:
       UserError: a setting that this task or model does not have.
     """
-    train, apply, loss = setup.config.train, setup.apply, setup.task.loss
+    train, apply, loss = setup.config.train, setup.train_apply, setup.task.loss
     if train.r_drop is not None:
         distribution = setup.task.distribution
         if distribution is None:
