@@ -153,6 +153,7 @@ def test_the_file_holds_rows_and_copies_and_is_read_in_their_place(config, folde
         (["masked_lm", "--model", "{bert}", "--back-model", "{t5}"], "--back-model: only with"),
         (["masked_lm", "--model", "{bert}", "data.keep_labels={a: 0.5}"], "data.keep_labels"),
         (["masked_lm", "--model", "{bert}", "train.folds=3", "data.validation=null"], "folds"),
+        (["masked_lm", "--model", "{bert}", "data.validation={fraction: 0.2}"], "data.validation.fraction"),
         (["back_translation", "--model", "{t5}", "--back-model", "{t5}", "--generation", "beams=2"], "beams"),
     ],
 )

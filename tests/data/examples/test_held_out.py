@@ -122,6 +122,28 @@ def test_only_the_splits_that_are_asked_for_are_given_and_each_the_same():
         assert set(alone) == {name} and alone[name].rows == whole[name].rows
 
 
+def test_folds_divide_what_test_rows_leave():
+    rows = labelled({"a": 60, "b": 60})
+    data = DataConfig.model_validate(
+        {"train": {"rows": rows}, "test": {"fraction": 0.2}, "fold": {"number": 0, "folds": 3}}
+    )
+    tables = open_tables(data, ("train", "validation", "test"), ("text",), ("label",)).tables
+    texts = {name: {row["text"] for row in table.rows} for name, table in tables.items()}
+    assert texts["test"] == split(rows, test=0.2)["test"]
+    assert sum(map(len, texts.values())) == len(set.union(*texts.values())) == 120
+    assert abs(len(texts["validation"]) - (120 - len(texts["test"])) / 3) <= 1
+
+
+def test_rows_are_held_out_before_labels_are_thinned_and_copies_dropped():
+    rows = labelled({"a": 100, "b": 100})
+    base = {"train": {"rows": [*rows, *rows]}, "validation": {"fraction": 0.1}}
+    whole = open_tables(DataConfig.model_validate(base), ("train", "validation"), ("text",), ("label",)).tables
+    less = {**base, "keep_labels": {"b": 0.1}, "clean": {"deduplicate": True, "leaks": "drop"}}
+    thinned = open_tables(DataConfig.model_validate(less), ("train", "validation"), ("text",), ("label",)).tables
+    assert thinned["validation"].rows == whole["validation"].rows
+    assert {row["text"] for row in thinned["train"].rows} < {row["text"] for row in whole["train"].rows}
+
+
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from jaxlm.config.loading import override_config
+from jaxlm.config.schema import Config
 from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources.sources import load
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
+from jaxlm.inference.input_rows import open_input
 
 
 def read(path: Any, *, on_bad_row: str = "stop", **keys: Any) -> Table:
@@ -75,6 +78,13 @@ def test_what_is_not_there_is_named_with_its_folder(folder):
         read(["parts/a.csv", "parts/bb.csv"])
     with pytest.raises(ValueError, match="expected at least one file"):
         read([])
+
+
+def test_rows_to_be_answered_are_read_as_the_first_of_several_files(folder):
+    config = override_config(Config(name="x"), ["data.train={path: ['parts/*.csv', more.csv], separator: ';'}"])
+    (folder / "new.csv").write_text("text;id\na, b;1\n")
+    with open_input("new.csv", config) as rows:
+        assert [row for _, row in rows.records] == [{"text": "a, b", "id": "1"}]
 
 
 def test_parallel_files_belong_together_in_order(folder):
