@@ -131,6 +131,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def predict(options: argparse.Namespace) -> None:
     from jaxlm.api.loaded import open_model
     from jaxlm.data.sources.files import check_file
+    from jaxlm.inference.answer_progress import counted
     from jaxlm.inference.input_rows import open_input
     from jaxlm.inference.output import to_csv, to_jsonl, write_binary, write_output
     from jaxlm.inference.vector_files import check_suffix, vector_writer
@@ -161,6 +162,8 @@ def predict(options: argparse.Namespace) -> None:
     }
     with open_input(options.input, setup.config, reading) as rows:
         answers = model.stream(rows.records, rows.name)
+        if processes.is_first():
+            answers = counted(answers, options.output)
         if processes.is_first() and arrays is not None:
             write_binary(options.output, lambda file: vector_writer(arrays)(answers, file))
         elif processes.is_first():

@@ -10,6 +10,7 @@ from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
 from jaxlm.report.format import format_counts
 from jaxlm.run.trackers import check_trackers
 from jaxlm.setup.setup import Setup, make_setup
+from jaxlm.training.choices import describe_choices
 from jaxlm.training.optimizer import describe_rates
 from jaxlm.training.plan import Plan, make_plan
 from jaxlm.training.run import check_validation, select_metric
@@ -28,7 +29,7 @@ def dry_run(config: Config) -> str:
     if config.train.scratch_baseline:
         scratch_config(config)
     setup = make_setup(config)
-    select_metric(setup)
+    metric = select_metric(setup)
     params, initialized = setup.init_params()
     del params  # read once, so that a damaged checkpoint shows now
     plan = make_plan(setup)
@@ -49,6 +50,7 @@ def dry_run(config: Config) -> str:
         f"steps            {plan.total_steps} ({plan.loader.steps_per_epoch or 'unknown'} per epoch)",
         f"batch shapes     rows {list(shapes.row_counts)} x length {list(shapes.row_lengths)}, "
         f"{shapes.slots} examples a row at most, padding {plan.loader.padding_share:.1%}",
+        *(f"chosen           {line}" for line in describe_choices(plan, metric)),
         *_memory(plan, compiled),
         *_flops(compiled),
         "",

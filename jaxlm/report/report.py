@@ -153,6 +153,8 @@ def _subtitle(summary: Mapping[str, Any]) -> str:
     parts = [part for part in ("" if kind in problem else kind, problem) if part]
     if len(labels := summary.get("label_names") or []) > 2:
         parts.append(f"{len(labels)} labels")
+    elif summary.get("positive_label") is not None:
+        parts.append(f"positive: {summary['positive_label']}")
     if model.get("family"):
         parts.append(str(model["family"]))
     if model.get("parameters"):

@@ -303,6 +303,7 @@ class Classification(RowTask):
             "problem": self.problem,
             "label_names": list(self.label_names),
             "label_counts": dict(self.labels.counts),
+            **({} if self.labels.positive is None else {"positive_label": self.labels.positive}),
             "problem_because": self.labels.why,
             "task": {"kind": self.config.kind, "text": texts, "label": self.config.label, **self._calibrated()},
             **self.thresholds.stored(self.label_names),

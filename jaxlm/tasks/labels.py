@@ -63,7 +63,13 @@ class LabelSet:
             return f"regression of {self.names[0]}{because}"
         named = [f"{n} {self.counts[n]:,}" if n in self.counts else n for n in self.names[:_SHOWN]]
         more = f", ... {len(self.names) - _SHOWN} more" if len(self.names) > _SHOWN else ""
-        return f"{self.problem}{because}; labels in order, from {self.source}: {', '.join(named)}{more}"
+        positive = f"; positive: {self.positive}" if self.positive is not None else ""
+        return f"{self.problem}{because}; labels in order, from {self.source}: {', '.join(named)}{more}{positive}"
+
+    @property
+    def positive(self) -> str | None:
+        """The label of a binary problem that precision, recall, F1 and the threshold are of."""
+        return self.names[1] if self.problem == "binary" else None
 
 
 def labels_of_rows(

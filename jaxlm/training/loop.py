@@ -27,6 +27,7 @@ from jaxlm.setup.commits import pin_commits
 from jaxlm.setup.setup import make_setup
 from jaxlm.tasks.records import Metric
 from jaxlm.training.checkpoint import Checkpointer
+from jaxlm.training.choices import describe_choices
 from jaxlm.training.finish import finish_run
 from jaxlm.training.optimizer import describe_rates
 from jaxlm.training.plan import Plan, make_plan
@@ -82,7 +83,7 @@ def run_training(
         processes.broadcast_from_first(lambda: directory.write_text(CONFIG, dump_config(config)))
         with processes.collective_section(), _checkpointer(directory, config, metric) as checkpoints:
             state, progress, initialized = start(plan, checkpoints, metric)
-            _announce(plan, progress.step)
+            _announce(plan, metric, progress.step)
             with _tracker(directory, plan, progress.step) as tracker:
                 evaluator, sampler = make_evaluator(setup), Sampler.from_setup(setup)
                 parts = plan, directory, checkpoints, evaluator, tracker, interrupt, metric, initialized, sampler
@@ -242,8 +243,8 @@ def _tracker(directory: RunDir, plan: Plan, step: int) -> Tracker:
     )
 
 
-def _announce(plan: Plan, step: int) -> None:
-    """Logs what is learned, from how much, the size of the run, and where it starts."""
+def _announce(plan: Plan, metric: Metric | None, step: int) -> None:
+    """Logs what is learned, from how much, the size of the run, where it starts, and what it chose by itself."""
     setup, devices = plan.setup, jax.devices()
     counts = "; ".join(f"{split}: {format_counts(dataset.describe())}" for split, dataset in setup.datasets.items())
     log.info("task.kind=%s; %s", setup.config.task.kind, counts)
@@ -266,3 +267,5 @@ def _announce(plan: Plan, step: int) -> None:
         )
     if rates := describe_rates(setup):
         log.info("learning rates by layer: %s", rates)
+    for line in describe_choices(plan, metric):
+        log.info("%s", line)

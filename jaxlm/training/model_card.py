@@ -257,8 +257,8 @@ def _labels(summary: Mapping[str, Any]) -> Iterator[str]:
     yield _table(["Id", "Label", "Training rows"], rows, 2)
     if len(names) > _LABELS:
         yield f"{len(names) - _LABELS} more stand in config.json."
-    if summary.get("problem") == "binary":
-        yield f"The positive label, that precision, recall and F1 are of, is `{names[1]}`."
+    if (positive := summary.get("positive_label")) is not None:
+        yield f"The positive label, that precision, recall and F1 are of, is `{positive}`."
 
 
 def _use(summary: Mapping[str, Any]) -> str:

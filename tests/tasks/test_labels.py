@@ -160,7 +160,7 @@ def test_what_is_said_of_labels(caplog):
     settle(["good", "bad"], known=("NEG", "POS"))
     assert "NEG -> bad, POS -> good" in caplog.text
     assert settle(["a", "b", "b"]).describe() == (
-        "binary (2 different labels); labels in order, from the training rows: a 1, b 2"
+        "binary (2 different labels); labels in order, from the training rows: a 1, b 2; positive: b"
     )
     with pytest.raises(UserError, match=r"task\.labels: 'a' stands twice"):
         settle(["a"], names=("a", "a"))

@@ -16,6 +16,7 @@ SUMMARY = {
     "command": "jaxlm finetune --config films.yaml",
     "problem": "binary",
     "label_names": ["neg", "p|os"],
+    "positive_label": "p|os",
     "label_counts": {"neg": 1200, "p|os": 34},
     "metric": "f1",
     "best_step": 20,
