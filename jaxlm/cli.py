@@ -104,7 +104,7 @@ def _run(options: argparse.Namespace, run_command: Callable[[argparse.Namespace]
         return _fail("failed", error, 1)
     except KeyboardInterrupt as error:
         return _fail("interrupted", str(error) or "nothing was saved", 3)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         if (absent := explain_absent(error)) is None:
             raise
         return _fail("error", absent, 2)

@@ -33,7 +33,7 @@ def entry(command: str) -> Generator[None, None, None]:
     load_plugins()
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         if (absent := explain_absent(error)) is None:
             raise
         raise UserError(absent) from error

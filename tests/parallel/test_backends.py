@@ -31,5 +31,20 @@ def test_a_backend_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys, 
     assert "(set JAX_PLATFORMS" not in line
 
 
+def test_a_backend_without_devices(monkeypatch):
+    """JAX says by an assertion alone that CUDA is installed, or known, and no GPU is here."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    code = compile("def search():\n    assert None is not None\n", "/x/jax/_src/xla_bridge.py", "exec")
+    space: dict = {}
+    exec(code, space)
+    with pytest.raises(AssertionError) as raised:
+        space["search"]()
+    line = explain_absent(raised.value)
+    assert line is not None and "the backend cuda cannot be used here (none of its devices is here)" in line
+
+
 def test_other_errors_stay_what_they_are():
     assert explain_absent(RuntimeError("INTERNAL: x")) is None
+    with pytest.raises(AssertionError) as raised:
+        raise AssertionError
+    assert explain_absent(raised.value) is None

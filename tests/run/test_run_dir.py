@@ -139,3 +139,15 @@ def test_finished_is_read_from_the_summary(tmp_path, summary, finished):
     if summary is not None:
         run.write_json("summary.json", summary)
     assert run.finished is finished
+
+
+def test_a_place_is_checked_without_writing(tmp_path, monkeypatch):
+    """As opening would refuse it: a file in the way, a folder that may not be written."""
+    RunDir(tmp_path / "new" / "x").check_place()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="a file stands where the run directory"):
+        RunDir(tmp_path / "file" / "x").check_place()
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)
+    with pytest.raises(UserError, match=f"cannot be written .no permission to write in {tmp_path}"):
+        RunDir(tmp_path / "new" / "x").check_place()
