@@ -24,6 +24,7 @@ _PAIRS = (
     ("question", "answer"), ("question", "sentence"), ("query", "document"), ("query", "passage"), ("text_a", "text_b"),
     ("anchor", "positive"), ("query", "positive"),
 )  # fmt: skip
+_SEARCHED = (("anchor", "positive"), ("query", "positive"), ("query", "document"), ("query", "passage"))
 _WRITTEN = (
     ("document", "summary"), ("article", "summary"), ("article", "highlights"), ("text", "summary"),
     ("dialogue", "summary"), ("source", "summary"), ("text", "title"), ("article", "headline"), ("text", "headline"),
@@ -64,7 +65,7 @@ class Column:
     @property
     def words(self) -> float:
         """Mean number of words of its texts; a Chinese or Japanese character counts as one."""
-        texts = [value for value in self.values[:1000] if isinstance(value, str)]
+        texts = [_joined(value) for value in self.values[:1000] if isinstance(value, str | list)]
         return sum(map(count_words, texts)) / max(1, len(texts))
 
     @property
@@ -98,6 +99,10 @@ class Guess:
     texts: tuple[str, ...]
     notes: list[str] = field(default_factory=list[str])
     target: str | None = None
+
+
+def _joined(value: str | list[Any]) -> str:
+    return value if isinstance(value, str) else " ".join(map(str, value))
 
 
 def number(value: Any) -> float | None:
@@ -228,11 +233,10 @@ def _choices(columns: _Columns, wanted: bool) -> Guess | None:
 
 def _several_labels(columns: _Columns, wanted: bool) -> Guess | None:
     for column in columns.values():
-        if (
-            column.is_list
-            and any(column.values)
-            and all(isinstance(v, str | int) for value in column.values for v in value)
-        ):
+        if not column.is_list or not all(isinstance(v, str | int) for value in column.values for v in value):
+            continue
+        parts = Counter(str(part) for value in column.values for part in value)
+        if parts and 3 * len(parts) <= parts.total():
             if (texts := _texts(columns, column.name)) is not None:
                 return _labelled("multi-label", texts, column, [f"{column.name} holds lists of labels"])
     label = _label(columns, lambda c: c.name.lower() in LABELS)
@@ -278,7 +282,7 @@ def _classes(columns: _Columns, wanted: bool) -> Guess | None:
 
 
 def _embeddings(columns: _Columns, wanted: bool) -> Guess | None:
-    pair = next((pair for pair in _PAIRS if set(pair) <= set(columns)), None)
+    pair = next((pair for pair in _SEARCHED if set(pair) <= set(columns)), None)
     if pair is None and wanted:
         texts = [c.name for c in columns.values() if c.is_text and not c.is_id]
         pair = (texts[0], texts[1]) if len(texts) > 1 else None
@@ -293,6 +297,8 @@ def _embeddings(columns: _Columns, wanted: bool) -> Guess | None:
 
 def _summaries(columns: _Columns, wanted: bool) -> Guess | None:
     pair = next((pair for pair in _WRITTEN if set(pair) <= set(columns)), None)
+    if pair is None and {"source", "target"} <= set(columns):
+        pair = ("source", "target") if wanted or columns["source"].words > 3 * columns["target"].words else None
     if pair is None and wanted:
         texts = sorted((c for c in columns.values() if c.is_text and not c.is_id), key=lambda c: -c.words)
         pair = (texts[0].name, texts[1].name) if len(texts) > 1 else None
@@ -310,6 +316,9 @@ def _translations(columns: _Columns, wanted: bool) -> Guess | None:
 
 def _writing(columns: _Columns, wanted: bool) -> Guess | None:
     texts = [c.name for c in columns.values() if c.is_text and not c.is_id]
+    for pair in (("source", "target"), ("instruction", "output"), ("input", "output"), ("prompt", "completion")):
+        if set(pair) <= set(columns):
+            return _written("text_to_text", *pair, [f"{pair[0]} and {pair[1]} are named so"])
     if len(texts) != 2 and not (wanted and len(texts) > 1):
         return None
     return _written("text_to_text", texts[0], texts[1], ["it has two columns of texts and no labels"])

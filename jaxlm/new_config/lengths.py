@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxlm.data.sources.table import Table
 from jaxlm.new_config.columns import count_words
@@ -36,14 +37,20 @@ class Ruler:
             self._count = lambda text: sum(len(part.ids) for part in tokenizer.encode([text], max_length=1 << 24)[0])
             self._positions = min(_MOST, _positions(folder))
 
-    def longest(self, table: Table, columns: Sequence[str]) -> int:
-        """Returns a `max_length` that 99 of 100 rows keep, their texts of all columns in one; at most the positions of
-        the model."""
+    def longest(self, table: Table, columns: Sequence[str], *, candidates: bool = False) -> int:
+        """Returns a `max_length` that 99 of 100 rows keep, at most the positions of the model.
+
+        Args:
+          columns: whose texts are read together.
+          candidates: the first is read beside one of the others at a time.
+        """
         step = max(1, len(table) // _ROWS)
-        lengths = sorted(
-            sum(self._count(_text(row[column])) + 2 for column in columns if row[column] is not None)
-            for row in table.rows[::step]
-        )
+        lengths: list[int] = []
+        for row in table.rows[::step]:
+            first, *others = ([self._count(text) + 2 for text in _texts(row[c], apart=candidates)] for c in columns)
+            more = [length for other in others for length in other]
+            lengths.append(sum(first) + (max(more, default=0) if candidates else sum(more)))
+        lengths.sort()
         found = lengths[min(len(lengths) - 1, math.ceil(0.99 * len(lengths)) - 1)]
         return min(self._positions, max(_LEAST, 8 * math.ceil(found / 8)))
 
@@ -53,12 +60,12 @@ class Ruler:
         return self._positions
 
 
-def _text(cell: object) -> str:
-    """A cell as a text; of a list of candidates the longest, of a list of words all."""
+def _texts(cell: Any, *, apart: bool) -> list[str]:
+    """The texts of a cell; those of a list as one, unless they are read apart."""
     if isinstance(cell, list):
-        words = [str(part) for part in cell]
-        return max(words, key=len, default="") if any(" " in word for word in words) else " ".join(words)
-    return str(cell)
+        parts = [str(part) for part in cell]
+        return parts if apart else [" ".join(parts)]
+    return [] if cell is None else [str(cell)]
 
 
 def _positions(folder: Path) -> int:

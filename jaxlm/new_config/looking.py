@@ -23,6 +23,8 @@ KEY = "--train"
 _BEGINNING = 1 << 20
 """Bytes that are looked at."""
 _LINES = 200
+_LONGEST_NAME = 60
+"""Characters of the name of a column."""
 _MOST_ROWS = 20_000
 """Rows that are read."""
 _MARKS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -138,7 +140,8 @@ def _delimited(lines: Sequence[str], kind: str, settings: dict[str, Any]) -> lis
     if mark != usual:
         settings["separator"] = mark
         notes.append(f"separator {mark!r}: {_MARKS[mark]} stand between the fields")
-    rows = [row for row in csv.reader(lines, delimiter=mark) if row]
+    quotes = csv.QUOTE_MINIMAL if kind == "csv" else csv.QUOTE_NONE
+    rows = [row for row in csv.reader(lines, delimiter=mark, quoting=quotes) if row]
     if not has_header(rows):
         settings["columns"] = name_columns(rows)
         notes.append(
@@ -152,7 +155,8 @@ def _separator(lines: Sequence[str], usual: str) -> str:
     """The mark by which most lines have the same number of fields, above one."""
 
     def agreement(mark: str) -> tuple[float, bool, int]:
-        counts = Counter(len(row) for row in csv.reader(lines, delimiter=mark) if row)
+        quotes = csv.QUOTE_NONE if usual == "\t" else csv.QUOTE_MINIMAL
+        counts = Counter(len(row) for row in csv.reader(lines, delimiter=mark, quoting=quotes) if row)
         fields, rows = max(counts.items(), key=lambda item: item[1], default=(1, 0))
         return (rows / max(1, counts.total()) if fields > 1 else 0.0), mark == usual, fields
 
@@ -166,27 +170,37 @@ def has_header(rows: Sequence[Sequence[str]]) -> bool:
     names = [cell.strip() for cell in first]
     if "" in names[1:] or len(set(names)) < len(names) or any(number(name) is not None for name in names):
         return False
+    columns = [[row[place].strip() for row in others if len(row) > place] for place in range(len(names))]
+    if any(len(name) > _LONGEST_NAME for name in names) or any(
+        name in cells and 2 * len(set(cells)) < len(cells) for name, cells in zip(names, columns, strict=True)
+    ):
+        return False
     if any(name.lower() in NAMES for name in names) or not others:
         return True
-    for place, name in enumerate(names):
-        cells = [row[place].strip() for row in others if len(row) > place]
-        if cells and all(number(cell) is not None for cell in cells):
-            return True
-        if name in cells and 2 * len(set(cells)) < len(cells):
-            return False
-    return all(len(name) <= 40 and len(name.split()) <= 3 for name in names)
+    if any(cells and all(number(cell) is not None for cell in cells) for cells in columns):
+        return True
+    return all(len(name.split()) <= 3 for name in names)
 
 
 def name_columns(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Names for columns that have none: `label` for the one whose cells repeat most, `text` for the others."""
+    """Names for columns that have none: `label` where values repeat most, `text` where they are longest; of further
+    columns, `text2` and so on for texts, else `column` and their number."""
     width = max(Counter(map(len, rows)).items(), key=lambda item: item[1])[0]
-    columns = [[row[place] for row in rows if len(row) == width] for place in range(width)]
+    columns = [[row[place].strip() for row in rows if len(row) == width] for place in range(width)]
     if width == 1:
         return ("text",)
-    label = min(range(width), key=lambda place: (len(set(columns[place])), place))
-    texts = [place for place in range(width) if place != label]
-    names = {label: "label", **{place: f"text{i + 1}" if len(texts) > 1 else "text" for i, place in enumerate(texts)}}
-    return tuple(names[place] for place in range(width))
+    lengths = [sum(map(len, cells)) / max(1, len(cells)) for cells in columns]
+
+    def unlike_label(place: int) -> tuple[bool, int, float]:
+        kinds = set(columns[place])
+        return len(kinds) < 2 or "" in kinds, len(kinds), lengths[place]
+
+    label = min(range(width), key=unlike_label)
+    texts = [p for p in range(width) if p != label and (lengths[p] >= 12 or lengths[p] == max(lengths))]
+    if not texts:
+        texts = [max((p for p in range(width) if p != label), key=lambda p: lengths[p])]
+    names = {place: f"text{i}" if len(texts) > 1 else "text" for i, place in enumerate(texts, start=1)}
+    return tuple("label" if p == label else names.get(p, f"column{p + 1}") for p in range(width))
 
 
 def _conll(lines: Sequence[str], settings: dict[str, Any]) -> list[str]:

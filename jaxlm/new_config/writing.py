@@ -17,6 +17,8 @@ log = logging.getLogger("jaxlm")
 
 _WRITERS = ("translation", "summarization", "text_to_text")
 _SHOWN = 12
+_COMMON = ("train", "training", "data", "all", "validation", "dev")
+"""Names of files that do not say what is in them."""
 _PLAIN = re.compile(r"[A-Za-z_]([\w ./*-]*\w)?", re.ASCII)
 
 
@@ -51,7 +53,7 @@ def config_for(path: str, *, task: str | None = None, model: str | None = None) 
 def _text(looked: Looked, guess: Guess, model: str | None, ruler: Ruler) -> str:
     rows = len(looked.table)
     writes = guess.name in _WRITERS
-    length = ruler.longest(looked.table, guess.texts)
+    length = ruler.longest(looked.table, guess.texts, candidates=guess.name == "multiple_choice")
     data: list[str] = [f"  train: {flow({'path': looked.path, **looked.settings})}"]
     if guess.name == "question_answering":
         length = min(384, ruler.positions)
@@ -156,7 +158,9 @@ def _is_blank(cell: Any) -> bool:
 
 
 def _name(path: str) -> str:
-    stem = re.sub(r"(\.(gz|zst))?$", "", Path(path).name).partition(".")[0]
+    stem = Path(path).name.partition(".")[0]
+    if stem.lower() in _COMMON:  # the folder says more
+        stem = Path(path).absolute().parent.name
     return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_") or "my-run"
 
 

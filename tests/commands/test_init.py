@@ -73,6 +73,16 @@ FILES: dict[str, tuple[str, bytes | str | list[dict[str, Any]], dict[str, Any]]]
         csv_of("\t", [[words(7), str(i % 2)] for i in range(24)]),
         {"kind": "classification", "text": "text", "label": "label", "train": {"columns": ("text", "label")}},
     ),
+    "no header, and columns that are no labels": (
+        "cola.tsv",
+        csv_of("\t", [["gj04", str(i % 2), "*" if i % 2 else "", f'He "said {words(8)}'] for i in range(40)]),
+        {"text": "text", "label": "label", "train": {"columns": ("column1", "label", "column3", "text")}},
+    ),
+    "no header, and a label that headers have, too": (
+        "x.tsv",
+        csv_of("\t", [[words(20), "positive" if i % 3 else "negative"] for i in range(1, 25)]),
+        {"text": "text", "label": "label", "train": {"columns": ("text", "label")}},
+    ),
     "a name that tells nothing": (
         "reviews.data",
         csv_of(",", [["review", "stars"], *([words(8), str(i % 5)] for i in range(40))]),
@@ -124,6 +134,11 @@ FILES: dict[str, tuple[str, bytes | str | list[dict[str, Any]], dict[str, Any]]]
         [{"document": words(60), "summary": words(5)} for _ in range(24)],
         {"kind": "summarization", "source": "document", "target": "summary"},
     ),
+    "summaries of lists of sentences": (
+        "d.jsonl",
+        [{"title": words(5), "source": [words(20), words(20)], "target": [words(6), words(5)]} for _ in range(24)],
+        {"kind": "summarization", "source": "source", "target": "target"},
+    ),
     "searches": ("e.jsonl", [{"query": words(4), "positive": words(9)} for _ in range(24)], {"kind": "embedding"}),
     "texts to texts": (
         "w.jsonl",
@@ -170,6 +185,12 @@ def test_a_written_config_runs_as_it_is(tmp_path, capsys):
     overrides = ["train.epochs=1", f"logging.directory={tmp_path / 'runs'}"]
     assert run("finetune", "--config", tmp_path / "made.yaml", *overrides) == 0
     assert 8 <= len((tmp_path / "runs/my-reviews/predictions/validation.jsonl").read_text().splitlines()) <= 16
+
+
+def test_a_run_is_called_like_its_file_or_like_its_folder(tmp_path, capsys):
+    (tmp_path / "sst 2").mkdir()
+    assert made(tmp_path / "sst 2", "train.jsonl", classified(24), capsys)[0].name == "sst-2"
+    assert made(tmp_path, "a.b.jsonl", classified(24), capsys)[0].name == "a"
 
 
 def test_what_is_asked_for_and_what_nothing_fits(tmp_path, capsys):
