@@ -284,7 +284,8 @@ class BiasedHead(nn.Module):
     def __call__(self, x: Float[Array, "B U D"], batch: Batch, key: Key, table: Float[Array, "V D"]) -> FactoredLogits:
         del batch, key
         bias = param(self, "logits_bias", nn.initializers.zeros, table.shape[:1], ("vocab",))
-        return FactoredLogits(x, table, jax.lax.stop_gradient(bias), rules=self.compute.rules)
+        bias = jax.lax.stop_gradient(bias)
+        return FactoredLogits(x, table, bias, self.compute.rules, self.compute.half_products)
 
 
 def seq2seq_lm(config: BartConfig, compute: ComputeConfig, num_outputs: int) -> nn.Module:

@@ -239,7 +239,7 @@ class MaskedLanguageModel(nn.Module):
         if not self.config.tied:
             table = param(self, "unembed", normal(self.config.residual_std), table.shape, ("vocab", "embed"))
         bias = param(self, "vocab_bias", nn.initializers.zeros, table.shape[:1], ("vocab",))
-        return FactoredLogits(x, table, bias, self.compute.rules)
+        return FactoredLogits(x, table, bias, self.compute.rules, self.compute.half_products)
 
 
 def _transform(module: Any, x: jax.Array, axis: str) -> jax.Array:

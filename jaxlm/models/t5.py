@@ -268,4 +268,5 @@ class ScaledHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B U D"], batch: Batch, key: Key, table: Float[Array, "V D"]) -> FactoredLogits:
         del batch, key
-        return FactoredLogits(x * jnp.asarray(table.shape[1] ** -0.5, x.dtype), table, rules=self.compute.rules)
+        x = x * jnp.asarray(table.shape[1] ** -0.5, x.dtype)
+        return FactoredLogits(x, table, None, self.compute.rules, self.compute.half_products)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.layers import ComputeConfig, Key, activation, dense, layer_norm, normal, param, split_key
+from jaxlm.nn.products import transposed_half_product
 from jaxlm.parallel.sharding import Rules, constrain
 
 Batch = Mapping[str, jax.Array]
@@ -24,7 +25,7 @@ Build = Callable[[Any, ComputeConfig, int], nn.Module]
 """(config, compute, number of outputs) -> module; see `models.base.Head`."""
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("states", "table", "bias"), meta_fields=("rules",))
+@partial(jax.tree_util.register_dataclass, data_fields=("states", "table", "bias"), meta_fields=("rules", "half"))
 @dataclass(frozen=True)
 class FactoredLogits:
     """The logits of a language model, not yet multiplied out: states [..., D], table [V, D] and bias [V].
@@ -37,6 +38,8 @@ class FactoredLogits:
     table: Any
     bias: Any = None
     rules: Rules = Rules()
+    half: bool = False
+    """On a single CPU device: the product's operands are rounded to bfloat16 (`nn.products`)."""
 
     def gathered(self) -> jax.Array:
         """The table in the states' dtype, its rows whole: what is split over fsdp and context is gathered."""
@@ -44,8 +47,12 @@ class FactoredLogits:
 
     def logits(self) -> jax.Array:
         """float32 [..., V], the product in the states' dtype."""
-        axes = (((self.states.ndim - 1,), (1,)), ((), ()))
-        product = jax.lax.dot_general(self.states, self.gathered(), axes, preferred_element_type=jnp.float32)
+        if self.half:
+            flat = transposed_half_product(self.states.reshape(-1, self.states.shape[-1]), self.gathered())
+            product = flat.reshape(*self.states.shape[:-1], -1)
+        else:
+            axes = (((self.states.ndim - 1,), (1,)), ((), ()))
+            product = jax.lax.dot_general(self.states, self.gathered(), axes, preferred_element_type=jnp.float32)
         if self.bias is not None:
             product = product + self.bias.reshape((1,) * (product.ndim - 1) + (-1,))
         if product.ndim != 3:
@@ -180,7 +187,7 @@ class LanguageModelHead(nn.Module):
         if not self.tied:
             shape, axes = (self.vocab_size, x.shape[-1]), ("vocab", "embed")
             table = param(self, "unembed", normal(self.init_std), shape, axes)
-        return FactoredLogits(x, table, rules=self.compute.rules)
+        return FactoredLogits(x, table, None, self.compute.rules, self.compute.half_products)
 
 
 def causal_lm(config: Any, compute: ComputeConfig, num_outputs: int) -> nn.Module:
@@ -212,7 +219,7 @@ class MaskedLanguageModelHead(nn.Module):
             table = param(self, "unembed", normal(self.config.init_std), table.shape, ("vocab", "embed"))
             name = "unembed_bias"
         bias = param(self, name, nn.initializers.zeros, table.shape[:1], ("vocab",))
-        return FactoredLogits(x, table, bias, self.compute.rules)
+        return FactoredLogits(x, table, bias, self.compute.rules, self.compute.half_products)
 
 
 def masked_lm(*, activation: str | None = None, norm_eps: float | None = None) -> Build:

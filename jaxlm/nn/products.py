@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
+
+from jaxlm.parallel.chips import cpu_multiplies_bfloat16
+
+log = logging.getLogger("jaxlm")
 
 
 def product(x: jax.Array, kernel: jax.Array, contract: int, *, flatten: bool, half: bool) -> jax.Array:
@@ -52,21 +57,69 @@ def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Arra
 def _backward(kept: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     low, weights, of_x, of_kernel = kept
     gradient = _half(gradient)
-    d_x = _multiply(gradient, _row_major(weights.T))
-    d_kernel = _multiply(_row_major(low.T), gradient)
+    d_x = _multiply(gradient, weights.T)
+    d_kernel = _multiply(low.T, gradient)
     return d_x.astype(of_x.dtype), d_kernel.astype(of_kernel.dtype)
 
 
 half_product.defvjp(_forward, _backward)
 
 
+@jax.custom_vjp
+def transposed_half_product(x: jax.Array, table: jax.Array) -> jax.Array:
+    """Returns the float32 product of a matrix and a transposed one, as `half_product`.
+
+    Args:
+      x: [N, D], float32 or bfloat16.
+      table: [V, D], likewise.
+    """
+    return _multiply(_half(x), _half(table).T)
+
+
+def _forward_transposed(x: jax.Array, table: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    low, rows = _half(x), _half(table)
+    dtypes = jnp.zeros((0,), x.dtype), jnp.zeros((0,), table.dtype)
+    return _multiply(low, rows.T), (low, rows, *dtypes)
+
+
+def _backward_transposed(kept: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    low, rows, of_x, of_table = kept
+    gradient = _half(gradient)
+    d_x = _multiply(gradient, rows)
+    d_table = _multiply(low.T, gradient).T  # of the smaller matrices, these are transposed
+    return d_x.astype(of_x.dtype), d_table.astype(of_table.dtype)
+
+
+transposed_half_product.defvjp(_forward_transposed, _backward_transposed)
+
+
+@functools.cache
+def half_products_work() -> bool:
+    """Returns whether this CPU is fast at products of bfloat16, and XLA computes them and their gradients there."""
+    if jax.default_backend() != "cpu" or not cpu_multiplies_bfloat16():
+        return False
+    x = jnp.ones((16, 16), jnp.float32)
+    try:
+        for function in (half_product, transposed_half_product):
+            jax.block_until_ready(jax.jit(jax.grad(lambda x, y, f=function: f(x, y).sum(), (0, 1)))(x, x))
+    except Exception as error:  # whatever XLA raises where it has no such kernel
+        log.debug("products of bfloat16 do not work here: %s", error)
+        return False
+    return True
+
+
 def _half(x: jax.Array) -> jax.Array:
     return x.astype(jnp.bfloat16)
 
 
-_multiply = partial(jnp.matmul, preferred_element_type=jnp.float32)
+def _multiply(left: jax.Array, right: jax.Array) -> jax.Array:
+    """The float32 product of two bfloat16 matrices.
+
+    Operands and product are kept as they are: a transposition that the compiler folds into the product of one of them
+    is slow, and of the result unknown to it.
+    """
+    left, right = (jax.lax.optimization_barrier(with_layout_constraint(x, _ROW_MAJOR)) for x in (left, right))
+    return jax.lax.optimization_barrier(jnp.matmul(left, right, preferred_element_type=jnp.float32))
 
 
-def _row_major(x: jax.Array) -> jax.Array:
-    """Keeps the compiler from folding a transposition into the product."""
-    return jax.lax.optimization_barrier(with_layout_constraint(x, Layout(major_to_minor=(0, 1))))
+_ROW_MAJOR = Layout(major_to_minor=(0, 1))

@@ -16,7 +16,7 @@ from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.models import Family, Model, get_family
 from jaxlm.models.base import override
 from jaxlm.nn.layers import ComputeConfig
-from jaxlm.parallel.chips import cpu_multiplies_bfloat16
+from jaxlm.nn.products import half_products_work
 from jaxlm.parallel.mesh import choose_mesh
 from jaxlm.parallel.sharding import Rules, param_shardings
 from jaxlm.tasks.base import Task
@@ -128,7 +128,9 @@ def make_compute(model: ModelConfig, rules: Rules) -> ComputeConfig:
     unroll = model.unroll if model.unroll != "auto" else 1_000_000 if rules.platform == "cpu" else 1
     flatten = rules.platform == "cpu" and (rules.mesh is None or rules.mesh.size == 1)
     dtype = jnp.dtype(model.dtype)
-    low = dtype == jnp.bfloat16 and model.matmul == "auto" and cpu_multiplies_bfloat16()
+    if flatten and model.matmul == "bfloat16" and not half_products_work():
+        raise UserError("model.matmul=bfloat16: this CPU has no instructions for it; expected float32 or auto")
+    low = dtype == jnp.bfloat16 and model.matmul == "auto" and half_products_work()
     half = flatten and (low or model.matmul == "bfloat16")
     compute = ComputeConfig(dtype, model.attention, model.remat, unroll, rules, flatten, half, model.layer_drop)
     if model.lora is None:
@@ -142,5 +144,5 @@ def for_training(model: Model, setting: str) -> Model:
     Args:
       setting: `model.matmul`.
     """
-    half = setting == "auto" and model.compute.flatten_products and cpu_multiplies_bfloat16()
+    half = setting == "auto" and model.compute.flatten_products and half_products_work()
     return replace(model, compute=replace(model.compute, half_products=True)) if half else model
