@@ -259,7 +259,12 @@ def test_a_step_is_the_same_in_one_batch_and_in_micro_batches_on_a_mesh(finished
     """Without dropout; the candidates of all devices are compared."""
     losses, updated = [], []
     for steps, devices in ((1, jax.devices()[:1]), (2, jax.devices())):
-        overrides = ["model.dropout=0", "model.attention_dropout=0", f"train.grad_accum_steps={steps}"]
+        overrides = [
+            "model.dropout=0",
+            "model.attention_dropout=0",
+            "model.matmul=float32",
+            f"train.grad_accum_steps={steps}",
+        ]
         config = load_config(finished / "config.yaml", overrides)
         setup = make_setup(config, splits=("train",), devices=devices)
         plan = make_plan(setup)
