@@ -80,10 +80,7 @@ class LoadedModel:
         """
         if not self.predictor.trained.setup.task.vectors:
             raise UserError(f"{self.name}: a model of task {self.task} gives no vectors; use predict")
-        answers = self._answers(self._several(texts))
-        for answer in answers:
-            if "error" in answer:
-                raise UserError(answer["error"])
+        answers = self._every_answer(texts)
         return np.asarray([answer["vector"] for answer in answers], np.float32)
 
     def generate(self, prompts: Iterable[Row]) -> list[str]:
@@ -94,11 +91,7 @@ class LoadedModel:
         """
         if self.predictor.trained.setup.task.generation is None:
             raise UserError(f"{self.name}: a model of task {self.task} writes no text; use predict")
-        answers = self._answers(self._several(prompts))
-        for answer in answers:
-            if "error" in answer:
-                raise UserError(answer["error"])
-        return [answer["text"] for answer in answers]
+        return [answer["text"] for answer in self._every_answer(prompts)]
 
     def stream(self, records: Iterable[Record], name: str) -> Iterator[dict[str, Any]]:
         """Yields rows as `jaxlm predict` writes them, with `prediction` or `error`.
@@ -114,10 +107,18 @@ class LoadedModel:
         found = self.stream(records, ROWS)
         return [row["prediction"] if "prediction" in row else {"error": row["error"]} for row in found]
 
-    def _several(self, rows: Iterable[Row]) -> Iterable[Row]:
+    def _every_answer(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
+        """The answers to several rows, whatever `on_bad_row` says.
+
+        Raises:
+          UserError: a row that cannot be answered; a single text in place of a list.
+        """
         if isinstance(rows, str | Mapping):
             raise UserError(f"{ROWS}: expected a list of texts, found a single one")
-        return rows
+        answers = self._answers(rows)
+        if error := next((answer["error"] for answer in answers if "error" in answer), None):
+            raise UserError(error)
+        return answers
 
     def _row(self, row: Any, number: int) -> dict[str, Any]:
         """A row by its columns, of a `Row`.

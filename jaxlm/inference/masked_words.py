@@ -102,7 +102,7 @@ class MaskedWords:
         return windows
 
     def _candidates(self, windows: Sequence[_Window]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-        """Of each masked column of each window, the tokens of the largest logits, and these."""
+        """Of each masked column of each window, (ids, logits) of the likeliest tokens, the likeliest first."""
         rows, slots = self._rows, _rounded(max(len(window.columns) for window in windows), 4)
         length = min(_rounded(max(len(window.ids) for window in windows), 32), self._longest)
         pad = self.trained.setup.tokenizer.pad_id or 0

@@ -33,7 +33,8 @@ from jaxlm.models.hf_config import check_encoder, read_hf, write_hf
 from jaxlm.models.weight_map import Rule, WeightMap
 from jaxlm.nn.attention import Mask
 from jaxlm.nn.heads import masked_lm, pooled_classifier, pooling, span_ends, token_classifier
-from jaxlm.nn.layers import ComputeConfig, Key, declare_stack, init_stack, run_stack, split_key, take_columns
+from jaxlm.nn.layers import ComputeConfig, Key, split_key, take_columns
+from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 
 
 @dataclass(frozen=True)

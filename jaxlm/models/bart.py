@@ -27,18 +27,16 @@ from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
     activation,
-    declare_stack,
     dense,
     dense_again,
     embed,
     embedding_table,
-    init_stack,
     layer_norm,
     param,
-    run_stack,
     shard_heads,
     split_key,
 )
+from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 
 FIRST_POSITION = 2

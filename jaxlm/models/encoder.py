@@ -23,18 +23,16 @@ from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
     activation,
-    declare_stack,
     dense,
     embed,
     embedding_lookup,
     embedding_table,
-    init_stack,
     layer_norm,
-    run_stack,
     shard_heads,
     split_key,
     take_columns,
 )
+from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 
 

@@ -85,8 +85,8 @@ class Frozen:
             return {name: _cast(leaf, self.dtype)}
         if name not in self.int8_kernels:
             return {name: _cast(leaf, jnp.bfloat16)}
-        whole, scale = _quantized(leaf, self.int8_kernels[name])
-        return {name: whole, f"{name}_{SCALE}": scale}
+        integers, scale = _quantized(leaf, self.int8_kernels[name])
+        return {name: integers, f"{name}_{SCALE}": scale}
 
     def merge(self, trained: Any, frozen: Any, key: Key = None) -> Any:
         """See `Split.merge`."""

@@ -20,18 +20,16 @@ from jaxlm.nn.layers import (
     Key,
     activation,
     apply_rope,
-    declare_stack,
     dense,
     embedding_lookup,
     embedding_table,
-    init_stack,
     plain_rope_frequencies,
     rms_norm,
-    run_stack,
     shard_heads,
     split_key,
     take_columns,
 )
+from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 
 ROPE_TYPES = ("default", "linear", "llama3")

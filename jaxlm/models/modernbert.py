@@ -23,21 +23,19 @@ from jaxlm.nn.layers import (
     Key,
     activation,
     apply_rope,
-    declare_stack,
     dense,
     embedding_lookup,
     embedding_table,
-    init_stack,
     layer_norm,
     normal,
     normalize,
     param,
     plain_rope_frequencies,
-    run_stack,
     shard_heads,
     split_key,
     take_columns,
 )
+from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 
 POOLING = ("cls", "mean")

@@ -33,12 +33,11 @@ from jaxlm.nn.layers import (
     dense,
     embedding_lookup,
     embedding_table,
-    init_stack,
     param,
-    run_stack,
     split_key,
     take_columns,
 )
+from jaxlm.nn.stacks import init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 
 State = tuple[jax.Array, ...]

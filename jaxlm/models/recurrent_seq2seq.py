@@ -24,17 +24,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxlm.errors import UserError
 from jaxlm.models.recurrent import Cell, Layer, State, uniform
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.layers import (
-    ComputeConfig,
-    Key,
-    embedding_lookup,
-    embedding_table,
-    init_stack,
-    param,
-    run_stack,
-    split_key,
-    take_columns,
-)
+from jaxlm.nn.layers import ComputeConfig, Key, embedding_lookup, embedding_table, param, split_key, take_columns
+from jaxlm.nn.stacks import init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 
 ATTENTIONS = ("general", "additive")

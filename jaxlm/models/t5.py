@@ -24,18 +24,16 @@ from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
     activation,
-    declare_stack,
     dense,
     dense_again,
-    init_stack,
     normal,
     param,
     rms_norm,
-    run_stack,
     shard_heads,
     split_key,
 )
 from jaxlm.nn.relative_positions import relative_bias, relative_bias_at
+from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 
 

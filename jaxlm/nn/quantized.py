@@ -25,8 +25,8 @@ def quantize(kernel: jax.Array, num_stacks: int, contract: int) -> tuple[jax.Arr
     inputs = tuple(range(num_stacks, num_stacks + contract))
     kernel = kernel.astype(jnp.float32)
     scale = jnp.abs(kernel).max(inputs, keepdims=True) / _MOST
-    whole = jnp.round(kernel / jnp.where(scale == 0, 1.0, scale)).astype(jnp.int8)
-    return whole, scale.squeeze(inputs)
+    integers = jnp.round(kernel / jnp.where(scale == 0, 1.0, scale)).astype(jnp.int8)
+    return integers, scale.squeeze(inputs)
 
 
 def dequantize(kernel: jax.Array, scale: jax.Array, num_stacks: int, contract: int) -> jax.Array:

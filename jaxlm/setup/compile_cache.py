@@ -31,7 +31,9 @@ def use_compile_cache(setting: str | None) -> None:
     """
     if setting is None or getattr(jax.config, _FOLDER) is not None:
         return
-    folder = _own_folder() if setting == "auto" else Path(setting).expanduser()
+    folder = _own_folder() if setting == "auto" else Path(setting)
+    if folder is None:
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_unfinished(folder)
@@ -44,9 +46,15 @@ def use_compile_cache(setting: str | None) -> None:
     compilation_cache.reset_cache()  # JAX looks for the folder once, when it first compiles
 
 
-def _own_folder() -> Path:
-    """The folder of this user, and on a CPU of this kind of CPU: a program for one may not run on another."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlm" / "xla"
+def _own_folder() -> Path | None:
+    """The folder of this user, and on a CPU of this kind of CPU: a program for one may not run on another.
+
+    None for a user without a home, as in some containers.
+    """
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlm" / "xla"
+    except RuntimeError:
+        return None
     return root / f"cpu-{_cpu_kind()}" if jax.default_backend() == "cpu" else root
 
 

@@ -33,7 +33,8 @@ from jaxlm.models import FAMILIES, Model, deberta, encoder, get_family, gpt2, ll
 from jaxlm.models.base import flatten, override
 from jaxlm.nn import attention, heads
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.layers import ComputeConfig, run_stack
+from jaxlm.nn.layers import ComputeConfig
+from jaxlm.nn.stacks import run_stack
 from jaxlm.parallel.sharding import Rules
 
 TRUNKS = ("albert", "electra", "gpt2", "llama", "modernbert")

@@ -21,10 +21,13 @@ def rounded(x) -> np.ndarray:
     return np.asarray(x).astype(ml_dtypes.bfloat16).astype(np.float64)
 
 
-fast_cpu = pytest.mark.skipif(not half_products_work(), reason="needs a CPU with instructions for bfloat16")
+@pytest.fixture
+def fast_cpu() -> None:
+    if not half_products_work():
+        pytest.skip("this CPU has no instructions for bfloat16")
 
 
-@fast_cpu
+@pytest.mark.usefixtures("fast_cpu")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_values_and_gradients(dtype):
     rng = np.random.default_rng(0)
@@ -51,7 +54,7 @@ def test_values_and_gradients(dtype):
         np.testing.assert_allclose(np.asarray(plain).reshape(10, 12), exact, rtol=1e-5, atol=1e-5)
 
 
-@fast_cpu
+@pytest.mark.usefixtures("fast_cpu")
 @pytest.mark.parametrize("shape", [(1, 64, 256), (33, 64, 3), (8, 2, 64)])
 def test_transpositions_around_a_product_stay_outside_of_it(shape):
     """XLA folds them into products of float32, and has no such product of bfloat16."""

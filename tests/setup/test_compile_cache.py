@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -81,3 +82,13 @@ def test_a_folder_that_cannot_be_used_is_told_and_another_cache_stays(tmp_path, 
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "theirs"))
     use_compile_cache(str(tmp_path / "ours"))
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs") and not (tmp_path / "ours").exists()
+
+
+def test_a_user_without_a_home_has_none(no_cache, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    use_compile_cache("auto")
+    assert jax.config.jax_compilation_cache_dir is None

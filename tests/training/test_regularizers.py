@@ -12,7 +12,8 @@ from helpers.knob_runs import DRY, plan_of, train, weights_when_resumed, write
 from helpers.tiny_models import assert_close
 
 from jaxlm.errors import UserError
-from jaxlm.nn.layers import ComputeConfig, run_stack
+from jaxlm.nn.layers import ComputeConfig
+from jaxlm.nn.stacks import run_stack
 from jaxlm.objectives.classification import multiclass_loss
 from jaxlm.objectives.r_drop import divergence, r_drop
 from jaxlm.training.adversarial import fast_gradient
