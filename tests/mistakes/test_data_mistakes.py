@@ -36,7 +36,7 @@ def test_the_home_folder(say, config, monkeypatch):
     [
         ("bom.csv", b"\xef\xbb\xbf" + CSV.encode()),
         ("crlf.csv", CSV.replace("\n", "\r\n").encode()),
-        ("t.csv.gz", gzip.compress(CSV.encode())),
+        ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
         ("t.jsonl", b'{"text": "good\xe2\x80\xa8film", "label": "pos"}\n{"text": "bad", "label": "neg"}\n'),
     ],
 )

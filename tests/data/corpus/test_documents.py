@@ -58,7 +58,7 @@ def write(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = content.encode() if isinstance(content, str) else content
         if path.suffix == ".gz":
-            raw = gzip.compress(raw)
+            raw = gzip.compress(raw, mtime=0)
         elif path.suffix == ".zst":
             raw = pyarrow.compress(raw, codec="zstd", asbytes=True)
         path.write_bytes(raw)
@@ -250,7 +250,7 @@ def test_lines_that_are_not_utf8_are_skipped_and_other_plain_text_is_refused(wri
 
 def test_broken_archives_are_named(tmp_path):
     content = np.random.default_rng(0).bytes(100_000).hex().encode()
-    whole = {"gz": gzip.compress(content), "zst": pyarrow.compress(content, codec="zstd", asbytes=True)}
+    whole = {"gz": gzip.compress(content, mtime=0), "zst": pyarrow.compress(content, codec="zstd", asbytes=True)}
     for suffix, archive in whole.items():
         for cut in (archive[: len(archive) // 2], b"nonsense, and no archive"):
             path = tmp_path / f"a.txt.{suffix}"

@@ -36,7 +36,7 @@ def test_line_n_of_each_file_is_row_n(tmp_path):
         {"en": "x\x0cy", "de": "zwei\u2028drei"},
     )
     assert read.where(2).endswith("train.de, row 3")
-    (tmp_path / "c.gz").write_bytes(gzip.compress(b"un\ndeux\ntrois\n"))
+    (tmp_path / "c.gz").write_bytes(gzip.compress(b"un\ndeux\ntrois\n", mtime=0))
     three = SourceConfig.model_validate(
         {"path": {"en": str(tmp_path / "train.en"), "fr": str(tmp_path / "c.gz")}, "rename": {"fr": "x"}, "limit": 2}
     )
