@@ -152,7 +152,7 @@ def predict(options: argparse.Namespace) -> None:
         overrides=options.overrides,
     )
     setup = model.predictor.trained.setup
-    table = {".csv": ",", ".tsv": "\t"}.get(Path(options.output).suffix)
+    suffix = Path(options.output).suffix
     arrays = check_suffix(options.output, vectors=setup.task.vectors)
     reading = {
         "columns": options.columns and tuple(options.columns),
@@ -167,6 +167,8 @@ def predict(options: argparse.Namespace) -> None:
         if processes.is_first() and arrays is not None:
             write_binary(options.output, lambda file: vector_writer(arrays)(answers, file))
         elif processes.is_first():
+            # A csv with semicolons gets one with semicolons back: what wrote the one reads the other.
+            table = {".csv": rows.separator or ",", ".tsv": "\t"}.get(suffix)
             write_output(options.output, to_jsonl(answers) if table is None else to_csv(answers, table))
         else:
             for _ in answers:

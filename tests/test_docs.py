@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.corpora import byte_tokenizer
+from helpers.pages import PAGES
 from helpers.paths import REPOSITORY
 
 from jaxlm.config.loading import load_config
@@ -22,7 +23,6 @@ from jaxlm.options import make_parser
 from jaxlm.tasks import TASKS
 from jaxlm.tasks.records import Context
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 GUIDES = (
     "classification",
     "tagging",
@@ -33,7 +33,7 @@ GUIDES = (
     "summarization",
 )
 KEYS = {key for key, _ in walk()} | {"mesh.devices"}  # the latter is an option of dry runs (docs/design.md)
-COMMANDS = "finetune|pretrain|evaluate|predict|convert|train_tokenizer"
+COMMANDS = "|".join(next(a for a in make_parser()._actions if a.choices).choices or ()).replace("-", "[-_]")
 SECTIONS = "model|task|data|optimizer|train|mesh|checkpoint|logging"
 
 
@@ -77,7 +77,7 @@ def test_what_a_page_names_is_there(page):
 def test_commands_are_understood(page, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     for command in commands(page):
-        name, *words = shlex.split(re.split(r" \| | && ", command)[0])
+        name, *words = shlex.split(re.split(r" \| | && | > ", command)[0])
         options = make_parser().parse_args([name.removesuffix(".py").replace("_", "-"), *words])
         if "config" in options and re.fullmatch(r"configs/[a-z_0-9/]+\.yaml", options.config):
             load_config(Path(options.config), [o for o in options.overrides if "=" in o and "devices" not in o])

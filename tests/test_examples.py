@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from helpers.finetuning_runs import read_jsonl, run, write_config, write_jsonl
+from helpers.pages import block_run_as, commands_in
 from helpers.paths import REPOSITORY
 from helpers.pretraining_runs import write_pretraining
 
@@ -37,11 +38,13 @@ def registries_as_before():
     include_registered_tasks()
 
 
-def test_a_task_in_one_file_trains_packed_evaluates_and_predicts(tmp_path, capsys):
+def test_a_task_in_one_file_trains_packed_evaluates_and_predicts(tmp_path, capsys, monkeypatch):
     plugin = EXAMPLES / "new_task.py"
     assert len(plugin.read_text().splitlines()) < 80
-    common = ("--plugin", plugin, "--config", EXAMPLES / "new_task.yaml", f"logging.directory={tmp_path}")
-    assert run("finetune", *common) == 0
+    monkeypatch.chdir(REPOSITORY)
+    [command] = commands_in(block_run_as("new-task").text)
+    assert command.startswith("python scripts/finetune.py ")
+    assert run("finetune", *command.split()[2:], f"logging.directory={tmp_path}") == 0
     directory = tmp_path / "toy-tagging"
     summary = json.loads((directory / "summary.json").read_text())
     assert summary["scores"]["test"]["accuracy"] == 1.0

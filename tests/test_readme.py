@@ -10,11 +10,11 @@ import sys
 
 import pytest
 from helpers.finetuning_runs import read_jsonl, rows, write_jsonl
+from helpers.pages import block_run_as, commands_in
 from helpers.paths import REPOSITORY
 from helpers.pretraining_runs import stories
 
 ROOT = REPOSITORY
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SMALL = (
     "'model.config={num_layers: 1, embed_dim: 32, num_heads: 2, mlp_dim: 64}' "
@@ -29,7 +29,7 @@ SMALLER = {
 
 
 def test_example_runs(capsys):
-    code = re.search(r"```python\n(import jax, .*?)```", README, re.DOTALL).group(1)
+    code = block_run_as("library").text
     assert len([line for line in code.split("\n") if line.strip()]) <= 27
     exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})  # warnings are errors, as everywhere here
     assert 0.5 < float(capsys.readouterr().out) < 3.0
@@ -48,8 +48,7 @@ def execute(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_five_commands_from_text_to_predictions(tmp_path, monkeypatch):
-    block = re.search(r"<!-- ci: from-text -->\n```bash\n(.*?)```", README, re.DOTALL).group(1)
-    commands = block.strip().split("\n")
+    commands = commands_in(block_run_as("from-text").text)
     assert len(commands) == 5
     for name in ("scripts", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -23,11 +23,13 @@ _KEPT = {"rename", "quoting", "encoding", "separator"}
 
 
 class InputRows(NamedTuple):
-    """An open source of rows: its name in messages, the rows, and their columns where a header or schema tells."""
+    """An open source of rows: its name in messages, the rows, their columns where a header or schema tells, and of a
+    csv what stands between the fields."""
 
     name: str
     records: Iterator[Record]
     columns: tuple[str, ...] | None = None
+    separator: str | None = None
 
 
 @contextmanager
@@ -60,7 +62,8 @@ def open_input(path: str, config: Config, given: Mapping[str, Any] | None = None
         reader = open_rows(Path(path), kind, source, "--input", stack, lenient=True)
         names = None if reader.columns is None else tuple(source.rename.get(name, name) for name in reader.columns)
         stack.enter_context(processes.collective_section())
-        yield InputRows(reader.name, rename_records(reader.records, source.rename), names)
+        mark = source.separator if kind == "csv" else None
+        yield InputRows(reader.name, rename_records(reader.records, source.rename), names, mark)
 
 
 def _standard_input(config: Config, kind: str) -> InputRows:

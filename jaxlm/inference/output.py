@@ -53,8 +53,8 @@ def to_jsonl(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]], delimiter: str = ",") -> Iterator[str]:
-    """Yields the lines of a table: the columns of the first rows, those of predictions as `prediction.label` and so on,
-    and `error`; what is no string or number is written as JSON.
+    """Yields the lines of a table: the columns of the first rows, those of predictions as `prediction.label` and
+    `prediction.scores.LABEL`, and `error`; what is no string or number is written as JSON.
 
     Columns that none of the first `HEADER_ROWS` rows has are left out, and named in the log.
     """
@@ -84,7 +84,16 @@ def to_csv(rows: Iterable[Mapping[str, Any]], delimiter: str = ",") -> Iterator[
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     flat = {name: value for name, value in row.items() if name != "prediction"}
-    return flat | {f"prediction.{name}": value for name, value in dict(row.get("prediction") or {}).items()}
+    return flat | dict(_leaves("prediction", row.get("prediction") or {}))
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What a mapping holds, those in it too, each under its path of names."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(f"{name}.{key}", inner)
+    else:
+        yield name, value
 
 
 def _cell(value: Any) -> Any:

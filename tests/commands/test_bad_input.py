@@ -260,9 +260,14 @@ def test_predictions_in_other_formats_and_places(tmp_path, model, capsys):
     assert run("predict", "--run", model, "--input", source, "--output", tmp_path / "out.csv") == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         first, _ = csv.DictReader(file)
-    assert list(first) == ["text", "input_prediction", "prediction.label", "prediction.scores", "error"]
+    scores = ["prediction.scores.neg", "prediction.scores.pos"]
+    assert list(first) == ["text", "input_prediction", "prediction.label", *scores, "error"]
     assert first["text"] == "good, fine" and first["input_prediction"] == "old"
-    assert set(json.loads(first["prediction.scores"])) == {"neg", "pos"}
+    assert sum(float(first[name]) for name in scores) == pytest.approx(1.0)
+    (tmp_path / "semicolons.csv").write_text("id;text\n1;good, fine\n")
+    named = ("--input", tmp_path / "semicolons.csv", "--separator", ";", "--output", tmp_path / "out.csv")
+    assert run("predict", "--run", model, *named) == 0
+    assert (tmp_path / "out.csv").read_text().startswith("id;text;prediction.label;")
     target, link, pipe = tmp_path / "target.jsonl", tmp_path / "link.jsonl", tmp_path / "pipe"
     link.symlink_to(target)
     assert run("predict", "--run", model, "--input", source, "--output", link) == 0

@@ -25,10 +25,11 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def write_base(directory: Path) -> Path:
+def write_base(directory: Path, positions: int = 64) -> Path:
     """A BERT without a head for labels; its weights follow a formula."""
-    write_checkpoint(directory, {**SIZES, "architectures": ["BertForMaskedLM"]}, "masked_lm")
+    sizes = {**SIZES, "max_position_embeddings": positions, "architectures": ["BertForMaskedLM"]}
+    write_checkpoint(directory, sizes, "masked_lm")
     (directory / "vocab.txt").write_text("\n".join(_ENTRIES) + "\n", encoding="utf-8")
-    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": positions}
     (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return directory

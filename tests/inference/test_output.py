@@ -59,9 +59,10 @@ def test_a_table_holds_rows_that_differ(caplog):
         {"late": 1, "text": "f", "prediction": {"label": "z"}},
     ]
     read = list(csv.DictReader("".join(to_csv(rows)).splitlines(keepends=True)))
-    assert list(read[0]) == ["text", "n", "id", "prediction.label", "prediction.scores", "error"]
+    assert list(read[0]) == ["text", "n", "id", "prediction.label", "prediction.scores.x", "error"]
     assert len(read) == len(rows) and read[0]["error"] == "no" and read[1]["text"] == "b\nc" and read[2]["id"] == "7"
     assert read[-1]["prediction.label"] == "z" and "the column 'late'" in caplog.text
+    assert read[1]["prediction.scores.x"] == "1.0" and read[2]["prediction.scores.x"] == ""
     assert list(to_csv([{"error": "no"}])) == ["error\n", "no\n"] and list(to_csv([])) == ["error\n"]
 
 
