@@ -55,7 +55,11 @@ def causal(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "replaced_tokens")) for kind in MODELS]
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("replaced_tokens", "span_corruption")))
+        for kind in MODELS
+    ],
 )
 def test_every_objective_learns(request, tmp_path, kind):
     if kind in ("masked_lm", "causal_lm"):

@@ -40,7 +40,7 @@ from jaxlm.parallel.sharding import Rules
 TRUNKS = ("albert", "electra", "gpt2", "llama", "modernbert")
 RATES = {"dropout": 0.1, "attention_dropout": 0.1, "classifier_dropout": 0.1}
 families = pytest.mark.parametrize("family", FAMILY_SIZES)
-SLOW = ("albert", "deberta-v2")
+SLOW = ("albert", "deberta-v2", "electra")
 trunks = pytest.mark.parametrize(
     "family", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in (*TRUNKS, "deberta-v2")]
 )
