@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from helpers.finetuning_runs import rows as classified
 from helpers.finetuning_runs import run, write_jsonl
 from helpers.paths import REPOSITORY
 
-from jaxlm.config import shipped
 from jaxlm.config.loading import load_config
 from jaxlm.config.schema import Config
 from jaxlm.tasks import TASKS
@@ -240,36 +237,3 @@ def test_a_look_at_a_file_needs_no_jax(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stderr.splitlines()[-1] == "0 []"
-
-
-@pytest.mark.slow
-def test_the_wheel_holds_the_shipped_configs(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-        ".",
-    ]
-    source = tmp_path / "clone"  # building leaves files behind
-    for folder in ("jaxlm", "configs"):
-        shutil.copytree(REPOSITORY / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / file, source)
-    subprocess.run(command, cwd=source, check=True)
-    [wheel] = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as files:
-        names = set(files.namelist())
-        files.extractall(tmp_path / "site")
-    for name in shipped.shipped_configs():
-        assert f"jaxlm/configs/{name}.yaml" in names
-    assert not any(name.startswith(("configs/", "tests/")) for name in names)
-    code = "from jaxlm.config.shipped import shipped_folder; print(shipped_folder())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
-                          env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""})  # fmt: skip
-    assert done.stdout.strip() == str(tmp_path / "site/jaxlm/configs")
