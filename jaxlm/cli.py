@@ -56,6 +56,7 @@ _PATHS = (
     "run",
     "space",
     "train",
+    "validation",
 )
 """Options that are paths."""
 

@@ -60,16 +60,15 @@ def init(options: argparse.Namespace) -> None:
     given = [name for name in ("train", "template", "list") if getattr(options, name)]
     if len(given) != 1:
         raise UserError("init: expected one of --train FILE, --template NAME and --list")
-    if options.train is None and (options.task or options.model):
-        raise UserError(
-            f"--{'task' if options.task else 'model'}: only with --train FILE, which the config is written for"
-        )
+    beside = next((name for name in ("task", "model", "validation") if getattr(options, name)), None)
+    if options.train is None and beside is not None:
+        raise UserError(f"--{beside}: only with --train FILE, which the config is written for")
     if options.list:
         print(printable(template_lines()))
     elif options.template is not None:
         print(template_text(options.template), end="")
     elif options.train is not None:
-        print(config_for(options.train, task=options.task, model=options.model), end="")
+        print(config_for(options.train, options.validation or (), task=options.task, model=options.model), end="")
 
 
 def check(options: argparse.Namespace) -> None:
@@ -133,7 +132,7 @@ def predict(options: argparse.Namespace) -> None:
     from jaxlm.data.sources.files import check_file
     from jaxlm.inference.answer_progress import counted
     from jaxlm.inference.input_rows import open_input
-    from jaxlm.inference.output import to_csv, to_jsonl, write_binary, write_output
+    from jaxlm.inference.output import check_output, to_csv, to_jsonl, write_binary, write_output
     from jaxlm.inference.vector_files import check_suffix, vector_writer
     from jaxlm.parallel import processes
 
@@ -145,6 +144,7 @@ def predict(options: argparse.Namespace) -> None:
     if options.input != "-":
         check_file(Path(options.input), "--input")
         processes.assert_same(f"the contents of {options.input}", lambda: sha256(Path(options.input)))
+    check_output(options.output, options.input)
     model = open_model(
         options.run,
         text=_columns(options.text),

@@ -121,7 +121,10 @@ def make_parser() -> argparse.ArgumentParser:
         hosts.add_argument("--heartbeat", type=int, metavar="SECONDS", help=text)
 
     sub = command("init", commands.init, "Write a config: for a file of labelled rows, or a copy of a shipped one.")
-    sub.add_argument("--train", metavar="FILE", help="labelled rows: csv, tsv, jsonl, parquet, conll, SQuAD")
+    text = "labelled rows: csv, tsv, jsonl, parquet, conll, SQuAD; or parallel texts, a file to a language"
+    sub.add_argument("--train", nargs="+", metavar="FILE", help=text)
+    text = "held-out rows or texts of the same kind (default: a share of the training rows)"
+    sub.add_argument("--validation", nargs="+", metavar="FILE", help=text)
     sub.add_argument("--task", choices=TASKS, help="what is learned (default: as the columns look)")
     text = "what to fine-tune (default: a small model from random parameters)"
     sub.add_argument("--model", metavar="DIR_OR_ID", help=text)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.corpora import byte_tokenizer
 from helpers.faults import write_faults
 from helpers.finetuning_runs import run, write_config
 
@@ -16,6 +17,7 @@ from jaxlm.data.config import DataConfig, SourceConfig
 from jaxlm.data.examples.dataset import RowDataset
 from jaxlm.data.sources.sources import load
 from jaxlm.errors import UserError
+from jaxlm.tasks import TASKS
 from jaxlm.tasks.causal_lm import CausalLM, CausalLMConfig
 from jaxlm.tasks.classification import Classification
 from jaxlm.tasks.classification_config import ClassificationConfig
@@ -135,6 +137,38 @@ def test_csv_as_other_programs_write_it(faults, caplog):
 def test_a_json_list_holds_rows(faults):
     _, rows = open_rows(faults / "json_list.json")
     assert [row["text"] for row in rows.split.table.rows] == ["a", "b"] and rows.split.table.lines == (1, 2)
+
+
+@pytest.mark.parametrize("kind", ["translation", "summarization", "text_to_text"])
+def test_what_writing_tasks_make_of_them(kind, faults):
+    """`label` is what is written: words, numbers and empty cells are as they stand in the file."""
+
+    def written(name: str, **source: Any) -> list[Any]:
+        cls: Any = TASKS[kind]
+        data = DataConfig.model_validate({"train": {"path": str(faults / name), **source}, "max_length": 32})
+        config = cls.Config.model_validate({"kind": kind, "source": "text", "target": "label"})
+        sources = cls.open(config, Request(data, ("train",), Path()))
+        context = Context(data, byte_tokenizer(bos=False), head="seq2seq_lm")
+        return cls.create(config, context, sources).datasets(sources)["train"].split.labels
+
+    assert written("labels_enumeration.csv") == [["1."], ["2."], ["3."], ["1."]]
+    assert written("pq_decimal.parquet") == [["3.50"], ["1.25"]]
+    assert written("labels_iso639_nan.csv")[2] == ["nan"] and written("labels_double_dash.csv")[:2] == [["--1"], ["+1"]]
+    assert written("csv_index.csv") == written("csv_semicolon.csv", separator=";") == written("json_list.json")
+    assert written("nli_rows.jsonl")[0] == ["contradiction"]
+    assert written("text_is_token_list.jsonl")[:2] == [["x"], ["y"]]  # its lists are sentences of one text
+    for name, source, problem in (
+        ("labels_multi_hot.jsonl", {}, "row 1: label: expected a text or a list of texts, found a list of numbers"),
+        ("labels_trailing_separator.csv", {}, "row 2 (line 3): label is empty; expected a text"),
+        ("jsonl_dup.jsonl", {}, "row 1: not readable JSON: key 'label' stands twice"),
+        ("gen_null.jsonl", {}, "no column 'label'"),
+        ("csv_semicolon.csv", {}, 'separator: ";"'),
+        ("csv_index.csv", {"columns": ["i", "text", "label"]}, "the first line holds the names"),
+        ("csv_cr_in_field.csv", {}, "row 1 (line 2): a carriage return"),
+    ):
+        with pytest.raises(UserError) as raised:
+            written(name, **source)
+        assert problem in str(raised.value) and name in str(raised.value)
 
 
 def test_an_undefined_metric_ends_no_run(faults, tmp_path, capsys):

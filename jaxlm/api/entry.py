@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from jaxlm.console import setup_logging
@@ -14,13 +15,16 @@ from jaxlm.plugins import load_plugins
 
 log = logging.getLogger("jaxlm")
 
+_NO_NAMES: Mapping[str, str] = {}
+
 
 @contextmanager
-def entry(command: str) -> Generator[None, None, None]:
+def entry(command: str, names: Mapping[str, str] = _NO_NAMES) -> Generator[None, None, None]:
     """Runs a function of the API.
 
     Args:
       command: the command that does the same on several processes.
+      names: how errors name what was given: option of the command -> argument of the function.
     Raises:
       UserError: this is one of several processes; a backend of JAX that was asked for is not there.
     """
@@ -33,10 +37,20 @@ def entry(command: str) -> Generator[None, None, None]:
     load_plugins()
     try:
         yield
+    except UserError as error:
+        error.args = (_in_python(str(error), names),)
+        raise
     except (RuntimeError, AssertionError) as error:
         if (absent := explain_absent(error)) is None:
             raise
         raise UserError(absent) from error
+
+
+def _in_python(message: str, names: Mapping[str, str]) -> str:
+    """A message of the command line with the arguments of a function in the place of options."""
+    for option, argument in names.items():
+        message = re.sub(rf"(?<![\w.-]){re.escape(option)}(?![\w-])", argument, message)
+    return message
 
 
 def _be_heard() -> None:

@@ -167,7 +167,7 @@ def load(
     Raises:
       jaxlm.errors.UserError: no model there, or one that answers no rows; another override.
     """
-    with entry("predict"):
+    with entry("predict", {"--run": "model"}):
         opened = open_model(os.fspath(model), text=text, on_bad_row=on_bad_row, overrides=as_overrides(overrides))
         evaluator = opened.predictor.trained.evaluator
         evaluator = replace(evaluator, layout=replace(evaluator.layout, few_shapes=True))

@@ -80,7 +80,8 @@ def finetune(config: ConfigLike, /, **overrides: Any) -> RunSummary:
 
     Args:
       config: a YAML file, a mapping, or a `jaxlm.config.schema.Config`.
-      overrides: keys of the config: `train={"epochs": 1}`, or `**{"train.epochs": 1}`.
+      overrides: keys of the config: `train={"epochs": 1}`, or `**{"train.epochs": 1}`; rows that stand in no file are
+        `data={"train": {"rows": [...]}}`.
     Returns:
       The finished run: `path`, `metrics`, `model` and more.
     Raises:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from jaxlm.config.schema import Config
 from jaxlm.data.augmentation.rewriting import Rewrite, rewrite_rows
-from jaxlm.data.examples.tables import open_tables
+from jaxlm.data.examples.tables import ColumnRoles, open_tables
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.inference.back_translation import open_back_translation
@@ -126,7 +126,8 @@ def _training_rows(config: Config, task: type[RowTask]) -> Table:
     clean = config.data.clean.model_copy(update={"labels": {}})
     data = config.data.model_copy(update={"clean": clean, "validation": None, "test": None})
     task.check_data_keys(config.data)
-    sources = open_tables(data, ("train",), task.text_columns(config.task), key_of=config.task.key_of)
+    columns = ColumnRoles(task.text_columns(config.task), key_of=config.task.key_of)
+    sources = open_tables(data, ("train",), columns)
     return sources.tables["train"]
 
 

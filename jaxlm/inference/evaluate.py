@@ -1,15 +1,15 @@
-"""A finished run scored once more, on a split of its config or on a file: `jaxlm evaluate`."""
+"""A finished run scored once more, on a split of its config, a file or rows: `jaxlm evaluate`."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from jaxlm.data.config import DataConfig, SourceConfig
 from jaxlm.data.examples.tables import SPLITS
-from jaxlm.data.sources.files import plain_suffix, tells_format
+from jaxlm.data.sources.files import find_files, plain_suffix, tells_format
 from jaxlm.errors import UserError
 from jaxlm.inference.slices import Slicing, slice_lines, slice_scores, slice_sections
 from jaxlm.inference.trained import COMPUTE_KEYS, asks_for_mesh, open_trained, run_config
@@ -22,6 +22,10 @@ from jaxlm.tasks.base import Task
 
 log = logging.getLogger("jaxlm")
 
+Rows: TypeAlias = Sequence[dict[str, Any]]
+"""Rows that stand in no file, by their columns."""
+ROWS = "data.validation.rows"
+"""What such rows are called in errors."""
 SLICES = "slices"
 """Folder of a run's scores by group."""
 
@@ -40,22 +44,22 @@ def evaluate_run(
     run: str,
     *,
     split: str | None = None,
-    data: str | None = None,
+    data: str | Rows | None = None,
     slicing: Slicing | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Scores a finished run's model on a split of its config, or on a file; returns the scores.
+    """Scores a finished run's model on a split of its config, on a file or on rows; returns the scores.
 
     Args:
       split: train, validation or test; default: test where the config has it, else validation.
-      data: a file instead of a split; read with the settings of the run's validation (else train) source.
+      data: instead of a split a file, read with the settings of the run's validation (else train) source, or rows.
       slicing: also score by group: the result holds `slices`, as `slices.slice_scores` gives them, and the run
-        directory gets slices/NAME.json and NAME.html, by the split or the file.
+        directory gets slices/NAME.json and NAME.html, by the split or the file, or "rows".
       overrides: key=value changes of the run's config, for instance where data lies elsewhere today.
     Raises:
       UserError: no such run, split or file; an override that would change the model.
     """
-    if split and data:
+    if split and data is not None:
         raise UserError("expected --split or --data, not both")
     for override in overrides:
         _refuse_unread(override)
@@ -67,10 +71,15 @@ def evaluate_run(
             f"--run {run}: no config.yaml; expected a run directory (for a bare checkpoint, use predict){absent}"
         )
     if data is not None:
-        like = next((name for name in ("validation", "train") if _has_own(config.data, name)), None)
+        own = (name for name in ("validation", "train") if isinstance(data, str) and _has_own(config.data, name))
+        like = next(own, None)
         _refuse_other_splits(overrides, like, "--data")
         given = {override.partition("=")[0].strip().removeprefix(f"data.{like}.") for override in overrides}
-        source = _file_like(None if like is None else getattr(config.data, like), data, given)
+        if isinstance(data, str):
+            find_files(data, "--data")
+            source = _file_like(None if like is None else getattr(config.data, like), data, given)
+        else:
+            source = SourceConfig(rows=tuple(data))
         split, key = "validation", "--data"  # so that messages advise keys that overrides may set
     else:
         split = split or ("test" if config.data.test is not None else "validation")
@@ -87,7 +96,7 @@ def evaluate_run(
     processes.assert_same(f"the rows of {key}", dataset.fingerprint)
     with processes.collective_section():
         evaluation = trained.evaluator.evaluate(*trained.parts, dataset)
-    read = f"the split {split}" if data is None else data
+    read = f"the split {split}" if data is None else data if isinstance(data, str) else "the rows given"
     log.info("scores of %s on %s: %s", run, read, format_counts(dataset.describe()))
     if slicing is None:
         return dict(evaluation.scores)
@@ -95,7 +104,7 @@ def evaluate_run(
     slices = slice_scores(task, dataset, evaluation, slicing)
     if processes.is_first():
         log.info("%s", slice_lines(task, slices))
-        name = split if data is None else Path(data).name
+        name = split if data is None else Path(data).name if isinstance(data, str) else "rows"
         _write_slices(RunDir(Path(run).expanduser()), name, {**evaluation.scores, "slices": slices}, task)
     return {**evaluation.scores, "slices": slices}
 

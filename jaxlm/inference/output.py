@@ -100,6 +100,23 @@ def _cell(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
 
 
+_SHEETS = (".xlsx", ".xls", ".ods")
+
+
+def check_output(output: str, given: str) -> None:
+    """Refuses a file of answers that would not be what its name says, or would replace the rows.
+
+    Args:
+      given: the file of rows, or "-".
+    Raises:
+      UserError: a spreadsheet's name, or the file of rows.
+    """
+    if Path(output).suffix.lower() in _SHEETS:
+        raise UserError(f"--output {output}: expected a name that ends in .jsonl, .csv or .tsv")
+    if "-" not in (output, given) and Path(output).is_file() and Path(output).samefile(given):
+        raise UserError(f"--output: {output} is the input, whose rows the answers would replace; name another file")
+
+
 def write_output(output: str, lines: Iterable[str]) -> None:
     """Writes lines to standard output ("-"), a file, a pipe or a device.
 

@@ -121,6 +121,21 @@ def count_words(text: str) -> int:
     return len(re.findall(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+", text))
 
 
+def guess_parallel(table: Table, wanted: str | None) -> Guess:
+    """Returns the task of parallel texts, the first of which is read and the second written: a translation.
+
+    Args:
+      wanted: as in `guess_task`.
+    Raises:
+      UserError: another task is wanted.
+    """
+    writing = ("translation", "summarization", "text_to_text")
+    if wanted not in (None, *writing):
+        raise UserError(f"--task {wanted}: parallel files hold texts alone; expected one of {', '.join(writing)}")
+    source, target = table.columns
+    return _written(wanted or "translation", source, target, [f"{source} is read and {target} written, line by line"])
+
+
 def guess_task(table: Table, wanted: str | None) -> Guess:
     """Returns the task that the columns of a table are for.
 

@@ -25,7 +25,7 @@ _BEGINNING = 1 << 20
 _LINES = 200
 _LONGEST_NAME = 60
 """Characters of the name of a column."""
-_MOST_ROWS = 20_000
+MOST_ROWS = 20_000
 """Rows that are read."""
 _MARKS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
@@ -35,31 +35,45 @@ class Looked:
     """A file and how it is read.
 
     Attributes:
+      path: as `data.train.path` names it: a file or pattern, several, or one to a column.
       settings: keys of `data.train` beside `path`.
       table: its first rows.
       whole: the table holds all rows.
       notes: what was found, and why it is read so.
     """
 
-    path: str
+    path: str | list[str] | dict[str, str | list[str]]
     settings: dict[str, Any]
     table: Table
     whole: bool
     notes: tuple[str, ...]
 
+    @property
+    def files(self) -> list[str]:
+        """The files and patterns."""
+        paths = list(self.path.values()) if isinstance(self.path, dict) else [self.path]
+        return [path for one in paths for path in ([one] if isinstance(one, str) else one)]
 
-def look(path: str) -> Looked:
-    """Looks at a file, or at the first of those that a pattern matches.
+    @property
+    def shown(self) -> str:
+        """The files in words."""
+        more = f" and {len(self.files) - 2} more" if len(self.files) > 2 else ""
+        return " and ".join(self.files[:2]) + more
+
+
+def look(paths: Sequence[str]) -> Looked:
+    """Looks at a file of rows, or at the first of several, or of those that a pattern matches.
 
     Raises:
       UserError: it cannot be found or read as rows.
     """
+    path = paths[0] if len(paths) == 1 else list(paths)
     first, *others = find_files(path, KEY)
     settings: dict[str, Any] = {}
     notes: list[str] = []
     if others:
         notes.append(f"{len(others) + 1} files match; the settings are those of {first}")
-    encoding = _encoding(first)
+    encoding = file_encoding(first)
     if encoding != "utf-8":
         settings["encoding"] = encoding
         notes.append(
@@ -71,7 +85,7 @@ def look(path: str) -> Looked:
         notes += _delimited(lines, kind, settings)
     if kind == "conll":
         notes += _conll(lines, settings)
-    source = SourceConfig.model_validate({"path": path, **settings, "limit": _MOST_ROWS})
+    source = SourceConfig.model_validate({"path": path, **settings, "limit": MOST_ROWS})
     try:
         table = load(source, key=KEY, split="train", on_bad_row="skip")
     except UserError as error:
@@ -79,14 +93,15 @@ def look(path: str) -> Looked:
             raise
         settings["quoting"] = False
         notes.append("quoting: false: a double quote opens and does not close, so quotes are ordinary characters")
-        source = SourceConfig.model_validate({"path": path, **settings, "limit": _MOST_ROWS})
+        source = SourceConfig.model_validate({"path": path, **settings, "limit": MOST_ROWS})
         table = load(source, key=KEY, split="train", on_bad_row="skip")
     if table.skipped:
         notes.append(f"{table.skipped} rows cannot be read, so data.on_bad_row is skip; `jaxlm check` says more")
-    return Looked(path, settings, table, len(table) < _MOST_ROWS, tuple(notes))
+    return Looked(path, settings, table, len(table) < MOST_ROWS, tuple(notes))
 
 
-def _encoding(file: Path) -> str:
+def file_encoding(file: Path) -> str:
+    """Returns the encoding that the beginning of a file looks like."""
     if named_format(file) == "parquet":
         return "utf-8"
     with open_binary(file) as (_, stream):

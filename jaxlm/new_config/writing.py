@@ -6,12 +6,16 @@ import json
 import logging
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlm.new_config.columns import Guess, guess_task
+from jaxlm.data.sources.files import find_files
+from jaxlm.errors import UserError
+from jaxlm.new_config.columns import Guess, guess_parallel, guess_task
 from jaxlm.new_config.lengths import Ruler
 from jaxlm.new_config.looking import Looked, look
+from jaxlm.new_config.parallel import are_parallel, held_out_files, look_at_parallel
 
 log = logging.getLogger("jaxlm")
 
@@ -22,20 +26,25 @@ _COMMON = ("train", "training", "data", "all", "validation", "dev")
 _PLAIN = re.compile(r"[A-Za-z_]([\w ./*-]*\w)?", re.ASCII)
 
 
-def config_for(path: str, *, task: str | None = None, model: str | None = None) -> str:
-    """Returns a config in YAML that trains on a file, and logs what was chosen and why.
+def config_for(
+    train: Sequence[str], validation: Sequence[str] = (), *, task: str | None = None, model: str | None = None
+) -> str:
+    """Returns a config in YAML that trains on files, and logs what was chosen and why.
 
     Args:
-      path: a file of rows, or a pattern.
+      train: files of rows, or patterns; or parallel files.
+      validation: files of the same kind; (): a share of the training rows is held out.
       task: one of `columns.TASKS`; None: as the columns look.
       model: what to fine-tune, a folder or hub id; None: a small model from random parameters.
     Raises:
       UserError: a file that cannot be read, columns that do not fit the task, no such model.
     """
-    looked = look(path)
+    parallel = are_parallel(train)
+    looked = look_at_parallel(train) if parallel else look(train)
     for note in looked.notes:
-        log.info("%s: %s", path, note)
-    guess = guess_task(looked.table, task)
+        log.info("%s: %s", looked.shown, note)
+    guess = (guess_parallel if parallel else guess_task)(looked.table, task)
+    held_out = _held_out(validation, looked) if validation else None
     log.info("task: %s, since %s", guess.name, "; ".join(guess.notes))
     unused = [name for name in looked.table.columns if name not in _used(guess)]
     if unused:
@@ -47,20 +56,40 @@ def config_for(path: str, *, task: str | None = None, model: str | None = None) 
         folder = find_model_dir(model, key="--model")
     else:
         log.info("model: a small one from random parameters, since there is no --model; a pretrained one scores better")
-    return _text(looked, guess, model, Ruler(folder))
+    return _text(looked, guess, model, Ruler(folder), held_out)
 
 
-def _text(looked: Looked, guess: Guess, model: str | None, ruler: Ruler) -> str:
+def _held_out(paths: Sequence[str], looked: Looked) -> Any:
+    """What `data.validation.path` is for files like those that were looked at.
+
+    Raises:
+      UserError: they are not there, or of another kind.
+    """
+    key = "--validation"
+    if isinstance(looked.path, dict):
+        if len(paths) < 2 or not are_parallel(paths, key):
+            raise UserError(
+                f"{key}: expected parallel files as --train has, a file to each of {', '.join(looked.path)}"
+            )
+        return held_out_files(paths, looked.path, key)
+    find_files(paths, key)
+    return paths[0] if len(paths) == 1 else list(paths)
+
+
+def _text(looked: Looked, guess: Guess, model: str | None, ruler: Ruler, held_out: Any) -> str:
     rows = len(looked.table)
     writes = guess.name in _WRITERS
     length = ruler.longest(looked.table, guess.texts, candidates=guess.name == "multiple_choice")
     data: list[str] = [f"  train: {flow({'path': looked.path, **looked.settings})}"]
     if guess.name == "question_answering":
         length = min(384, ruler.positions)
-    if rows >= 20:
+    if held_out is not None:
+        data.append(f"  validation: {flow({'path': held_out, **looked.settings})}")
+    elif rows >= 20:
         fraction = 0.1 if rows >= 1000 else 0.2
+        shares = "" if writes else "each label by its share, "
         data += [
-            "  # Held out of the training rows, each label by its share, near-copies on one side; or {path: dev.csv}.",
+            f"  # Held out of the training rows, {shares}near-copies on one side; or a file: --validation of `init`.",
             f"  validation: {flow({'fraction': fraction})}",
         ]
         log.info("validation: %g of the rows are held out", fraction)
@@ -76,11 +105,12 @@ def _text(looked: Looked, guess: Guess, model: str | None, ruler: Ruler) -> str:
         data.append(f"  on_bad_row: skip  # {lacking} rows cannot be used; `stop` refuses them by file and row")
         log.info("on_bad_row: skip, since %d rows cannot be read or lack a text or a label", lacking)
     batch, epochs = (32, 3 if model else 10) if rows >= 1000 else (16, 4 if model else 20)
+    counted = f"{rows:,}{'' if looked.whole else ' or more'} rows"
     lines = [
-        f"# {guess.name} on {looked.path}, {rows:,}{'' if looked.whole else ' or more'} rows; written by `jaxlm init`.",
+        f"# {guess.name} on {looked.shown}, {counted}; written by `jaxlm init`.",
         *_label_comment(looked, guess),
         "# Then: jaxlm check --config FILE; jaxlm finetune --config FILE --dry-run; jaxlm finetune --config FILE",
-        f"name: {_name(looked.path)}  # of the run, in runs/",
+        f"name: {_name(looked.files[0])}  # of the run, in runs/",
         *_model(model, writes, length),
         f"task: {flow(guess.section)}",
         "data:",

@@ -21,14 +21,15 @@ FLOOR = 60.0
 """Seconds that a step may always take."""
 _TICK = 1.0  # seconds between two looks
 _NEEDED = 5  # steps that a median is taken of, at least
+_LATE = 5.0  # seconds by which a look that comes late tells that the process was suspended
 _LINGER = 10.0  # seconds for which a process waits for the others to notice, too: its end would end them at once
 
 
 class StepWatch:
     """Watches, from a thread of its own, that each step ends within some multiple of the median.
 
-    Time that the whole process was suspended for does not count. In between steps, and in steps that compile, nothing
-    is watched.
+    Time that the whole process was suspended for (Ctrl-Z, a scheduler) does not count. In between steps, and in steps
+    that compile, nothing is watched.
 
     Args:
       factor: a step may take this many times the median of the last ones, and `FLOOR` seconds; None: any time.
@@ -41,12 +42,13 @@ class StepWatch:
         self._times: deque[float] = deque(maxlen=101)
         self._step: int | None = None
         self._began = self._waited = 0.0
+        self._looked = time.monotonic(), 0.0  # the last look, and for how long the process was suspended before
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="step watch", daemon=True)
 
     def __enter__(self) -> StepWatch:
-        if self._factor is not None:
-            self._thread.start()
+        self._looked = time.monotonic(), 0.0
+        self._thread.start()
         return self
 
     def __exit__(
@@ -54,6 +56,11 @@ class StepWatch:
     ) -> None:
         self._step = None
         self._over.set()
+
+    def clock(self) -> float:
+        """Returns seconds, those left out for which the process was suspended."""
+        (looked, suspended), now = self._looked, time.monotonic()
+        return now - suspended - _beyond(now - looked)
 
     def begin(self, step: int) -> None:
         """A step begins, with the making of its batch."""
@@ -70,10 +77,11 @@ class StepWatch:
         self._step = None
 
     def _watch(self) -> None:
-        assert self._factor is not None
         while not self._over.wait(_TICK):
+            (looked, suspended), now = self._looked, time.monotonic()
+            self._looked = now, suspended + _beyond(now - looked)
             step, times = self._step, list(self._times)
-            if step is None or len(times) < _NEEDED:
+            if self._factor is None or step is None or len(times) < _NEEDED:
                 continue
             self._waited += _TICK
             median = statistics.median(times)
@@ -84,6 +92,11 @@ class StepWatch:
                     f"(train.hang_factor={self._factor:g})"
                 )
                 return
+
+
+def _beyond(interval: float) -> float:
+    """For how long the process was suspended, of an interval without a look."""
+    return interval - _TICK if interval > _TICK + _LATE else 0.0
 
 
 def _end(what: str) -> None:

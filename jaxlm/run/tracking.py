@@ -108,7 +108,6 @@ class Tracker:
         self._path = run_dir / METRICS
         self._console = console or stderr_console()
         self._total_steps, self._headlines = total_steps, headlines
-        self._start_step, self._start_time = resume_step, time.monotonic()
         earlier = [(line, row) for line, row in _read_lines(self._path) if row["step"] <= resume_step]
         self._kept = {_key(row): line for line, row in earlier} if resume_step else {}
         try:
@@ -128,8 +127,12 @@ class Tracker:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def log_train(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs what was measured since the last call: loss, learning_rate, grad_norm, tokens_per_s, padding_share."""
+    def log_train(self, step: int, values: Mapping[str, float], *, seconds_left: float | None = None) -> None:
+        """Logs what was measured since the last call: loss, learning_rate, grad_norm, tokens_per_s, padding_share.
+
+        Args:
+          seconds_left: until the last step; None: not known yet.
+        """
         if not self._enabled:
             return
         self._write({"kind": "train", "step": step}, values)
@@ -137,7 +140,7 @@ class Tracker:
         if self._progress:
             self._progress.update(self._bar, completed=step, values=shown)
         else:
-            self.log(f"step {step}/{self._total_steps}  {shown}  eta {self._eta(step)}")
+            self.log(f"step {step}/{self._total_steps}  {shown}  eta {_eta(seconds_left)}")
 
     def log_evaluation(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Logs the metrics of one evaluation; all go to metrics.jsonl, the headlines to the console."""
@@ -225,14 +228,13 @@ class Tracker:
             temporary.write_text("".join(line + "\n" for line in lines), "utf-8")
         self._file = io.FileIO(self._path, "a")
 
-    def _eta(self, step: int) -> str:
-        done = step - self._start_step
-        if done <= 0:
-            return "-"
-        seconds = (time.monotonic() - self._start_time) / done * (self._total_steps - step)
-        minutes, seconds = divmod(round(seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+def _eta(seconds_left: float | None) -> str:
+    if seconds_left is None:
+        return "-"
+    minutes, seconds = divmod(round(seconds_left), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def _texts(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:

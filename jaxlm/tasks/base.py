@@ -20,7 +20,7 @@ from jaxlm.data.corpus.row_plan import Cost, Segment
 from jaxlm.data.dataset import Dataset
 from jaxlm.data.examples.dataset import RowDataset
 from jaxlm.data.examples.example import Example, Examples
-from jaxlm.data.examples.tables import TableSources, open_tables
+from jaxlm.data.examples.tables import ColumnRoles, TableSources, open_tables
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.fields import Batch, Field
@@ -284,16 +284,14 @@ class RowTask(Task):
     @classmethod
     def open(cls, config: Any, request: Request) -> TableSources:
         cls.check_data_keys(request.data)
-        separator = getattr(config, "label_separator", None)
-        columns = cls.text_columns(config), cls.label_columns(config)
-        sources = open_tables(
-            request.data,
-            request.splits,
-            *columns,
-            separator,
-            key_of=config.key_of,
-            group_columns=cls.group_columns(config),
+        columns = ColumnRoles(
+            cls.text_columns(config),
+            cls.label_columns(config),
+            getattr(config, "label_separator", None),
+            cls.group_columns(config),
+            config.key_of,
         )
+        sources = open_tables(request.data, request.splits, columns)
         sources = replace(sources, added_texts=cls.added_texts(config), seed=request.seed)
         augment, train = request.data.augment, sources.tables.get("train")
         if augment is None or train is None:

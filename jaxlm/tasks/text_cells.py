@@ -17,8 +17,9 @@ def read_text(cell: Any) -> str:
     """Returns the text of a cell; of a list of sentences, all of them with spaces between.
 
     Raises:
-      ValueError: it holds no text, or an empty one.
+      ValueError: it holds no text, or an empty one, or a list of numbers, such as ids of tokens.
     """
+    _refuse_numbers(cell)
     parts = [_one(part) for part in cell] if isinstance(cell, list | tuple) else [_one(cell)]
     text = " ".join(part for part in parts if part.strip())
     if not text.strip():
@@ -31,8 +32,9 @@ def read_references(cell: Any) -> list[str]:
     several do not count.
 
     Raises:
-      ValueError: it holds no text, or empty ones alone.
+      ValueError: it holds no text, or empty ones alone, or a list of numbers.
     """
+    _refuse_numbers(cell)
     if isinstance(cell, Mapping):
         if "text" not in cell:
             raise ValueError('expected a text, a list of texts or {"text": [...]}, found an object without "text"')
@@ -52,6 +54,11 @@ def sample_references(tables: Mapping[str, Table], column: str) -> list[str]:
         with contextlib.suppress(ValueError):
             found += read_references(row.get(column))
     return found
+
+
+def _refuse_numbers(cell: Any) -> None:
+    if isinstance(cell, list | tuple) and any(isinstance(part, int | float) for part in cell):
+        raise ValueError("expected a text or a list of texts, found a list of numbers")
 
 
 def _one(value: Any) -> str:

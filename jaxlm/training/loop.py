@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from jaxlm.inference.trained import make_evaluator
 from jaxlm.parallel import processes
 from jaxlm.report.format import format_counts
 from jaxlm.run.interrupt import watch_signals
+from jaxlm.run.pace import Pace
 from jaxlm.run.run_dir import CONFIG, REPORT, SUMMARY, RunDir
 from jaxlm.run.step_watch import StepWatch
 from jaxlm.run.trackers import check_trackers, open_trackers
@@ -105,15 +106,18 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
       Interrupted: a signal came; the state is saved.
     """
     plan, meter, cadence = run.plan, progress.meter, Cadence.from_plan(run.plan)
-    with StepWatch(plan.setup.config.train.hang_factor) as watch, Precompiler(plan) as programs:
+    watch = StepWatch(plan.setup.config.train.hang_factor)
+    meter.clock = watch.clock
+    with watch, Precompiler(plan) as programs, Pace(progress.step, watch.clock) as pace:
         while progress.step < plan.total_steps and not progress.best.stopped:
             watch.begin(progress.step + 1)
             batch = next(plan.loader)
             if compiles := meter.compiles(batch):
                 watch.pause()
                 log.info("compiling the step (shape %s) ...", " x ".join(map(str, batch["tokens"].shape)))
-                programs.wait(batch)
-            with meter.time_step(batch):
+            with meter.time_step(batch), pace.skip() if compiles else nullcontext():
+                if compiles:
+                    programs.wait(batch)
                 state, metrics = plan.step(state, plan.to_device(batch))
                 meter.add(metrics)
                 step = progress.step = progress.step + 1
@@ -130,7 +134,8 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
                 ago, examples = meter.culprit()
                 raise run.diverged(step - ago, problem, examples)
             if due.log:
-                run.tracker.log_train(step, meter.flush(float(np.asarray(plan.schedule(step - 1)))))
+                values = meter.flush(float(np.asarray(plan.schedule(step - 1))))
+                run.tracker.log_train(step, values, seconds_left=pace.seconds_left(step, plan.total_steps))
             scores, best = _evaluate(run, state, progress) if due.evaluate else ({}, False)
             if due.save or best or progress.best.stopped or stop:
                 run.save(state, progress, scores, wait=stop is not None)

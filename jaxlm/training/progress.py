@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
@@ -82,6 +82,7 @@ class StepMeter:
     _TOTALS: ClassVar[tuple[str, ...]] = ("tokens", "cells", "examples", "seconds", "timed_tokens", "timed_examples")
 
     def __post_init__(self) -> None:
+        self.clock: Callable[[], float] = time.perf_counter
         self._in_flight: deque[dict[str, jax.Array]] = deque()
         self._counts: Counter[str] = Counter()  # of this process, since the last `sum_counts`
         self._compiled: set[tuple[int, ...]] = set()  # shapes of batches
@@ -95,10 +96,10 @@ class StepMeter:
         shape = batch["tokens"].shape
         compiled = shape in self._compiled
         self._max_in_flight = IN_FLIGHT if compiled else 0
-        start = time.perf_counter()
+        start = self.clock()
         yield
         if compiled:
-            self.seconds += time.perf_counter() - start
+            self.seconds += self.clock() - start
         self._compiled.add(shape)
         self._examples.append(batch.get(EXAMPLES))
         self._counts.update(_count(batch, timed=compiled))

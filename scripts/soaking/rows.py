@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from jaxlm.data.config import DataConfig
-from jaxlm.data.examples.tables import open_tables
+from jaxlm.data.examples.tables import ColumnRoles, open_tables
 from jaxlm.tasks.classification import Classification
 from jaxlm.tasks.classification_config import ClassificationConfig
 from jaxlm.tasks.records import Context
@@ -65,7 +65,7 @@ def soak(folder: Path, outcomes: Outcomes) -> None:
 
 
 def _load(data: DataConfig, tokenizer: Any) -> dict[str, int]:
-    sources = open_tables(data, ("train",), ("text",), ("label",))
+    sources = open_tables(data, ("train",), ColumnRoles(("text",), ("label",)))
     task = Classification.create(ClassificationConfig(), Context(data, tokenizer), sources)
     made = task.datasets(sources)["train"]
     examples = made.examples()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import logging
@@ -63,6 +64,41 @@ def test_a_finished_run_is_returned_and_stands_for_its_path(finished, capsys):
     assert jaxlm.evaluate(again) == pytest.approx(finished.summary.metrics["validation"], abs=1e-6)
     with pytest.raises(UserError, match=r"the run's config has no data\.test; it has train, validation"):
         jaxlm.evaluate(again, split="test")
+
+
+def test_rows_are_scored_as_a_file_of_them(finished):
+    rows = read_jsonl(finished.config.parent / "validation.jsonl")
+    assert jaxlm.evaluate(finished.summary, data=iter(rows)) == pytest.approx(
+        finished.summary.metrics["validation"], abs=1e-6
+    )
+    result = jaxlm.evaluate(finished.summary, data=rows[:6], slices=["label"], resamples=0)
+    assert set(result["slices"]["label"]["groups"]) == {"neg", "pos"}
+    assert (finished.summary.path / "slices/rows.json").is_file()
+
+
+GOOD = {"text": "good", "label": "pos"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"data": []}, "data: no rows; expected at least one"),
+        ({"data": ["good film"]}, "data, row 1: expected a mapping of columns to values, found str"),
+        ({"data": {"text": "good"}}, "data: expected a file, or a list of rows (mappings), found dict"),
+        ({"data": [{"text": "good"}]}, "data: no column 'label'"),
+        ({"data": [GOOD, {"text": "good", "label": "so"}]}, "data, row 2: label='so' is not one of"),
+        ({"data": [GOOD], "split": "test"}, "expected split or data, not both"),
+        ({"data": [GOOD], "data.validation.limit": 3}, "with data, the settings of no split"),
+        ({"data": "vlidation.jsonl"}, "data: no file vlidation.jsonl; did you mean 'validation.jsonl'?"),
+        ({"split": "test"}, "split test: the run's config has no data.test"),
+    ],
+    ids=["none", "texts", "one row", "no label", "another label", "split", "settings", "no file", "no split"],
+)  # fmt: skip
+def test_mistakes_are_told_by_the_names_of_arguments(arguments, problem, finished, monkeypatch):
+    monkeypatch.chdir(finished.config.parent)
+    with pytest.raises(UserError) as raised:
+        inspect.unwrap(jaxlm.evaluate)(finished.summary, **arguments)  # without the tests' check of types
+    assert problem in str(raised.value) and "--" not in str(raised.value)
 
 
 def test_mistakes_are_exceptions(finished, tmp_path, monkeypatch):

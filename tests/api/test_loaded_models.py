@@ -84,8 +84,9 @@ def test_texts(writer):
 
 def test_a_mistyped_path_names_the_nearest(classifier):
     for name in (f"{classifier}x", str(Path(classifier).parent / "classifer0")):
-        with pytest.raises(UserError, match=r"did you mean .*classifier0'"):
+        with pytest.raises(UserError, match=r"^model.*did you mean .*classifier0'") as raised:
             jaxlm.load(name)
+        assert "--run" not in str(raised.value)
 
 
 def test_a_model_without_its_head(classifier, tmp_path):

@@ -13,9 +13,11 @@ import pytest
 from helpers.finetuning_runs import rows as classified
 from helpers.finetuning_runs import run, write_jsonl
 from helpers.paths import REPOSITORY
+from helpers.writing_runs import PAIRS
 
 from jaxlm.config.loading import load_config
 from jaxlm.config.schema import Config
+from jaxlm.new_config.parallel import name_columns
 from jaxlm.tasks import TASKS
 
 RNG = random.Random(0)
@@ -205,6 +207,123 @@ def test_what_is_asked_for_and_what_nothing_fits(tmp_path, capsys):
     assert "did you mean" in capsys.readouterr().err
     assert run("init", "--train", tmp_path / "x.jsonl", "--model", tmp_path / "no/model") == 2
     assert run("init") == 2 and "one of --train FILE" in capsys.readouterr().err
+
+
+def parallel(folder: Path, name: str, number: int, seed: int = 0) -> None:
+    """Files `name`.en and `name`.de: words, and their translations."""
+    rng = random.Random(seed)
+    lines = [rng.choices(list(PAIRS), k=rng.randint(1, 4)) for _ in range(number)]
+    (folder / f"{name}.en").write_text("".join(" ".join(line) + "\n" for line in lines))
+    (folder / f"{name}.de").write_text("".join(" ".join(PAIRS[word] for word in line) + "\n" for line in lines))
+
+
+def init(capsys: Any, written: Path, *options: Any) -> tuple[Config, str]:
+    """The config that `init` writes, and what it says."""
+    capsys.readouterr()
+    assert run("init", *options) == 0
+    captured = capsys.readouterr()
+    written.write_text(captured.out)
+    return load_config(written), captured.err
+
+
+def test_parallel_files(tmp_path, capsys):
+    """A file to a language becomes a translation with its column names from the files' names."""
+    for name, number in (("train", 30), ("news.1", 4), ("news.2", 5), ("dev", 6)):
+        parallel(tmp_path, name, number)
+    first, *rest = (tmp_path / "train.de").read_text().split("\n")
+    (tmp_path / "train.de").write_text("\n".join(["", *rest]))
+    source, target = tmp_path / "train.en", tmp_path / "train.de"
+    config, said = init(capsys, tmp_path / "made.yaml", "--train", source, target)
+    assert config.data.train.path == {"en": str(source), "de": str(target)}
+    task = config.task.model_dump()
+    assert (task["kind"], task["source"], task["target"]) == ("translation", "en", "de")
+    assert config.data.on_bad_row == "skip" and config.data.validation.fraction == 0.2 and "en is read and de" in said
+    dev = tmp_path / "dev.de", tmp_path / "dev.en"  # in another order
+    config, _ = init(capsys, tmp_path / "made.yaml", "--train", source, target, "--validation", *dev)
+    assert config.data.validation.path == {"en": str(dev[1]), "de": str(dev[0])}
+    patterns = [str(tmp_path / f"news.*.{ending}") for ending in ("de", "en")]
+    config, _ = init(capsys, tmp_path / "made.yaml", "--train", *patterns)
+    assert config.data.train.path == dict(zip(("de", "en"), patterns, strict=True)) and config.data.validation is None
+    files = [str(tmp_path / f"news.{i}.{ending}") for ending in ("en", "de") for i in (1, 2)]
+    config, said = init(capsys, tmp_path / "made.yaml", "--train", *files, "--task", "text_to_text")
+    assert config.data.train.path == {"en": tuple(files[:2]), "de": tuple(files[2:])}
+    assert config.task.kind == "text_to_text"
+
+
+def test_rows_of_several_files_and_held_out_rows(tmp_path, capsys):
+    for name in ("a", "b", "dev"):
+        (tmp_path / f"{name}.csv").write_text(
+            csv_of(";", [["text", "label"], *([words(6), "xy"[i % 2]] for i in range(12))])
+        )
+    files = [str(tmp_path / f"{name}.csv") for name in ("a", "b")]
+    options = ("--train", *files, "--validation", tmp_path / "dev.csv")
+    config, _ = init(capsys, tmp_path / "made.yaml", *options)
+    assert config.data.train.path == tuple(files)
+    assert config.data.validation.path == str(tmp_path / "dev.csv") and config.data.validation.separator == ";"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "names"),
+    [
+        ("train.en", "train.de", {"en", "de"}),
+        ("train.en.gz", "train.de.gz", {"en", "de"}),
+        ("news.de-en.en", "news.de-en.de", {"en", "de"}),
+        ("train.en.txt", "train.de.txt", {"en", "de"}),
+        ("train_en.txt", "train_de.txt", {"en", "de"}),
+        ("src-train.txt", "tgt-train.txt", {"src", "tgt"}),
+        ("train.en_XX", "train.de_DE", {"en_XX", "de_DE"}),
+        ("en/train.txt", "de/train.txt", {"en", "de"}),
+        ("*.en", "*.de", {"en", "de"}),
+    ],
+)
+def test_names_of_parallel_columns(one, other, names):
+    columns = name_columns([one, other])
+    assert set(columns) == names and list(columns.values()) == [one, other]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--train", "t.en", "t.fr"), "no file t.fr"),
+        (("--train", "t.en", "t.en"), "t.en twice"),
+        (("--train", "t.en", "a.csv"), "a.csv holds rows, by its name, and t.en does not"),
+        (("--train", "t.en", "t.de", "u.de"), "found 1 that end with en, 2 that end with de"),
+        (("--train", "t.en", "t.de", "--task", "classification"), "--task classification: parallel files hold texts"),
+        (("--train", "t.en", "t.de", "--validation", "a.csv"), "--validation: expected parallel files as --train has"),
+        (("--train", "t.en", "u.de"), "expected as many in each"),
+        (("--train", "a.csv", "--validation", "b.csv"), "--validation: no file b.csv; did you mean 'a.csv'?"),
+        (("--template", "sst2", "--validation", "a.csv"), "--validation: only with --train FILE"),
+    ],
+    ids=["no file", "twice", "rows", "numbers", "task", "held out", "lines", "held-out rows", "template"],
+)  # fmt: skip
+def test_mistakes_with_several_files(options, problem, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parallel(tmp_path, "t", 3)
+    (tmp_path / "u.de").write_text("eins\n")
+    (tmp_path / "a.csv").write_text(csv_of(",", [["text", "label"], *([words(6), "xy"[i % 2]] for i in range(12))]))
+    assert run("init", *options) == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_config_for_parallel_files_runs_as_it_is(tmp_path, capsys):
+    parallel(tmp_path, "train", 64)
+    parallel(tmp_path, "dev", 8, seed=1)
+    options = [f"--{split}" for split in ("train", "validation")]
+    files = [[tmp_path / f"{name}.{ending}" for ending in ("en", "de")] for name in ("train", "dev")]
+    config, _ = init(capsys, tmp_path / "made.yaml", options[0], *files[0], options[1], *files[1])
+    assert run("check", "--config", tmp_path / "made.yaml", "--json", tmp_path / "found.json") == 0
+    assert json.loads((tmp_path / "found.json").read_text())
+    small = ["model.config={num_layers: 1, embed_dim: 32, num_heads: 2, head_dim: 16, mlp_dim: 64}"]
+    overrides = [
+        *small,
+        "model.train_tokenizer.vocab_size=300",
+        "train.epochs=1",
+        f"logging.directory={tmp_path / 'runs'}",
+    ]
+    assert run("finetune", "--config", tmp_path / "made.yaml", *overrides) == 0
+    predictions = (tmp_path / "runs" / config.name / "predictions/validation.jsonl").read_text().splitlines()
+    assert len(predictions) == 8 and set(json.loads(predictions[0])) >= {"en", "de", "prediction"}
 
 
 def test_templates_are_there_for_every_task(tmp_path, capsys):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 from helpers.mistakes import READY, words
 
+from jaxlm.run.run_dir import RunDir
+
 OVERRIDES = [
     ("optimizer.lr=1e-5", "unknown key optimizer.lr; did you mean optimizer.learning_rate?"),
     ("learning_rate=1e-5", "unknown key learning_rate; did you mean optimizer.learning_rate?"),
@@ -87,6 +89,12 @@ def test_a_place_where_no_run_can_be(say, config, tmp_path):
         words(said, "a file stands where the run directory", "logging.directory=DIR or name=NAME")
     said = say("finetune", "--config", config, "--dry-run", f"logging.directory={tmp_path}/new", status=1)
     assert READY in said and not (tmp_path / "new/tiny").exists()
+
+
+def test_two_runs_at_once(say, config, tmp_path):
+    with RunDir.open(tmp_path / "runs", "tiny", restart=False).lock():
+        said = say("finetune", "--config", config, f"logging.directory={tmp_path}/runs")
+    words(said, f"{tmp_path}/runs/tiny", "is working on this run", "name=")
 
 
 def test_steps_over_a_config_with_epochs(say, config):

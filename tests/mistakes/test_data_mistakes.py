@@ -1,13 +1,16 @@
 """Mistakes in data: files that are not there or of another kind, encodings, headers, labels; and what works.
 
-Elsewhere: empty texts, wrong encodings, rows that are no JSON (tests/commands/test_bad_input.py); gz, zst, parquet and
-U+2028 (tests/data/sources).
+Elsewhere: empty texts, wrong encodings, rows that are no JSON (tests/commands/test_bad_input.py); more of every format
+(tests/data/sources).
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from helpers.mistakes import READY, words
 
@@ -15,6 +18,15 @@ from jaxlm.errors import RunFailure
 from jaxlm.training import plan
 
 CSV = "text,label\ngood film,pos\nbad film,neg\nfine film,pos\n"
+
+
+def parquet(**columns: list[str]) -> bytes:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return file.getvalue()
+
+
+PARQUET = parquet(text=["good film", "bad film"], label=["pos", "neg"])
 
 
 def test_a_file_that_is_not_there(say, config, tmp_path):
@@ -37,8 +49,11 @@ def test_the_home_folder(say, config, monkeypatch):
         ("bom.csv", b"\xef\xbb\xbf" + CSV.encode()),
         ("crlf.csv", CSV.replace("\n", "\r\n").encode()),
         ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
+        ("t.csv.zst", pyarrow.compress(CSV.encode(), "zstd", asbytes=True)),
+        ("t.parquet", PARQUET),
         ("t.jsonl", b'{"text": "good\xe2\x80\xa8film", "label": "pos"}\n{"text": "bad", "label": "neg"}\n'),
     ],
+    ids=["byte order mark", "carriage returns", "gzip", "zstd", "parquet", "line separator"],
 )
 def test_what_works(name, content, with_training_file):
     assert READY in with_training_file(name, content, status=1)
@@ -54,8 +69,14 @@ def test_what_works(name, content, with_training_file):
         ("t.csv", "text,label,text\na,pos,b\n", ("'text' more than once",)),
         ("t.csv", "good film,pos\nbad film,neg\n", ("no column 'text'", "columns")),
         ("t.csv", CSV + "so so,\n", ("row 4", "label", "data.on_bad_row=skip")),
+        ("t.csv", PARQUET, ("begins as parquet does; name it .parquet",)),
+        ("t.jsonl.zst", PARQUET, ("not a whole zstd file",)),
+        ("t.parquet", CSV, ("parquet",)),
+        ("t.parquet", parquet(sentence=["good film"], label=["pos"]), ("no column 'text'", "'sentence', 'label'")),
+        ("t.csv.zst", CSV, ("zst",)),
     ],
-    ids=["semicolon", "xlsx", "utf-16", "latin-1", "column twice", "no header", "empty label"],
+    ids=["semicolon", "xlsx", "utf-16", "latin-1", "column twice", "no header", "empty label", "parquet as csv",
+         "parquet as zstd", "csv as parquet", "parquet without the column", "csv as zstd"],
 )  # fmt: skip
 def test_files_of_another_kind(name, content, expected, with_training_file):
     words(with_training_file(name, content), name, *expected)

@@ -140,14 +140,14 @@ def test_a_log_file_gets_one_plain_line_per_message(tmp_path):
     with tracker(tmp_path, console=console_to(output), headlines=("recall_at_1", "accuracy")) as track:
         track.set_progress(5)
         values = {"loss": 0.6931, "learning_rate": 5e-5, "tokens_per_s": 12345.6, "padding_share": 0.021}
-        track.log_train(50, values)
+        track.log_train(50, values, seconds_left=3723.4)
         track.log_evaluation(50, "validation", {"accuracy": 0.75, "precision_macro": 0.7, "f1/[bold]": 0.5})
         track.log_evaluation(60, "validation", {"accuracy": 0.75, "recall_at_1": 0.5})
         track.log("[red]as it is[/red], however long the line may become when someone logs a path")
     text = output.getvalue()
     assert "\x1b" not in text and "\r" not in text
     train, evaluation, other, message = text.splitlines()
-    for part in ("step 50/100", "loss 0.6931", "lr 5.00e-05", "12,346 tok/s", "padding 2.1%", "eta 0:0"):
+    for part in ("step 50/100", "loss 0.6931", "lr 5.00e-05", "12,346 tok/s", "padding 2.1%", "eta 1:02:03"):
         assert part in train
     assert evaluation.endswith("validation: accuracy 0.7500")
     assert other.endswith("validation: recall_at_1 0.5000  accuracy 0.7500")

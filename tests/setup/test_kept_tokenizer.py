@@ -10,7 +10,7 @@ import pytest
 
 from jaxlm.config.schema import Config
 from jaxlm.data.corpus.dataset import CorpusSources
-from jaxlm.data.examples.tables import open_tables
+from jaxlm.data.examples.tables import ColumnRoles, open_tables
 from jaxlm.errors import UserError
 from jaxlm.files import read_sealed
 from jaxlm.setup import tokenizer as kept
@@ -26,7 +26,7 @@ def make(folder: Path, text: str, *, lowercase: bool = True, corpus: bool = Fals
             "data": {"train": {"rows": [{"text": text, "label": "a"}]}},
         }
     )
-    sources = open_tables(config.data, ("train",), ("text",))
+    sources = open_tables(config.data, ("train",), ColumnRoles(("text",)))
     if corpus:
         sources = CorpusSources(config.data, ("train",), "text", folder.parent / "cache", 0, lambda: None)
     return make_tokenizer(config, None, folder, sources)

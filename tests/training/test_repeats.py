@@ -13,7 +13,7 @@ from jaxlm.config.loading import dump_config, load_config
 from jaxlm.config.schema import Config
 from jaxlm.config.training import LoggingConfig, TrainConfig
 from jaxlm.data.config import DataConfig, SourceConfig
-from jaxlm.data.examples.tables import open_tables
+from jaxlm.data.examples.tables import ColumnRoles, open_tables
 from jaxlm.errors import Interrupted, UserError
 from jaxlm.report.repeats import repeat_lines, summarize
 from jaxlm.run.run_dir import SUMMARY, RunDir
@@ -58,7 +58,9 @@ class Trainer:
         self.trained.append(one.name)
         directory.write_text("config.yaml", dump_config(one))
         if one.data.fold is not None:
-            held_out = open_tables(one.data, ("validation",), ("text",), ("label",)).tables["validation"].rows
+            held_out = (
+                open_tables(one.data, ("validation",), ColumnRoles(("text",), ("label",))).tables["validation"].rows
+            )
             lines = [json.dumps({**row, "prediction": predict(row, one.name)}) for row in held_out if row != SKIPPED]
             directory.write_text("predictions/validation.jsonl", "\n".join(lines))
         score = one.seed * 0.1 + (one.data.fold.number if one.data.fold else 0) * 0.01

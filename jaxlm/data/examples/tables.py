@@ -19,6 +19,25 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
+class ColumnRoles:
+    """What columns of tables are for.
+
+    Attributes:
+      texts: hold texts.
+      labels: hold labels; what `data.clean.labels` is applied to.
+      label_separator: what stands between several labels of a cell.
+      groups: whose texts keep rows on one side of a split; None: `texts`.
+      key_of: the config key that names a column, for messages.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    label_separator: str | None = None
+    groups: tuple[str, ...] | None = None
+    key_of: Callable[[str], str] = lambda column: "task"
+
+
+@dataclass(frozen=True)
 class TableSources:
     """The tables that a config names.
 
@@ -59,23 +78,9 @@ def _is_no_text(cell: str | float) -> bool:
     return isinstance(cell, bool) or cell != cell
 
 
-def open_tables(
-    data: DataConfig,
-    splits: Sequence[str],
-    text_columns: tuple[str, ...],
-    label_columns: tuple[str, ...] = (),
-    label_separator: str | None = None,
-    *,
-    key_of: Callable[[str], str] = lambda column: "task",
-    group_columns: tuple[str, ...] | None = None,
-) -> TableSources:
+def open_tables(data: DataConfig, splits: Sequence[str], columns: ColumnRoles) -> TableSources:
     """Reads and cleans the splits that a config names.
 
-    Args:
-      label_columns: what `data.clean.labels` is applied to.
-      label_separator: what stands between several labels of a cell.
-      key_of: the config key that names a column, for messages.
-      group_columns: the columns whose texts keep rows on one side of a split; None: `text_columns`.
     Raises:
       UserError: a source that cannot be read, or a bad row (unless `data.on_bad_row` is skip); training rows without a
         text column.
@@ -88,21 +93,22 @@ def open_tables(
         if split in read and split not in data.shares and (source := getattr(data, split)) is not None
     }
     if "train" in tables:
-        for column in text_columns:
-            tables["train"].require(column, key=key_of(column))
+        for column in columns.texts:
+            tables["train"].require(column, key=columns.key_of(column))
     if data.shares and "train" in tables:
-        columns = group_columns or text_columns, label_columns, label_separator
-        tables = {**tables, **hold_out_shares(tables["train"], data.shares, *columns)}
+        roles = columns.groups or columns.texts, columns.labels, columns.label_separator
+        tables = {**tables, **hold_out_shares(tables["train"], data.shares, *roles)}
         tables = {split: tables[split] for split in SPLITS if split in kept and split in tables}
-    tables, cleaned = clean_tables(tables, text_columns, data.clean)
+    tables, cleaned = clean_tables(tables, columns.texts, data.clean)
     if data.clean.labels:
-        if not label_columns:
+        if not columns.labels:
             raise UserError("data.clean.labels: this task has no column of labels; leave it out")
-        tables, cleaned["labels_changed"] = replace_labels(tables, label_columns, data.clean.labels, label_separator)
+        changed = columns.labels, data.clean.labels, columns.label_separator
+        tables, cleaned["labels_changed"] = replace_labels(tables, *changed)
     if data.keep_labels and "train" in tables:
-        tables = {**tables, "train": thin_labels(tables["train"], text_columns, label_columns, data.keep_labels)}
+        tables = {**tables, "train": thin_labels(tables["train"], columns.texts, columns.labels, data.keep_labels)}
     if data.fold is not None and "train" in tables:
-        train, held_out = hold_out(tables["train"], text_columns, label_columns, data.fold)
+        train, held_out = hold_out(tables["train"], columns.texts, columns.labels, data.fold)
         tables = {**tables, "train": train, "validation": held_out}
         tables = {split: tables[split] for split in SPLITS if split in splits and split in tables}
-    return TableSources(tables, cleaned, text_columns)
+    return TableSources(tables, cleaned, columns.texts)

@@ -34,8 +34,9 @@ def read_parallel(
     counts = {column: len(lines) for column, lines in columns.items()}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{paths[column]} has {count} lines" for column, count in counts.items())
+        option = key if key.startswith("--") else f"{key}.path"
         raise UserError(
-            f"{key}.path: {found}; expected as many in each, since line n of one belongs to line n of another"
+            f"{option}: {found}; expected as many in each, since line n of one belongs to line n of another"
         )
     return " + ".join(map(str, paths.values())), enumerate(_rows(columns), start=1)
 

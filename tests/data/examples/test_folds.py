@@ -11,7 +11,7 @@ import pytest
 
 from jaxlm.data.config import DataConfig, FoldConfig, SourceConfig
 from jaxlm.data.examples.folds import KEPT, assign_folds
-from jaxlm.data.examples.tables import open_tables
+from jaxlm.data.examples.tables import ColumnRoles, open_tables
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 
@@ -76,11 +76,11 @@ def test_every_row_is_held_out_once():
     held_out: Counter[str] = Counter()
     for number in range(FOLDS):
         data = source(fold=FoldConfig(number=number, folds=FOLDS))
-        tables = open_tables(data, ("train", "validation", "test"), ("text",), ("label",)).tables
+        tables = open_tables(data, ("train", "validation", "test"), ColumnRoles(("text",), ("label",))).tables
         train, validation = ({row["text"] for row in tables[split].rows} for split in ("train", "validation"))
         assert len(train) + len(validation) == 14 and not train & validation
         held_out.update(validation)
-        only = open_tables(data, ("validation",), ("text",), ("label",)).tables
+        only = open_tables(data, ("validation",), ColumnRoles(("text",), ("label",))).tables
         assert set(only) == {"validation"} and only["validation"] == tables["validation"]
     assert len(held_out) == 14 and set(held_out.values()) == {1}
 
@@ -91,4 +91,4 @@ def test_what_cannot_be_folded_is_refused():
     with pytest.raises(ValueError, match="set data.validation=null"):
         source(validation=SourceConfig(rows=({"text": "x", "label": "a"},)), fold=FoldConfig(number=0, folds=2))
     with pytest.raises(UserError, match="train.folds=20: .* too few different texts"):
-        open_tables(source(fold=FoldConfig(number=19, folds=20)), ("train",), ("text",), ("label",))
+        open_tables(source(fold=FoldConfig(number=19, folds=20)), ("train",), ColumnRoles(("text",), ("label",)))

@@ -12,7 +12,7 @@ from jaxlm.config.loading import override_config
 from jaxlm.config.schema import Config
 from jaxlm.data.config import DataConfig, SourceConfig
 from jaxlm.data.examples.held_out import hold_out_shares
-from jaxlm.data.examples.tables import open_tables
+from jaxlm.data.examples.tables import ColumnRoles, open_tables
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.tasks.question_answering import QuestionAnswering, QuestionAnsweringConfig
@@ -103,10 +103,8 @@ def test_questions_over_one_context_stay_together():
     ]  # fmt: skip
     data = DataConfig.model_validate({"train": {"rows": rows}, "validation": {"fraction": 0.2}})
     config = QuestionAnsweringConfig()
-    opened = open_tables(
-        data, ("train", "validation"), QuestionAnswering.text_columns(config),
-        group_columns=QuestionAnswering.group_columns(config),
-    )  # fmt: skip
+    texts, groups = QuestionAnswering.text_columns(config), QuestionAnswering.group_columns(config)
+    opened = open_tables(data, ("train", "validation"), ColumnRoles(texts, groups=groups))
     train, held = ({row["context"] for row in opened.tables[name].rows} for name in ("train", "validation"))
     assert not train & held and len(opened.tables["validation"]) % 3 == 0 and 8 <= len(held) <= 14
 
@@ -116,9 +114,9 @@ def test_only_the_splits_that_are_asked_for_are_given_and_each_the_same():
     data = DataConfig.model_validate(
         {"train": {"rows": rows}, "validation": {"fraction": 0.1}, "test": {"fraction": 0.1}}
     )
-    whole = open_tables(data, ("train", "validation", "test"), ("text",), ("label",)).tables
+    whole = open_tables(data, ("train", "validation", "test"), ColumnRoles(("text",), ("label",))).tables
     for name in ("train", "validation", "test"):
-        alone = open_tables(data, (name,), ("text",), ("label",)).tables
+        alone = open_tables(data, (name,), ColumnRoles(("text",), ("label",))).tables
         assert set(alone) == {name} and alone[name].rows == whole[name].rows
 
 
@@ -127,7 +125,7 @@ def test_folds_divide_what_test_rows_leave():
     data = DataConfig.model_validate(
         {"train": {"rows": rows}, "test": {"fraction": 0.2}, "fold": {"number": 0, "folds": 3}}
     )
-    tables = open_tables(data, ("train", "validation", "test"), ("text",), ("label",)).tables
+    tables = open_tables(data, ("train", "validation", "test"), ColumnRoles(("text",), ("label",))).tables
     texts = {name: {row["text"] for row in table.rows} for name, table in tables.items()}
     assert texts["test"] == split(rows, test=0.2)["test"]
     assert sum(map(len, texts.values())) == len(set.union(*texts.values())) == 120
@@ -137,9 +135,13 @@ def test_folds_divide_what_test_rows_leave():
 def test_rows_are_held_out_before_labels_are_thinned_and_copies_dropped():
     rows = labelled({"a": 100, "b": 100})
     base = {"train": {"rows": [*rows, *rows]}, "validation": {"fraction": 0.1}}
-    whole = open_tables(DataConfig.model_validate(base), ("train", "validation"), ("text",), ("label",)).tables
+    whole = open_tables(
+        DataConfig.model_validate(base), ("train", "validation"), ColumnRoles(("text",), ("label",))
+    ).tables
     less = {**base, "keep_labels": {"b": 0.1}, "clean": {"deduplicate": True, "leaks": "drop"}}
-    thinned = open_tables(DataConfig.model_validate(less), ("train", "validation"), ("text",), ("label",)).tables
+    thinned = open_tables(
+        DataConfig.model_validate(less), ("train", "validation"), ColumnRoles(("text",), ("label",))
+    ).tables
     assert thinned["validation"].rows == whole["validation"].rows
     assert {row["text"] for row in thinned["train"].rows} < {row["text"] for row in whole["train"].rows}
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from jaxlm.data.config import DataConfig
-from jaxlm.data.examples.tables import open_tables
+from jaxlm.data.examples.tables import ColumnRoles, open_tables
 from jaxlm.errors import UserError
 
 ROWS = [
@@ -18,7 +18,7 @@ ROWS = [
 
 def kept(shares: dict[str, float], rows: list[dict[str, str]] = ROWS) -> list[dict[str, str]]:
     data = DataConfig.model_validate({"train": {"rows": rows}, "test": {"rows": rows}, "keep_labels": shares})
-    tables = open_tables(data, ("train", "test"), ("text",), ("label",)).tables
+    tables = open_tables(data, ("train", "test"), ColumnRoles(("text",), ("label",))).tables
     assert len(tables["test"].rows) == len(rows)
     return list(tables["train"].rows)
 
@@ -41,4 +41,4 @@ def test_what_is_refused():
         kept({"b": 0.0})
     data = DataConfig.model_validate({"train": {"rows": ROWS}, "keep_labels": {"a": 0.5}})
     with pytest.raises(UserError, match="no one label to a row"):
-        open_tables(data, ("train",), ("text",))
+        open_tables(data, ("train",), ColumnRoles(("text",)))
