@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxlm.bench.harness import run_measurement
 from jaxlm.data.config import DataConfig
+from jaxlm.data.corpus.build import Tokenizing
 from jaxlm.data.corpus.cache import open_corpora
 from jaxlm.data.corpus.loader import CorpusLoader
 from jaxlm.data.corpus.row_plan import plan_corpus
@@ -104,14 +105,9 @@ def measure(
     data = DataConfig.model_validate({"train": source, "clean": {"deduplicate": True}})
     found: dict[str, Any] = {"resident_at_start": _peak()}
     start = time.perf_counter()
-    ((corpus, _),) = open_corpora(
-        data,
-        ("train",),
-        text_column="text",
-        tokenizer=word_tokenizer(_words()) if tokenizer is None else load_tokenizer(Path(tokenizer)),
-        cache=Path(folder) / "cache",
-        wrap="documents",
-    )["train"]
+    splitter = word_tokenizer(_words()) if tokenizer is None else load_tokenizer(Path(tokenizer))
+    how = Tokenizing("text", splitter, "documents", Path(folder) / "cache")
+    ((corpus, _),) = open_corpora(data, ("train",), how)["train"]
     found |= {"tokenize_seconds": time.perf_counter() - start, "resident_tokenized": _peak()}
     start = time.perf_counter()
     plan = plan_corpus(corpus, row_length=length, lookahead=1, concat_documents=concat_documents, seed=0)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxlm.data.augmentation.copies import add_copies, cut_tokens, edit_texts
 from jaxlm.data.augmentation.editor import Editor
 from jaxlm.data.config import DataConfig
-from jaxlm.data.corpus.cache import Wrap
+from jaxlm.data.corpus.build import Wrap
 from jaxlm.data.corpus.dataset import CorpusDataset, CorpusSources, EmptyDataset
 from jaxlm.data.corpus.row_plan import Cost, Segment
 from jaxlm.data.dataset import Dataset

@@ -11,6 +11,7 @@ from helpers.corpora import byte_tokenizer
 from helpers.pretraining_runs import stories
 
 from jaxlm.data.config import DataConfig
+from jaxlm.data.corpus.build import Tokenizing
 from jaxlm.data.corpus.cache import open_corpora
 from jaxlm.data.corpus.row_plan import plan_corpus
 from soaking.damage import SIX
@@ -24,7 +25,7 @@ def soak(folder: Path, outcomes: Outcomes) -> None:
     tokenizer, cache = byte_tokenizer(), folder / "cache"
 
     def read() -> list[np.ndarray]:
-        opened = open_corpora(data, ("train",), text_column="text", tokenizer=tokenizer, cache=cache, wrap="documents")
+        opened = open_corpora(data, ("train",), Tokenizing("text", tokenizer, "documents", cache))
         [(corpus, _)] = opened["train"]
         plan = plan_corpus(corpus, row_length=32, lookahead=1, concat_documents=False)
         return [segment.tokens for row in range(plan.num_rows) for segment in plan.segments(row)]

@@ -9,6 +9,7 @@ from typing import Any
 from helpers.corpora import byte_tokenizer
 
 from jaxlm.data.config import DataConfig
+from jaxlm.data.corpus.build import Tokenizing
 from jaxlm.data.corpus.cache import open_corpora, open_corpus
 
 
@@ -33,19 +34,15 @@ def train_opener(tmp_path):
     def opened(source, *, tokenizer=None, cache=tmp_path / "cache", wrap="documents", **data: Any):
         config = DataConfig.model_validate({"train": source, **data})
         assert config.train is not None
-        return open_corpus(
-            config.train, key="data.train", split="train", text_column="text", tokenizer=tokenizer or byte_tokenizer(),
-            data=config, cache=cache, wrap=wrap,
-        )  # fmt: skip
+        how = Tokenizing("text", tokenizer or byte_tokenizer(), wrap, cache)
+        return open_corpus(config.train, key="data.train", split="train", data=config, how=how)
 
     return opened
 
 
 def open_all(tmp_path, splits=("train", "validation", "test"), stop=lambda: None, **data: Any):
-    return open_corpora(
-        DataConfig.model_validate(data), splits, text_column="text", tokenizer=byte_tokenizer(),
-        cache=tmp_path / "cache", wrap="documents", stop=stop,
-    )  # fmt: skip
+    how = Tokenizing("text", byte_tokenizer(), "documents", tmp_path / "cache", stop)
+    return open_corpora(DataConfig.model_validate(data), splits, how)
 
 
 def documents_of(corpus):

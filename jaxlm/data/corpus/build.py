@@ -6,8 +6,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -26,33 +27,62 @@ from jaxlm.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger("jaxlm")
 
+Wrap = Literal["documents", "none"]
+
 _LOG_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Tokenizing:
+    """How documents become tokens, and where these are kept.
+
+    Attributes:
+      text_column: the column that holds the text.
+      tokenizer: of the model.
+      wrap: "documents" puts around every document the special tokens that the tokenizer puts around a text, and its
+          end-of-text token behind it where that is not among them; "none" puts nothing.
+      cache: folder of all tokenized corpora, made if absent.
+      stop: asked every few seconds; names the signal that asks for an end, if any.
+    """
+
+    text_column: str
+    tokenizer: Tokenizer
+    wrap: Wrap
+    cache: Path
+    stop: Stop = lambda: None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Documents that a corpus is built without.
+
+    Attributes:
+      known: hashes of texts, copies of which are dropped as those of its own documents are; None: none are dropped.
+      leaks: hashes of texts, documents of which are dropped; None: none are.
+    """
+
+    known: DigestSet | None = None
+    leaks: DigestSet | None = None
 
 
 def build_tokens(
     folder: Path,
     documents: Documents,
-    tokenizer: Tokenizer,
-    wrap: str,
+    how: Tokenizing,
     clean: CleanConfig,
-    known: DigestSet | None,
-    leaks: DigestSet | None,
+    dropped: Dropped,
     identity: dict[str, Any],
-    stop: Stop,
 ) -> None:
     """Writes a corpus into `folder`, continuing from what is there.
 
     Args:
-      wrap: "documents" or "none", as in `open_corpus`.
-      known: hashes of texts, copies of which are dropped as those of its own documents are; None: none are dropped.
-      leaks: hashes of texts, documents of which are dropped; None: none are.
       identity: what index.json says the corpus is made from.
-      stop: asked after every batch.
 
     Raises:
       OSError: the folder cannot be written.
-      Interrupted: `stop` named a signal; what is done is saved.
+      Interrupted: `how.stop` named a signal; what is done is saved.
     """
+    tokenizer = how.tokenizer
     if (folder / "index.json").is_file():  # killed just before it was put in place
         facts, problem = check(folder / "index.json", Contents())
         if facts is not None:
@@ -60,22 +90,22 @@ def build_tokens(
             return
         log.warning("%s: damaged: %s; it is made anew", folder, problem)
         remove_folder(folder)
-    before, after = special_token_affixes(tokenizer, wrap)
+    before, after = special_token_affixes(tokenizer, how.wrap)
     dtype = token_type(tokenizer.vocab_size)
     with TokenWriter(folder, dtype, before, after) as writer:
         if writer.num_tokens or writer.pieces:
             log.info("%s: going on after %s tokens of an earlier build", documents.name, f"{writer.num_tokens:,}")
-        if known is not None:
-            known.add_all([writer.digests()])
+        if dropped.known is not None:
+            dropped.known.add_all([writer.digests()])
         batches = read_ahead(text_batches(documents, clean, writer.place, writer.pieces))
         with _progress(documents.name, writer.num_tokens) as show, contextlib.closing(batches):
             for batch in batches:
                 ids = [pieces[0].ids for pieces in tokenizer.encode(batch.texts, special_tokens=False)]
                 if tokenizer.unk_id is not None:
                     batch.counts["unknown_tokens"] += sum(int((each == tokenizer.unk_id).sum()) for each in ids)
-                writer.add(batch, ids, _dropped(batch, ids, writer.pieces > 0, known, leaks))
+                writer.add(batch, ids, _dropped(batch, ids, writer.pieces > 0, dropped))
                 show(batch.fraction, writer)
-                if (signal := stop()) is not None:
+                if (signal := how.stop()) is not None:
                     writer.checkpoint()
                     raise Interrupted(
                         f"{signal}: {writer.num_tokens:,} tokens of {documents.name} are saved; the same command goes "
@@ -99,7 +129,7 @@ def token_type(vocab_size: int) -> np.dtype:
 
 
 def special_token_affixes(tokenizer: Tokenizer, wrap: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the int32 ids before and after every document, by `wrap` of `open_corpus`."""
+    """Returns the int32 ids before and after every document, by `Tokenizing.wrap`."""
     empty = np.zeros(0, np.int32)
     if wrap == "none":
         return empty, empty
@@ -109,9 +139,7 @@ def special_token_affixes(tokenizer: Tokenizer, wrap: str) -> tuple[np.ndarray, 
     return before, after
 
 
-def _dropped(
-    batch: TextBatch, ids: list[np.ndarray], begun: bool, known: DigestSet | None, leaks: DigestSet | None
-) -> list[bool]:
+def _dropped(batch: TextBatch, ids: list[np.ndarray], begun: bool, against: Dropped) -> list[bool]:
     """Returns for each document that ends in the batch whether it is dropped, and counts those in the batch.
 
     The order of the reasons makes a build that goes on count as one in one go: what is known is what was kept.
@@ -121,13 +149,13 @@ def _dropped(
     dropped = np.asarray([whole[i] and not len(ids[i]) for i in ends], bool)
     batch.counts["empty_documents"] += int(dropped.sum())
     digests = np.asarray([ended.digest for ended in batch.ended if ended is not None], np.uint64)
-    if leaks is not None:
-        leaked = leaks.contains(digests) & ~dropped
+    if against.leaks is not None:
+        leaked = against.leaks.contains(digests) & ~dropped
         batch.counts["leaks_dropped"] += int(leaked.sum())
         dropped |= leaked
-    if known is not None:
+    if against.known is not None:
         left = np.flatnonzero(~dropped)
-        copies = ~known.add(digests[left])
+        copies = ~against.known.add(digests[left])
         batch.counts["duplicates_dropped"] += int(copies.sum())
         dropped[left[copies]] = True
     return dropped.tolist()

@@ -8,42 +8,43 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from jaxlm.data.config import DataConfig, SourceConfig
-from jaxlm.data.corpus.build import build_tokens
+from jaxlm.data.corpus.build import Dropped, Tokenizing, build_tokens
 from jaxlm.data.corpus.corpus import Corpus, map_array
 from jaxlm.data.corpus.documents import Documents
 from jaxlm.data.corpus.file_digests import Contents
 from jaxlm.data.corpus.stored import MEMORY, open_or_make
 from jaxlm.data.corpus.text_digests import DigestSet
 from jaxlm.data.corpus.writer import DIGEST_TYPE, OFFSET_TYPE
-from jaxlm.errors import Stop, UserError
+from jaxlm.errors import UserError
 from jaxlm.files import explain_write_errors
-from jaxlm.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger("jaxlm")
-
-Wrap = Literal["documents", "none"]
 
 _FORMAT = 1
 _UNKNOWN_SHARE = 0.01
 _CHUNK = 1 << 20
 
 
-def open_corpora(
-    data: DataConfig,
-    splits: Sequence[str],
-    *,
-    text_column: str,
-    tokenizer: Tokenizer,
-    cache: Path,
-    wrap: Wrap,
-    stop: Stop = lambda: None,
-) -> dict[str, list[tuple[Corpus, float]]]:
-    """Returns the tokenized corpora of a run, each source with its weight; arguments as in `open_corpus`.
+@dataclasses.dataclass(frozen=True)
+class Others:
+    """Corpora that a training corpus is compared with.
+
+    Attributes:
+      held_out: those of the validation and test splits, for `clean.leaks`.
+      earlier: what comes before in the same mixture, for `clean.deduplicate`.
+    """
+
+    held_out: Mapping[str, Sequence[Corpus]] = dataclasses.field(default_factory=dict[str, Sequence[Corpus]])
+    earlier: Sequence[Corpus] = ()
+
+
+def open_corpora(data: DataConfig, splits: Sequence[str], how: Tokenizing) -> dict[str, list[tuple[Corpus, float]]]:
+    """Returns the tokenized corpora of a run, each source with its weight; as `open_corpus` does.
 
     Training documents are checked against the validation and test splits that are opened beside them, and, with
     `clean.deduplicate`, against the mixture's sources before their own.
@@ -62,19 +63,8 @@ def open_corpora(
             parts = [(f"data.{split}.mixture[{i}]", part) for i, part in enumerate(source.mixture)]
         corpora: list[tuple[Corpus, float]] = []
         for key, part in parts:
-            corpus = open_corpus(
-                part,
-                key=key,
-                split=split,
-                text_column=text_column,
-                tokenizer=tokenizer,
-                data=data,
-                cache=cache,
-                wrap=wrap,
-                held_out=held_out,
-                earlier=[corpus for corpus, _ in corpora],
-                stop=stop,
-            )
+            others = Others(held_out, [corpus for corpus, _ in corpora])
+            corpus = open_corpus(part, key=key, split=split, data=data, how=how, others=others)
             corpora.append((corpus, part.weight))
         opened[split] = corpora
     return {split: opened[split] for split in splits if split in opened}
@@ -85,19 +75,14 @@ def open_corpus(
     *,
     key: str,
     split: str,
-    text_column: str,
-    tokenizer: Tokenizer,
     data: DataConfig,
-    cache: Path,
-    wrap: Wrap,
-    held_out: Mapping[str, Sequence[Corpus]] | None = None,
-    earlier: Sequence[Corpus] = (),
-    stop: Stop = lambda: None,
+    how: Tokenizing,
+    others: Others | None = None,
 ) -> Corpus:
-    """Returns the tokens of one source: from `cache`, or after tokenizing them into it.
+    """Returns the tokens of one source: from the cache, or after tokenizing them into it.
 
     What is in the cache is recognized by the content of the source's files, the settings that decide documents and
-    cleaning, the tokenizer, and `wrap`; not by names or times. A build that was killed goes on where it stood, and
+    cleaning, the tokenizer, and `how.wrap`; not by names or times. A build that was killed goes on where it stood, and
     ends with the files that one build in one go would have written. Of several processes on one machine one builds, and
     the others wait for it. A corpus that is damaged in the cache is named and built anew.
 
@@ -105,27 +90,21 @@ def open_corpus(
       source: anything but a mixture.
       key: its config key for messages.
       split: "train", "validation" or "test"; duplicates and leaks are dropped from "train" only.
-      text_column: the column that holds the text.
       data: `clean` and `on_bad_row` are used.
-      cache: folder of all tokenized corpora, made if absent.
-      wrap: "documents" puts around every document the special tokens that the tokenizer puts around a text, and its
-          end-of-text token behind it where that is not among them; "none" puts nothing.
-      held_out: the corpora of the validation and test splits, for `clean.leaks`.
-      earlier: what comes before in the same mixture, for `clean.deduplicate`.
-      stop: asked every few seconds; names the signal that asks for an end, if any.
+      others: what training documents are compared with; None: nothing.
 
     Raises:
-      Interrupted: it did; what is done is saved.
+      Interrupted: `how.stop` named a signal; what is done is saved.
       UserError: the source cannot be read, or nothing of it is left.
       RunFailure: the cache cannot be written.
     """
-    documents = Documents(source, key=key, split=split, text_column=text_column, on_bad_row=data.on_bad_row)
-    cache = cache.absolute()
+    documents = Documents(source, key=key, split=split, text_column=how.text_column, on_bad_row=data.on_bad_row)
+    cache, others = how.cache.absolute(), others or Others()
     with explain_write_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
     training = split == "train"
-    earlier = earlier if training and data.clean.deduplicate else ()
-    held_out = held_out if training and held_out and data.clean.leaks != "ignore" else {}
+    earlier = others.earlier if training and data.clean.deduplicate else ()
+    held_out = others.held_out if training and data.clean.leaks != "ignore" else {}
     contents = Contents(cache / MEMORY)
     clean = data.clean.model_dump(include={"unicode", "control_characters", "whitespace"})
     if training:
@@ -134,8 +113,8 @@ def open_corpus(
         clean["leaks"] = held if held and data.clean.leaks == "drop" else None
     identity = {
         "format": _FORMAT,
-        "tokenizer": tokenizer.fingerprint,
-        "wrap": wrap,
+        "tokenizer": how.tokenizer.fingerprint,
+        "wrap": how.wrap,
         "clean": clean,
         "documents": documents.identity(contents),
     }
@@ -151,11 +130,11 @@ def open_corpus(
             leaks = _digests(held_out)
         building = folder.with_name(f"{folder.name}.building")
         with explain_write_errors(building):
-            build_tokens(building, documents, tokenizer, wrap, data.clean, known, leaks, identity, stop)
+            build_tokens(building, documents, how, data.clean, Dropped(known, leaks), identity)
             building.rename(folder)
 
     def unknown_ids(facts: dict[str, Any]) -> str | None:
-        vocab_size = tokenizer.vocab_size
+        vocab_size = how.tokenizer.vocab_size
         return None if facts["max_id"] < vocab_size else f"token {facts['max_id']} in a vocabulary of {vocab_size}"
 
     index = folder / "index.json"

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from jaxlm.data.config import DataConfig
-from jaxlm.data.corpus.cache import Wrap, open_corpora
+from jaxlm.data.corpus.build import Tokenizing, Wrap
+from jaxlm.data.corpus.cache import open_corpora
 from jaxlm.data.corpus.documents import Documents
 from jaxlm.data.corpus.file_digests import Contents
 from jaxlm.data.corpus.loader import CorpusLoader, corpus_eval_batches
@@ -249,17 +250,8 @@ class CorpusSources:
           Interrupted: `stop` named a signal; what is tokenized is saved.
           UserError: a source cannot be read, or holds no text.
         """
-        opened = processes.first_then_others(
-            lambda: open_corpora(
-                self.data,
-                self.splits,
-                text_column=self.text_column,
-                tokenizer=tokenizer,
-                cache=self.cache,
-                wrap=maker.wrap,
-                stop=self.stop,
-            )
-        )
+        how = Tokenizing(self.text_column, tokenizer, maker.wrap, self.cache, self.stop)
+        opened = processes.first_then_others(lambda: open_corpora(self.data, self.splits, how))
         return {
             split: CorpusDataset(
                 tuple(

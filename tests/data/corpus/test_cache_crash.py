@@ -29,6 +29,7 @@ sys.path.insert(0, sys.argv[2])
 from helpers.corpora import byte_tokenizer
 from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus import plain_text, text_batches, writer
+from jaxlm.data.corpus.build import Tokenizing
 from jaxlm.data.corpus.cache import open_corpora
 
 root = Path(sys.argv[1])
@@ -40,8 +41,8 @@ tokenizer = byte_tokenizer()
 
 
 def build(cache):
-    opened = open_corpora(config, ("train", "validation"), text_column="text", tokenizer=tokenizer, cache=cache,
-                          wrap="documents")
+    how = Tokenizing("text", tokenizer, "documents", cache)
+    opened = open_corpora(config, ("train", "validation"), how)
     return opened["train"][0][0].directory
 
 
@@ -296,12 +297,13 @@ from helpers.corpora import byte_tokenizer
 from helpers.memory import resident_peak
 from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus import text_batches
+from jaxlm.data.corpus.build import Tokenizing
 from jaxlm.data.corpus.cache import open_corpora
 text_batches._BATCH_CHARACTERS = 1 << 18
 config = DataConfig.model_validate({"train": json.loads(sys.argv[1]), "clean": {"deduplicate": True}})
 before = resident_peak()
-((corpus, _),) = open_corpora(config, ("train",), text_column="text", tokenizer=byte_tokenizer(),
-                              cache=Path(sys.argv[2]), wrap="none")["train"]
+how = Tokenizing("text", byte_tokenizer(), "none", Path(sys.argv[2]))
+((corpus, _),) = open_corpora(config, ("train",), how)["train"]
 print(corpus.num_bytes, resident_peak() - before)
 """
     source = json.dumps({"path": str(tmp_path / "a.txt")} | source)
