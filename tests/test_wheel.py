@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,10 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory) -> Installed:
-    return Installed(wheel, tmp_path_factory.mktemp("installed"))
+def installed(wheel, tmp_path_factory) -> Iterator[Installed]:
+    made = Installed(wheel, tmp_path_factory.mktemp("installed"))
+    yield made
+    shutil.rmtree(made.programs.parent)  # a gigabyte, which pytest would keep
 
 
 def test_the_wheel_holds_the_shipped_configs(wheel):
