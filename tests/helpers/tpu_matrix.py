@@ -140,6 +140,9 @@ def mistakes(found: dict) -> list[str]:
         kernels = KERNELS["eval"]  # of the encoder
     if len(found["kernels"]) != len(kernels) or not all(map(str.__contains__, found["kernels"], kernels)):
         wrong.append(f"kernels {found['kernels']}, expected {kernels}")
+    # T5's attention to itself is XLA's: relative positions are added to the scores of each pair of columns.
+    if kernels and kernels == KERNELS[step] and family not in ("t5", "mt5") and str(LENGTH) in found["squares"]:
+        wrong.append(f"an array of {LENGTH} x {LENGTH} beside the attention kernel")
     if found["bytes"] > GIB[found["topology"].split(":")[0]] * 2**30:
         wrong.append(f"{found['bytes']} bytes do not fit")
     wrong += [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import time
 from typing import Any
@@ -186,6 +187,7 @@ def report(case: dict[str, str], devices: Any) -> dict[str, Any]:
     return {
         "collectives": [[c.kind, c.op_name, [shape for _, shape in c.shapes]] for c in collectives(text)],
         "kernels": sorted({kernel.name for kernel in kernels(text)}),
+        "squares": sorted(set(re.findall(r"\w+\[(?:\d+,)*(\d+),\1\]", text)), key=int),
         "parameters": bytes_on_device(abstract_state(model.shapes, optax.sgd(1.0), jax.random.key(0), rules).params),
         "bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
         "seconds": round(time.perf_counter() - start, 1),
