@@ -222,6 +222,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--order", choices=("random", "balanced"), default="random", help="with --worker: data.batch_order"
     )
+    sub.add_argument(
+        "--matmul", choices=("auto", "float32", "bfloat16"), default="auto", help="with --worker: model.matmul"
+    )
     sub.add_argument("--seed", type=int, default=0)
     text = "finetune, config, generation: also write all figures, the machine and the versions into this JSON file"
     sub.add_argument("--out", metavar="FILE", help=text)

@@ -15,37 +15,31 @@ from jaxlm.bench.record import Comparison
 from jaxlm.bench.training_step import time_steps
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
+from jaxlm.parallel.chips import cpu_multiplies_bfloat16
 
 MEGA_BATCH = 50
 """Batches that the Trainer's group-by-length sampler sorts by falling length at a time, where there are 200 or more."""
 BASE = "jaxlm packed, balanced order"
 
 
-def measure(
-    model: str, train: str, *, packing: bool, order: str, steps: int, warmup: int, dtype: str, seed: int
-) -> dict[str, Any]:
+def measure(model: dict[str, Any], data: dict[str, Any], *, steps: int, warmup: int, seed: int) -> dict[str, Any]:
     """Times training steps of a text classifier in this process.
 
     Args:
-      model: HF-format directory.
-      train: TSV without a header: text, label.
-      packing, order: as in the config's `data`.
+      model: the config's section: init, dtype, matmul.
+      data: of the config's section: train, a TSV without a header (text, label); packing, batch_order.
       steps, warmup: timed steps, and those before; every batch shape is compiled before the clock starts.
     Returns:
       examples_per_second, tokens_per_second, padding_share, and what was run.
     """
+    data = {**data, "train": {"path": data["train"], "columns": ("text", "label")}, "max_length": 128}
     config = Config.model_validate(
         {
             "name": "bench",
             "seed": seed,
-            "model": {"init": model, "dtype": dtype},
+            "model": model,
             "task": {"text": "text", "label": "label"},
-            "data": {
-                "train": {"path": train, "columns": ("text", "label")},
-                "max_length": 128,
-                "packing": packing,
-                "batch_order": order,
-            },
+            "data": data,
             "train": {"batch_size": 32, "steps": steps + warmup},
         }
     )
@@ -66,6 +60,9 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
         "jaxlm packed, random order": own,
         "jaxlm padded": [*own, "--no-packing"],
     }
+    half = bool(TUNED) and dtype == "float32" and cpu_multiplies_bfloat16()  # on a CPU, that is, and by itself
+    if half:
+        contenders["jaxlm packed, balanced order, products of float32"] = [*contenders[BASE], "--matmul", "float32"]
     if peer:
         if steps % MEGA_BATCH:
             raise UserError(
@@ -77,9 +74,12 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
         if dtype == "bfloat16":
             trainer += ["--precision", "bf16", "--compile"]
         contenders["Trainer, default collation"] = trainer
-        contenders["Trainer, group by length"] = [*trainer, "--group-by-length"]
+        grouped = [*trainer, "--group-by-length"]
+        contenders["Trainer, group by length"] = grouped
+        if half:
+            contenders["Trainer, group by length, bf16 autocast"] = [*grouped, "--precision", "bf16"]
         if TUNED:
-            contenders["the same, with jaxlm's malloc settings"] = [*trainer, "--group-by-length"]
+            contenders["Trainer, group by length, with jaxlm's malloc settings"] = grouped
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name, command in contenders.items():

@@ -20,12 +20,13 @@ def finetune(options: argparse.Namespace) -> None:
     for name in ("model", "train"):
         if not Path(getattr(options, name)).exists():
             raise UserError(f"--{name}: no {getattr(options, name)}; see docs/data.md for where to get it")
-    shared = {**_steps(options), "dtype": options.dtype}
     if options.worker:
-        batches = {"packing": not options.no_packing, "order": options.order, "seed": options.seed}
-        print(json.dumps(finetune.measure(options.model, options.train, **batches, **shared)))
+        model = {"init": options.model, "dtype": options.dtype, "matmul": options.matmul}
+        data = {"train": options.train, "packing": not options.no_packing, "batch_order": options.order}
+        print(json.dumps(finetune.measure(model, data, seed=options.seed, **_steps(options))))
     else:
-        made = finetune.bench(options.model, options.train, rounds=options.rounds, peer=options.peer, **shared)
+        shared = {"dtype": options.dtype, "peer": options.peer, **_steps(options)}
+        made = finetune.bench(options.model, options.train, rounds=options.rounds, **shared)
         _keep(options, made, f"{Path(options.model).name}, {options.dtype}")
 
 

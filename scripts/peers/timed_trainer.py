@@ -91,6 +91,7 @@ def timed_trainer(
             learning_rate=args.learning_rate,
             weight_decay=args.weight_decay,
             bf16=args.precision == "bf16",
+            use_cpu=not torch.cuda.is_available(),  # else it refuses bf16 there
             dataloader_pin_memory=torch.cuda.is_available(),
             seed=args.seed,
             max_steps=args.steps or -1,
