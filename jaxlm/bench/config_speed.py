@@ -25,7 +25,8 @@ _PEER_OPTIMIZERS = ("adamw", "adafactor")
 
 def measure(path: Path, *, steps: int, warmup: int, seed: int) -> dict[str, Any]:
     """Times training steps of a config in this process; see `time_steps`."""
-    overrides = [f"train.steps={steps + warmup}", "train.epochs=null", f"seed={seed}"]
+    # A warm-up of the learning rate may be longer than what is timed, whose speed it does not change.
+    overrides = [f"train.steps={steps + warmup}", "train.epochs=null", f"seed={seed}", "optimizer.warmup=0"]
     return time_steps(load_config(path, overrides), steps=steps, warmup=warmup)
 
 
