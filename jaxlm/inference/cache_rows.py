@@ -30,9 +30,9 @@ def put_prompts(cache: Any, new: Any, rows: jax.Array, column: jax.Array) -> Any
         start = column - width
 
         def states(old: jax.Array, of_prompts: jax.Array) -> jax.Array:
-            block = jax.lax.dynamic_slice_in_dim(old, start, width, axis=2)
+            block = jax.lax.dynamic_slice_in_dim(old, start, width, axis=3)
             block = block.at[:, rows].set(of_prompts.astype(old.dtype), mode="drop")
-            return jax.lax.dynamic_update_slice_in_dim(old, block, start, axis=2)
+            return jax.lax.dynamic_update_slice_in_dim(old, block, start, axis=3)
 
         def marks(old: jax.Array, of_prompts: jax.Array) -> jax.Array:
             blank = jnp.zeros((len(rows), old.shape[1]), old.dtype)
@@ -91,10 +91,24 @@ def shift_columns(cache: Any, columns: jax.Array) -> Any:
         segments, prefix = (
             jnp.where(inside, jnp.roll(x, -columns, axis=1), 0) for x in (whole.segment_ids, whole.prefix)
         )
-        keys, values = (jnp.roll(x, -columns, axis=2) for x in (whole.keys, whole.values))
+        keys, values = (jnp.roll(x, -columns, axis=3) for x in (whole.keys, whole.values))
         return KVCache(keys, values, segments, prefix, length)
 
     return _map(shift, cache)
+
+
+def add_columns(cache: Any, columns: int) -> Any:
+    """Returns the cache with empty columns at its end, `columns` in all."""
+
+    def add(whole: Any) -> Any:
+        if not isinstance(whole, KVCache):
+            return whole
+        more = columns - whole.segment_ids.shape[1]
+        keys, values = (jnp.pad(x, ((0, 0),) * 3 + ((0, more), (0, 0))) for x in (whole.keys, whole.values))
+        segments, prefix = (jnp.pad(x, ((0, 0), (0, more))) for x in (whole.segment_ids, whole.prefix))
+        return KVCache(keys, values, segments, prefix, whole.length)
+
+    return _map(add, cache)
 
 
 def put_encoded(encoded: Any, new: Any, rows: jax.Array) -> Any:

@@ -170,6 +170,8 @@ def _plan(model: Model, settings: Generation, requests: Sequence[Request], room:
     most = _slots(model, settings)
     slots = min(most, _whole(1 << (len(requests) - 1).bit_length(), model))
     refills = len(requests) > slots
+    width = max(round_up(len(request.prompt)) for request in requests)
+    columns = width + room + (round_up(max(room // 2, 16)) if refills else 0)
     sources = [len(request.source) for request in requests if request.source is not None]
     return Plan(
         model,
@@ -178,12 +180,19 @@ def _plan(model: Model, settings: Generation, requests: Sequence[Request], room:
         ),
         slots=slots,
         group=_whole(max(1, slots // 4), model) if refills else slots,
-        width=max(round_up(len(request.prompt)) for request in requests),
+        width=width,
         room=room,
-        spare=round_up(max(room // 2, 16)) if refills else 0,
+        columns=_first_columns(width, room, columns) if refills else columns,
+        most_columns=columns,
         source_width=round_up(max(sources)) if sources else 0,
         pad_id=pad_id,
     )
+
+
+def _first_columns(width: int, room: int, most: int) -> int:
+    """Columns that a cache begins with: most texts end long before their limit, and each token reads every column."""
+    few = width + max(32, round_up(room // 4))
+    return few if 3 * few <= 2 * most else most
 
 
 def _fixed(params: Any, model: Model, settings: Generation) -> Fixed:

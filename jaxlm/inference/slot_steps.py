@@ -1,7 +1,7 @@
 """The compiled steps of generation: prompts move into slots, all slots write, and the cache's columns are shifted.
 
 All slots share the cache's columns. A prompt that moves in lies before the next column, so that the slots go on side by
-side. `fill` is compiled for each width of prompts, `run`, `shift` and `empty_slots` once for each `Plan`.
+side. `fill` is compiled for each width of prompts, `run`, `shift`, `widen` and `empty_slots` once for each `Plan`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.inference.beam import extend_beams
-from jaxlm.inference.cache_rows import put_encoded, put_prompts, shift_columns, take_beams
+from jaxlm.inference.cache_rows import add_columns, put_encoded, put_prompts, shift_columns, take_beams
 from jaxlm.inference.rows import Prompts, Rows, new_rows, write_token
 from jaxlm.inference.stops import StopTable
 from jaxlm.models import Model
@@ -35,15 +35,13 @@ class Plan(NamedTuple):
     """Columns of the longest prompt."""
     room: int
     """Most tokens to write."""
-    spare: int
-    """Columns beyond those of one text, so that they are seldom shifted."""
+    columns: int
+    """Of the cache; all of a text's fit into `most_columns`."""
+    most_columns: int
+    """Beyond those of one text, some are spare, so that they are seldom shifted."""
     source_width: int = 0
     """Columns that an encoder reads; 0: there is no encoder."""
     pad_id: int = 0
-
-    @property
-    def columns(self) -> int:
-        return self.width + self.room + self.spare
 
     @property
     def beams(self) -> int:
@@ -142,6 +140,12 @@ def shift(carry: Carry, columns: jax.Array, *, plan: Plan) -> Carry:
 
 
 @partial(jax.jit, static_argnames=("plan",))
+def widen(carry: Carry, *, plan: Plan) -> Carry:
+    """Gives the cache the columns of `plan`, which are more."""
+    return _pinned(carry._replace(cache=add_columns(carry.cache, plan.columns)), plan.model.compute.rules)
+
+
+@partial(jax.jit, static_argnames=("plan",))
 def empty_slots(fixed: Fixed, *, plan: Plan) -> Carry:
     """Slots of which none is taken."""
     model = plan.model
@@ -192,12 +196,12 @@ def _pinned(carry: Carry, rules: Rules) -> Carry:
     def of_encoder(x: jax.Array) -> jax.Array:
         if x.ndim != 5:
             return rows_first(x)
-        return constrain(x, ("batch", None, "kv_length", "act_heads", None), rules)
+        return constrain(x, ("batch", None, "act_heads", "kv_length", None), rules)
 
     def of_cache(x: Any) -> Any:
         if not isinstance(x, KVCache):
             return constrain(x, (None, "batch", *(None,) * (x.ndim - 2)), rules)
-        keys, values = (constrain(y, (None, "batch", None, "kv_heads", None), rules) for y in (x.keys, x.values))
+        keys, values = (constrain(y, (None, "batch", "kv_heads", None, None), rules) for y in (x.keys, x.values))
         return KVCache(keys, values, rows_first(x.segment_ids), rows_first(x.prefix), constrain(x.length, (), rules))
 
     cache = jax.tree.map(of_cache, carry.cache, is_leaf=lambda leaf: isinstance(leaf, KVCache))

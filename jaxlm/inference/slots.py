@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.inference.rows import Prompts, Rows
-from jaxlm.inference.slot_steps import Carry, Fixed, Plan, empty_slots, fill, run, shift
+from jaxlm.inference.slot_steps import Carry, Fixed, Plan, empty_slots, fill, run, shift, widen
 from jaxlm.parallel.sharding import Rules
 from jaxlm.tasks.records import Generation
 
@@ -62,7 +62,12 @@ def write_all(fixed: Fixed, requests: Sequence[Request], plan: Plan) -> Iterator
                     held[slot] = None
                     yield request, read_texts(found, slot, plan.settings)
         elif any(held):
-            carry = make_room(carry, rows, plan)
+            longest = longest_running(rows)
+            if longest > plan.columns // 2 and plan.columns < plan.most_columns:
+                plan = plan._replace(columns=plan.most_columns)
+                carry = widen(carry, plan=plan)
+            else:
+                carry = shift(carry, np.int32(plan.columns - max(plan.width, longest)), plan=plan)
 
 
 def move_in(fixed: Fixed, carry: Carry, requests: Sequence[Request], slots: Sequence[int], plan: Plan) -> Carry:
@@ -87,10 +92,9 @@ def move_in(fixed: Fixed, carry: Carry, requests: Sequence[Request], slots: Sequ
     return fill(fixed, carry, Prompts(*prompts), slot, source, plan=plan)
 
 
-def make_room(carry: Carry, rows: Rows, plan: Plan) -> Carry:
-    """Drops the columns before the longest text that is still being written."""
-    lengths = np.where(rows.done, 0, np.asarray(rows.prompt) + np.asarray(rows.step) - 1)
-    return shift(carry, np.int32(plan.columns - max(plan.width, int(lengths.max()))), plan=plan)
+def longest_running(rows: Rows) -> int:
+    """Columns of the longest text that is still being written; those before them are free."""
+    return int(np.where(rows.done, 0, np.asarray(rows.prompt) + np.asarray(rows.step) - 1).max())
 
 
 def read_texts(rows: Rows, slot: int, settings: Generation) -> list[Hypothesis]:

@@ -82,11 +82,12 @@ class Mask:
 class KVCache(NamedTuple):
     """Keys and values of all layers for the tokens read so far; the first `length` columns are filled.
 
-    The other columns are of segment 0 and come after every query, so that a causal mask hides them.
+    The other columns are of segment 0 and come after every query, so that a causal mask hides them. Heads come before
+    columns, as the products of attention read them: else XLA's CPU compiler transposes the whole of it at each token.
     """
 
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K H"]
+    keys: Float[Array, "L B K S H"]
+    values: Float[Array, "L B K S H"]
     segment_ids: Int[Array, "B S"]
     prefix: Int[Array, "B S"]
     length: Int[Array, ""]
@@ -103,18 +104,18 @@ class KVCache(NamedTuple):
         self, layer: Int[Array, ""], k_BTKH: Float[Array, "B T K H"], v_BTKH: Float[Array, "B T K H"]
     ) -> tuple[KVCache, Float[Array, "B S K H"], Float[Array, "B S K H"]]:
         """Writes one layer's keys and values to the last T columns; returns the cache and all of the layer's."""
-        start = (layer, 0, self.length - k_BTKH.shape[1], 0, 0)
+        start = (layer, 0, 0, self.length - k_BTKH.shape[1], 0)
         keys, values = (
-            jax.lax.dynamic_update_slice(whole, new[None].astype(whole.dtype), start)
+            jax.lax.dynamic_update_slice(whole, jnp.swapaxes(new, 1, 2)[None].astype(whole.dtype), start)
             for whole, new in ((self.keys, k_BTKH), (self.values, v_BTKH))
         )
         of_layer = (jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False) for whole in (keys, values))
-        return self._replace(keys=keys, values=values), *of_layer
+        return self._replace(keys=keys, values=values), *(jnp.swapaxes(x, 1, 2) for x in of_layer)
 
 
 def empty_cache(num_layers: int, rows: int, length: int, num_kv_heads: int, head_dim: int, dtype: Any) -> KVCache:
     """Returns a cache for `length` tokens in each row."""
-    keys = jnp.zeros((num_layers, rows, length, num_kv_heads, head_dim), dtype)
+    keys = jnp.zeros((num_layers, rows, num_kv_heads, length, head_dim), dtype)
     marks = jnp.zeros((rows, length), jnp.int32)
     return KVCache(keys, jnp.zeros_like(keys), marks, marks, jnp.zeros((), jnp.int32))
 

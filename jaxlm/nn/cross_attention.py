@@ -46,11 +46,12 @@ class States(NamedTuple):
 class Encoded(NamedTuple):
     """Keys and values of the cross-attention of all layers, and which of them are there (segment 0: none).
 
-    Rows come first in every array, so that rows may be taken, repeated and replaced.
+    Rows come first in every array, so that rows may be taken, repeated and replaced; heads before columns, as `KVCache`
+    has them.
     """
 
-    keys: Float[Array, "B L S N H"]
-    values: Float[Array, "B L S N H"]
+    keys: Float[Array, "B L N S H"]
+    values: Float[Array, "B L N S H"]
     segment_ids: Int[Array, "B S"]
 
     @classmethod
@@ -65,8 +66,9 @@ class Encoded(NamedTuple):
         def project(layer: Any) -> Any:
             return block.apply({"params": layer}, context.states, method="cross_keys_values")
 
-        axes = ("batch", None, "kv_length", "act_heads", "head_dim")
-        keys, values = (constrain(jnp.moveaxis(x, 0, 1), axes, rules) for x in jax.lax.map(project, meta.unbox(layers)))
+        axes = ("batch", None, "act_heads", "kv_length", "head_dim")
+        projected = jax.lax.map(project, meta.unbox(layers))
+        keys, values = (constrain(x.transpose(1, 0, 3, 2, 4), axes, rules) for x in projected)
         return cls(keys, values, context.segment_ids)
 
     def attend(
@@ -83,7 +85,8 @@ class Encoded(NamedTuple):
         Several rows of the decoder may read one row of the encoder (beams): of R = B x G, row r reads row r // G. They
         are laid beside one another as queries, so that keys and values are neither copied nor read again.
         """
-        k, v = (jax.lax.dynamic_index_in_dim(x, layer, axis=1, keepdims=False) for x in (self.keys, self.values))
+        of_layer = (jax.lax.dynamic_index_in_dim(x, layer, axis=1, keepdims=False) for x in (self.keys, self.values))
+        k, v = (jnp.swapaxes(x, 1, 2) for x in of_layer)
         rows = self.segment_ids.shape[0]
         q = q_RTNH.reshape(rows, -1, *q_RTNH.shape[2:])
         q = constrain(q, ("batch", "length", "act_heads", "head_dim"), compute.rules)

@@ -153,9 +153,8 @@ def lower(model: Model, task: str, step: str) -> Any:
         shapes = [tokens, *[numbers] * 6, source]
         *arrays, source = placed(shapes, [rules.sharding(("batch", "length")[: len(s.shape)], s.shape) for s in shapes])
         settings = Generation(eos_ids=(2,), prefix=task == "prefix_lm")
-        plan = Plan(
-            model, settings, slots=rows, group=rows, width=width, room=ROOM, spare=0, source_width=length * reads
-        )
+        sizes = {"width": width, "room": ROOM, "columns": width + ROOM, "most_columns": width + ROOM}
+        plan = Plan(model, settings, slots=rows, group=rows, source_width=length * reads, **sizes)
 
         def write(fixed: Fixed, prompts: Prompts, slots: jax.Array, source: Any) -> Any:
             carry = fill(fixed, empty_slots(fixed, plan=plan), prompts, slots, source, plan=plan)
