@@ -14,7 +14,7 @@ from helpers.tiny_models import FAST, tiny, token_logits, weights
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
-from jaxlm.inference import evaluator
+from jaxlm.inference import evaluator, slots
 from jaxlm.inference import generate as generation
 from jaxlm.inference.processors import warp
 from jaxlm.inference.slot_steps import run
@@ -277,8 +277,13 @@ def test_nothing_reads_the_cache_beyond_what_was_written():
         pytest.param({"do_sample": False, "num_beams": 3}, marks=pytest.mark.slow),
     ],
 )
-def test_texts_that_retire_and_slots_that_are_refilled_change_nothing(settings):
-    """Twenty-two texts through four slots: the columns of the cache are shifted, too."""
+def test_texts_that_retire_and_slots_that_are_refilled_change_nothing(settings, monkeypatch):
+    """Twenty-two texts through four slots: the columns of the cache become more, and are shifted, too."""
+    done = []
+    monkeypatch.setattr(generation, "_first_columns", lambda width, room, most: width + 6)
+    for name in ("widen", "shift"):
+        step = getattr(slots, name)
+        monkeypatch.setattr(slots, name, lambda *a, name=name, step=step, **kw: done.append(name) or step(*a, **kw))
     model = causal("mistral")
     params = weights(model, seed=3)
     rng = np.random.default_rng(1)
@@ -287,6 +292,7 @@ def test_texts_that_retire_and_slots_that_are_refilled_change_nothing(settings):
     apart = generate(model, params, prompts, batch_size=32, **settings)
     together = generate(model, params, prompts, batch_size=4, **settings)
     assert together == apart and len({len(text) for text in apart}) > 2
+    assert set(done) == {"widen", "shift"}
 
 
 def test_a_drawn_text_depends_on_the_number_of_its_prompt_alone():
