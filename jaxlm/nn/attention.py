@@ -109,8 +109,8 @@ class KVCache(NamedTuple):
             jax.lax.dynamic_update_slice(whole, jnp.swapaxes(new, 1, 2)[None].astype(whole.dtype), start)
             for whole, new in ((self.keys, k_BTKH), (self.values, v_BTKH))
         )
-        of_layer = (jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False) for whole in (keys, values))
-        return self._replace(keys=keys, values=values), *(jnp.swapaxes(x, 1, 2) for x in of_layer)
+        k, v = (jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False) for whole in (keys, values))
+        return self._replace(keys=keys, values=values), jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
 
 
 def empty_cache(num_layers: int, rows: int, length: int, num_kv_heads: int, head_dim: int, dtype: Any) -> KVCache:
