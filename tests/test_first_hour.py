@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-import shlex
-from pathlib import Path
 
 import pytest
-from helpers.finetuning_runs import run
 from helpers.first_hour import write_tables
+from helpers.page_commands import execute
 from helpers.pages import block_run_as, blocks_of, commands_in
 from helpers.paths import REPOSITORY
 
 PAGE = REPOSITORY / "docs/first_hour.md"
 
 
-def execute(command: str) -> None:
-    """Runs `jaxlm ... [> FILE]` as a shell does, in this process."""
-    name, *words = shlex.split(command)
-    assert name == "jaxlm"
-    with contextlib.ExitStack() as stack:
-        if ">" in words:
-            words, [_, target] = words[: words.index(">")], words[words.index(">") :]
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(target).open("w"))))
-        assert run(*words) == 0, command
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_from_a_table_to_answers(tmp_path, monkeypatch, shared_data, capsys):
+def test_from_a_table_to_answers(tmp_path, monkeypatch, shared_data):
     truth = write_tables(tmp_path, shared_data)
     monkeypatch.chdir(tmp_path)
     *commands, prediction = commands_in(block_run_as("first-hour").text)
     assert [command.split()[1] for command in commands] == ["init", "check", "finetune", "evaluate"]
-    for command in commands[:-1]:
-        execute(command)
-    capsys.readouterr()
-    execute(commands[-1])
-    scores = json.loads(capsys.readouterr().out)
+    scores = json.loads([execute(command) for command in commands][-1])
     assert scores["accuracy"] > 0.85  # of 0.70, if all were personal
     execute(prediction)
     with (tmp_path / "antworten.csv").open(encoding="utf-8", newline="") as file:

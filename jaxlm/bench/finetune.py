@@ -60,8 +60,9 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
         "jaxlm packed, random order": own,
         "jaxlm padded": [*own, "--no-packing"],
     }
-    half = bool(TUNED) and dtype == "float32" and cpu_multiplies_bfloat16()  # on a CPU, that is, and by itself
-    if half:
+    # Where `model.matmul: auto` rounds the operands of products: on a CPU, for which alone there are settings.
+    rounds_products = bool(TUNED) and dtype == "float32" and cpu_multiplies_bfloat16()
+    if rounds_products:
         contenders["jaxlm packed, balanced order, products of float32"] = [*contenders[BASE], "--matmul", "float32"]
     if peer:
         if steps % MEGA_BATCH:
@@ -76,7 +77,7 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
         contenders["Trainer, default collation"] = trainer
         grouped = [*trainer, "--group-by-length"]
         contenders["Trainer, group by length"] = grouped
-        if half:
+        if rounds_products:
             contenders["Trainer, group by length, bf16 autocast"] = [*grouped, "--precision", "bf16"]
         if TUNED:
             contenders["Trainer, group by length, with jaxlm's malloc settings"] = grouped

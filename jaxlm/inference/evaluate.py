@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+from jaxlm.config.schema import Config
 from jaxlm.data.config import DataConfig, SourceConfig
 from jaxlm.data.examples.tables import SPLITS
 from jaxlm.data.sources.files import find_files, plain_suffix, tells_format
@@ -70,43 +71,66 @@ def evaluate_run(
         raise UserError(
             f"--run {run}: no config.yaml; expected a run directory (for a bare checkpoint, use predict){absent}"
         )
-    if data is not None:
-        own = (name for name in ("validation", "train") if isinstance(data, str) and _has_own(config.data, name))
-        like = next(own, None)
-        _refuse_other_splits(overrides, like, "--data")
-        given = {override.partition("=")[0].strip().removeprefix(f"data.{like}.") for override in overrides}
-        if isinstance(data, str):
-            find_files(data, "--data")
-            source = _file_like(None if like is None else getattr(config.data, like), data, given)
-        else:
-            source = SourceConfig(rows=tuple(data))
-        split, key = "validation", "--data"  # so that messages advise keys that overrides may set
-    else:
-        split = split or ("test" if config.data.test is not None else "validation")
-        from_train = split in config.data.shares or config.data.fold is not None and split == "validation"
-        read = "train" if from_train else split
-        source, key = getattr(config.data, read), f"data.{read}"
-        if source is None:
-            there = ", ".join(name for name in SPLITS if getattr(config.data, name) is not None)
-            raise UserError(f"--split {split}: the run's config has no {key}; it has {there or 'no split'}")
-        _refuse_other_splits(overrides, read, f"--split {split}")
-    changed = config.model_copy(update={"data": _only(config.data, split, source)})
-    trained = open_trained(run, changed, (split,), keep_mesh=asks_for_mesh(overrides))
-    dataset = trained.setup.datasets[split]
-    processes.assert_same(f"the rows of {key}", dataset.fingerprint)
+    read = _chosen_split(config, split, overrides) if data is None else _given_rows(config, data, overrides)
+    changed = config.model_copy(update={"data": _only(config.data, read.split, read.source)})
+    trained = open_trained(run, changed, (read.split,), keep_mesh=asks_for_mesh(overrides))
+    dataset = trained.setup.datasets[read.split]
+    processes.assert_same(f"the rows of {read.key}", dataset.fingerprint)
     with processes.collective_section():
         evaluation = trained.evaluator.evaluate(*trained.parts, dataset)
-    read = f"the split {split}" if data is None else data if isinstance(data, str) else "the rows given"
-    log.info("scores of %s on %s: %s", run, read, format_counts(dataset.describe()))
+    log.info("scores of %s on %s: %s", run, read.said, format_counts(dataset.describe()))
     if slicing is None:
         return dict(evaluation.scores)
     task = trained.setup.task
     slices = slice_scores(task, dataset, evaluation, slicing)
     if processes.is_first():
         log.info("%s", slice_lines(task, slices))
-        name = split if data is None else Path(data).name if isinstance(data, str) else "rows"
-        _write_slices(RunDir(Path(run).expanduser()), name, {**evaluation.scores, "slices": slices}, task)
+        _write_slices(RunDir(Path(run).expanduser()), read.name, {**evaluation.scores, "slices": slices}, task)
     return {**evaluation.scores, "slices": slices}
+
+
+class _Read(NamedTuple):
+    """The rows that are scored: the split whose place they take, and their names in errors, in the log and in files."""
+
+    split: str
+    key: str
+    source: SourceConfig
+    said: str
+    name: str
+
+
+def _given_rows(config: Config, data: str | Rows, overrides: Sequence[str]) -> _Read:
+    """A file, read as the run's own, or rows.
+
+    Raises:
+      UserError: no such file; an override of a split that is not read.
+    """
+    names = ("validation", "train") if isinstance(data, str) else ()
+    like = next((name for name in names if _has_own(config.data, name)), None)
+    _refuse_other_splits(overrides, like, "--data")
+    if not isinstance(data, str):
+        return _Read("validation", "--data", SourceConfig(rows=tuple(data)), "the rows given", "rows")
+    find_files(data, "--data")
+    given = {override.partition("=")[0].strip().removeprefix(f"data.{like}.") for override in overrides}
+    source = _file_like(None if like is None else getattr(config.data, like), data, given)
+    return _Read("validation", "--data", source, data, Path(data).name)
+
+
+def _chosen_split(config: Config, split: str | None, overrides: Sequence[str]) -> _Read:
+    """A split of the config; by default test where there is one, else validation.
+
+    Raises:
+      UserError: the config has no such split; an override of another one.
+    """
+    split = split or ("test" if config.data.test is not None else "validation")
+    from_train = split in config.data.shares or config.data.fold is not None and split == "validation"
+    own = "train" if from_train else split
+    source = getattr(config.data, own)
+    if source is None:
+        there = ", ".join(name for name in SPLITS if getattr(config.data, name) is not None)
+        raise UserError(f"--split {split}: the run's config has no data.{own}; it has {there or 'no split'}")
+    _refuse_other_splits(overrides, own, f"--split {split}")
+    return _Read(split, f"data.{own}", source, f"the split {split}", split)
 
 
 def _write_slices(directory: RunDir, name: str, result: dict[str, Any], task: Task) -> None:

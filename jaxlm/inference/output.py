@@ -28,6 +28,7 @@ OURS = ("prediction", "error")
 """What an answered row has beside its own columns."""
 HEADER_ROWS = 4096
 """Rows of a table that are read before its header is written."""
+_SHEETS = (".xlsx", ".xls", ".ods")
 _DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>\d+)")
 
 
@@ -98,9 +99,6 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _cell(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
-
-
-_SHEETS = (".xlsx", ".xls", ".ods")
 
 
 def check_output(output: str, given: str) -> None:

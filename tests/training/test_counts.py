@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from helpers.compilations import count_compilations
 from helpers.finetuning_runs import rows, run, write_config, write_jsonl
 
 from jaxlm.config.loading import load_config
@@ -28,16 +29,8 @@ def forward_products(rows: int, length: int, slots: int) -> int:
 
 @pytest.fixture
 def compiled() -> Iterator[Counter[str]]:
-    """How often each function was compiled, or its program read from the cache."""
-    found: Counter[str] = Counter()
-
-    def listen(name: str, _: float, **kw: object) -> None:
-        if name.endswith("backend_compile_duration"):
-            found[str(kw.get("fun_name"))] += 1
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield found
-    jax.monitoring.unregister_event_duration_listener(listen)
+    with count_compilations() as found:
+        yield found
 
 
 @pytest.fixture

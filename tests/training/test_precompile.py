@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import pytest
+from helpers.compilations import count_compilations
 from helpers.finetuning_runs import rows, write_config, write_jsonl
 
 from jaxlm.config.loading import load_config
@@ -15,16 +15,8 @@ from jaxlm.training.precompile import Precompiler
 
 @pytest.fixture
 def seen():
-    """A list that grows with each program that is compiled or read from the cache."""
-    seen: list[str] = []
-
-    def listen(name: str, _: float, **kw: object) -> None:
-        if name.endswith("backend_compile_duration"):
-            seen.append(name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
+    with count_compilations() as found:
+        yield found
 
 
 def test_programs_are_there_before_their_batches(tmp_path, seen):
@@ -48,6 +40,6 @@ def test_programs_are_there_before_their_batches(tmp_path, seen):
             if not met:
                 programs.begin(batch)
                 programs._thread.submit(int).result()  # waits for all of them
-                assert len(seen) >= len(counts) - 1
+                assert seen["jit(step)"] >= len(counts) - 1
             met.add(size)
         assert np.isfinite(float(metrics["loss"])) and len(met) == len(counts) > 1
