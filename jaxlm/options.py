@@ -110,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     for sub in subparsers.choices.values():
         _add_plugins(sub)
         hosts = sub.add_argument_group(
-            "several processes", "one command to a host; not needed on SLURM and Cloud TPU (docs/scaling.md)"
+            "several processes", "one command to a host; not needed on SLURM and Cloud TPU (docs/guides/scaling.md)"
         )
         hosts.add_argument("--coordinator", metavar="HOST:PORT", help="where the first process listens")
         hosts.add_argument("--num-processes", type=int, metavar="N", help="how many there are")

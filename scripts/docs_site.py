@@ -60,7 +60,8 @@ def pages_of(nav: Any) -> Iterator[str]:
 
 def on_config(config: Any) -> Any:
     """Puts pages that the navigation does not name yet at its end."""
-    there = sorted(page.name for page in Path(config["docs_dir"]).glob("*.md"))
+    docs = Path(config["docs_dir"])
+    there = sorted(page.relative_to(docs).as_posix() for page in docs.rglob("*.md"))
     if more := [name for name in there if name not in set(pages_of(config["nav"]))]:
         config["nav"] = [*config["nav"], {"More": more}]
     return config
@@ -73,11 +74,12 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Shows links to files outside docs/ as paths: the site does not hold them."""
-    return re.sub(r"\[([^\]]+)\]\(\.\./([^)]+)\)", _path, markdown)
+    up = "../" * (1 + page.file.src_uri.count("/"))
 
+    def shown(found: re.Match[str]) -> str:
+        name, path = found[1], found[2]
+        return f"`{path}`" if path.endswith(name.strip("`")) else f"{name} (`{path}`)"
 
-def _path(found: re.Match[str]) -> str:
-    name, path = found[1], found[2]
-    return f"`{path}`" if path.endswith(name.strip("`")) else f"{name} (`{path}`)"
+    return re.sub(rf"\[([^\]]+)\]\({re.escape(up)}([^.)][^)]*)\)", shown, markdown)

@@ -1,4 +1,4 @@
-"""Compiles the rows of the table in docs/scaling.md anew and writes what they say now into their place.
+"""Compiles the rows of the table in docs/guides/scaling.md anew and writes what they say now into their place.
 
     python scripts/scaling_table.py [TEXT ...]     (needs the `tpu` extra, for GPU rows `cuda`; minutes a row)
 
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAGE = REPOSITORY / "docs" / "scaling.md"
+PAGE = REPOSITORY / "docs" / "guides" / "scaling.md"
 ROW = re.compile(r"\| `(?P<config>\w+)(?P<overrides>(?: \S+=\S+)*)` \| (?P<topology>\w+:[\dx*]+) \|.*")
 
 

@@ -8,6 +8,7 @@ import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -85,7 +86,7 @@ def test_commands_are_understood(page, monkeypatch):
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_configs_of_the_guides_are_whole(guide, tmp_path):
-    page = REPOSITORY / "docs" / f"{guide}.md"
+    page = REPOSITORY / "docs" / "tasks" / f"{guide}.md"
     path = tmp_path / "config.yaml"
     path.write_text(blocks(page, "yaml")[0], encoding="utf-8")
     config = load_config(path)
@@ -104,9 +105,10 @@ SITE = runpy.run_path(str(REPOSITORY / "scripts" / "docs_site.py"))
 def test_the_site_has_every_page():
     """And no other: `mkdocs build --strict` fails for a page that is not there."""
     config = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
-    there = {page.name for page in PAGES} - {"README.md"} | {SITE["PAGE"]}
+    docs = REPOSITORY / "docs"
+    there = {page.relative_to(docs).as_posix() for page in PAGES if docs in page.parents} | {SITE["PAGE"]}
     assert set(SITE["pages_of"](config["nav"])) <= there
-    whole = SITE["on_config"]({"nav": config["nav"], "docs_dir": str(REPOSITORY / "docs")})
+    whole = SITE["on_config"]({"nav": config["nav"], "docs_dir": str(docs)})
     assert sorted(SITE["pages_of"](whole["nav"])) == sorted(there)
 
 
@@ -125,8 +127,11 @@ def test_the_page_of_the_command_line_has_every_command_and_option():
     assert "$" not in page and "%(" not in page
 
 
-def test_links_out_of_the_pages_are_shown_as_paths():
+@pytest.mark.parametrize("uri, up", [("config.md", "../"), ("guides/data.md", "../../")])
+def test_links_out_of_the_pages_are_shown_as_paths(uri, up):
+    page = SimpleNamespace(file=SimpleNamespace(src_uri=uri))
+    within = "[data](data.md), [tags](../tasks/tagging.md)" if "/" in uri else "[data](data.md)"
     shown = SITE["on_page_markdown"](
-        "[a.yaml](../configs/finetune/a.yaml), [its form](../configs/b.yaml), [data](data.md)"
+        f"[a.yaml]({up}configs/finetune/a.yaml), [its form]({up}configs/b.yaml), {within}", page=page
     )
-    assert shown == "`configs/finetune/a.yaml`, its form (`configs/b.yaml`), [data](data.md)"
+    assert shown == f"`configs/finetune/a.yaml`, its form (`configs/b.yaml`), {within}"

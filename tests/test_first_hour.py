@@ -1,4 +1,4 @@
-"""docs/first_hour.md: its commands, as they stand there, lead from a table of 300 rows to a score and answers."""
+"""docs/guides/first_hour.md: its commands, as they stand there, lead from 300 rows to a score and answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers.page_commands import execute
 from helpers.pages import block_run_as, blocks_of, commands_in
 from helpers.paths import REPOSITORY
 
-PAGE = REPOSITORY / "docs/first_hour.md"
+PAGE = REPOSITORY / "docs/guides/first_hour.md"
 
 
 @pytest.mark.slow

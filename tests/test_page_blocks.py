@@ -1,4 +1,4 @@
-"""Every fenced block of README.md and docs/*.md runs in a test, or says why not and is read as far as it can be.
+"""Every fenced block of README.md and docs/ runs in a test, or says why not and is read as far as it can be.
 
 Above a block of commands or Python stands `<!-- ci: NAME -->`, whom RUN_BY names, or `<!-- not run: WHY -->`.
 YAML and JSON are read here: a config, or a part of one, by the schema. Readers of the page do not see the marks.

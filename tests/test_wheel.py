@@ -1,4 +1,4 @@
-"""The wheel, alone in a fresh environment outside of the clone, does what docs/first_hour.md says."""
+"""The wheel, alone in a fresh environment outside of the clone, does what docs/guides/first_hour.md says."""
 
 from __future__ import annotations
 

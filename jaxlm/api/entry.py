@@ -31,7 +31,7 @@ def entry(command: str, names: Mapping[str, str] = _NO_NAMES) -> Generator[None,
     if processes.is_multiprocess():
         raise UserError(
             f"this is one of several processes, which share errors and signals through the commands alone: start "
-            f"`jaxlm {command}` on each (docs/scaling.md)"
+            f"`jaxlm {command}` on each (docs/guides/scaling.md)"
         )
     _be_heard()
     load_plugins()

@@ -19,7 +19,7 @@ def finetune(options: argparse.Namespace) -> None:
 
     for name in ("model", "train"):
         if not Path(getattr(options, name)).exists():
-            raise UserError(f"--{name}: no {getattr(options, name)}; see docs/data.md for where to get it")
+            raise UserError(f"--{name}: no {getattr(options, name)}; see docs/guides/data.md for where to get it")
     if options.worker:
         model = {"init": options.model, "dtype": options.dtype, "matmul": options.matmul}
         data = {"train": options.train, "packing": not options.no_packing, "batch_order": options.order}

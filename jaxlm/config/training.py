@@ -113,7 +113,7 @@ class LoggingConfig(Section):
     """Folder where JAX keeps compiled programs, so that the same step is compiled once; `auto`: `~/.cache/jaxlm/xla`
     (in `$XDG_CACHE_HOME` where that is set), at most 8 GiB; null: none. JAX_COMPILATION_CACHE_DIR comes first."""
     trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()
-    """Experiment trackers that hear of the same numbers and texts; each is an extra of its name (docs/trackers.md)."""
+    """Experiment trackers that hear of the same numbers and texts; each is an extra (docs/guides/trackers.md)."""
     project: str | None = Field(default=None, min_length=1)
     """Where trackers list the run (mlflow: its experiment); absent: as WANDB_PROJECT, MLFLOW_EXPERIMENT_NAME or
     TRACKIO_PROJECT says, else `jaxlm`."""

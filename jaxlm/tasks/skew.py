@@ -124,7 +124,7 @@ def accuracy_remarks(metric: str, names: Sequence[str], gold: np.ndarray, predic
     shown = ", ".join(f"{names[c]} ({counts[c]:,})" for c in lost[:_SHOWN]) + (", ..." if len(lost) > _SHOWN else "")
     return [
         f"train.metric={metric} hides classes of which not one is recognised (recall 0): {shown}; "
-        "train.metric=f1_macro counts every class alike, task.class_weights and others help (docs/small_and_skewed.md)"
+        "train.metric=f1_macro counts every class alike, task.class_weights helps (docs/guides/small_and_skewed.md)"
     ]
 
 

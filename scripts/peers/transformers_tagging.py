@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> dict:
             model,
             args,
             directory,
-            settings={"num_train_epochs": args.epochs, "warmup_steps": args.warmup_share},
+            settings={"num_train_epochs": args.epochs},
             train_dataset=train,
             data_collator=collator,
         )
@@ -161,12 +161,9 @@ def run(args: argparse.Namespace) -> dict:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; the defaults are those of configs/finetune/wnut17.yaml."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_common_options(parser, batch_size=16, learning_rate=1e-4, weight_decay=0.01)
+    add_common_options(parser, batch_size=16, learning_rate=1e-4, weight_decay=0.01, warmup_share=0.1)
     parser.add_argument("--limit", type=int, help="only the first training sentences")
     parser.add_argument("--epochs", type=float, default=5)
-    parser.add_argument(
-        "--warmup-share", type=float, default=0.1, help="of the learning rate's, as a share of all steps"
-    )
     parser.add_argument("--max-length", type=int, default=128)
     return parser.parse_args(argv)
 

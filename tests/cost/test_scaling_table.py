@@ -1,4 +1,4 @@
-"""The table of docs/scaling.md is what dry runs say: `scripts/scaling_table.py` writes a report as a row."""
+"""The table of docs/guides/scaling.md is what dry runs say: `scripts/scaling_table.py` writes a report as a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables that docs/first_hour.md speaks of, made of real text messages as a German spreadsheet would save them."""
+"""The tables of docs/guides/first_hour.md, made of real text messages as a German spreadsheet would save them."""
 
 from __future__ import annotations
 

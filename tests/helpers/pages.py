@@ -1,4 +1,4 @@
-"""The fenced blocks of README.md and docs/*.md: where they stand, and the mark above them that says who runs them."""
+"""The fenced blocks of README.md and docs/: where they stand, and the mark above them that says who runs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from helpers.paths import REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 _FENCE = re.compile(r"(?P<indent> *)```(?P<language>\w*)$")
 _MARK = re.compile(r" *<!-- (?P<kind>ci|not run): (?P<words>.+) -->")
 
@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
     @property
     def place(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        return f"{self.page.relative_to(REPOSITORY)}:{self.line}"
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
