@@ -17,6 +17,7 @@ import pytest
 from helpers.finetuning_runs import read_jsonl, rows, write_config, write_jsonl
 from helpers.paths import REPOSITORY
 from helpers.pretraining_runs import write_pretraining
+from helpers.writing_runs import write_pairs
 from safetensors.numpy import load_file
 
 SETTINGS = {
@@ -169,6 +170,25 @@ def test_evaluate_and_predict_with_other_numbers_of_processes(tmp_path):
     output = tmp_path / "predictions.jsonl"
     launch(3, "predict", "--run", run, "--input", tmp_path / "test.jsonl", "--output", output)
     assert_same_predictions(read_jsonl(output), read_jsonl(run / "predictions/test.jsonl"))
+
+
+@pytest.mark.slow
+def test_texts_that_several_processes_write_equal_those_of_one(tmp_path):
+    """In the loop by beams, and by `predict` with another number of processes, in the order of the rows."""
+    settings = {**SETTINGS, "mesh": {"preset": "fsdp", "fsdp": 2}}
+    config = write_pairs(tmp_path, "translation", "t5", **settings, generation={"num_beams": 2, "max_new_tokens": 12})
+    finetune(config, "two", 2)
+    finetune(config, "one", 1, devices=2)
+    runs = tmp_path / "runs"
+    assert_same_results(runs / "two", runs / "one")
+    written = [read_jsonl(runs / name / "predictions/test.jsonl") for name in ("two", "one")]
+    assert written[0] == written[1] and len(written[0]) == 9
+    asked = ("predict", "--run", runs / "two", "--input", tmp_path / "train.jsonl", "generation.num_beams=1")
+    for processes in (1, 3):
+        launch(processes, *asked, "mesh.preset=ddp", "--output", tmp_path / f"by_{processes}.jsonl")
+    one, three = (read_jsonl(tmp_path / f"by_{processes}.jsonl") for processes in (1, 3))
+    assert one == three and [row["en"] for row in one] == [row["en"] for row in read_jsonl(tmp_path / "train.jsonl")]
+    assert len({row["prediction"]["text"] for row in one}) > 1
 
 
 @pytest.mark.slow
