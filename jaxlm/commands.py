@@ -28,6 +28,8 @@ def _train(options: argparse.Namespace, kind: str) -> None:
     from jaxlm.cost import topology
 
     absent = topology.requested(options.topology, options.overrides, dry_run=options.dry_run)
+    if options.profile and options.topology is None:
+        raise UserError("--profile: expected --dry-run --topology KIND:SIZES beside it")
     if absent is not None:
         absent.set_environment()  # before anything imports JAX, as the tasks of the schema do
     from jaxlm.api.training import check_kind, train
@@ -39,7 +41,7 @@ def _train(options: argparse.Namespace, kind: str) -> None:
     if absent is not None:
         from jaxlm.cost.compile import dry_run_for
 
-        print(printable(dry_run_for(config, absent)))
+        print(printable(dry_run_for(config, absent, profile=options.profile)))
     elif options.dry_run:
         from jaxlm.cost.dryrun import dry_run
         from jaxlm.training.repeats import repeats

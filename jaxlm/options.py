@@ -63,6 +63,8 @@ def make_parser() -> argparse.ArgumentParser:
             "--topology", metavar="KIND:SIZES",
             help="with --dry-run: compile for devices that are not here, for instance v5e:2x4, v5p:4x4x4 or h200:8",
         )  # fmt: skip
+        text = "with --topology of TPUs: also list the instructions that take longest, with their source lines"
+        sub.add_argument("--profile", action="store_true", help=text)
         sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="override a key of the config")
 
     sub = command("evaluate", commands.evaluate, "Score a finished run on a split of its config or on a file.")

@@ -14,6 +14,7 @@ from jaxlm.config.schema import Config
 from jaxlm.cost.flops import kernel_flops, matmul_flops
 from jaxlm.cost.hlo import ACROSS_SLICES, Collective, collectives, cycles, kernels
 from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
+from jaxlm.cost.profile import instructions, profile_lines
 from jaxlm.cost.stand_in import setup_for_shapes
 from jaxlm.cost.topology import CompileTarget, Topology, has_cudnn, quiet, without_cache
 from jaxlm.errors import RunFailure, UserError
@@ -49,17 +50,27 @@ class CompiledStep:
     """The TPU compiler's estimate, without communication and kernels."""
     kernel_flops: int = 0
     """Of the attention kernel, on one device."""
+    text: str = ""
+    """The compiled program."""
 
 
-def dry_run_for(config: Config, absent: CompileTarget) -> str:
+def dry_run_for(config: Config, absent: CompileTarget, *, profile: bool = False) -> str:
     """Compiles one step for absent devices; returns the report. No parameter is made and nothing is written.
 
+    Args:
+      profile: also list the instructions that take longest by the TPU compiler's estimates.
     Raises:
       UserError: as the run itself would; the compiler is not installed or does not know the topology.
       RunFailure: the step does not compile, for another reason than memory.
     """
+    chip = absent.topology.chip if absent.topology else None
+    if profile and (chip is None or chip.clock is None):
+        raise UserError("--profile: only the TPU compiler estimates cycles: expected --topology v5e:2x4 or the like")
     cost = compile_step(config, absent.devices())
-    return "\n".join(report(cost, absent.topology, absent.number))
+    lines = report(cost, absent.topology, absent.number)
+    if profile and chip is not None and cost.text:
+        lines += ["", *profile_lines(instructions(cost.text, chip), chip)]
+    return "\n".join(lines)
 
 
 def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
@@ -99,6 +110,7 @@ def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
         peak=peak_bytes(memory),
         collectives=tuple(collectives(text)),
         cycles=cycles(text),
+        text=text,
         kernel_flops=sum(call.times * kernel_flops(call.name, call.operands) for call in kernels(text)),
     )
 

@@ -22,13 +22,14 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
 
 
 def kernel_flops(name: str, operands: Sequence[tuple[str, tuple[int, ...]]]) -> int:
-    """Returns the multiplications and additions in the matrix products of one call of splash attention's kernel.
+    """Returns the multiplications and additions in the matrix products of one call of an attention kernel.
 
     Whole blocks that a causal mask hides are not computed: half of them. A head narrower than the matrix unit takes as
     long as one that fills it.
 
     Args:
-      name: of the kernel's forward or of one of its two backward passes, as `hlo.kernels` finds it.
+      name: of the kernel's forward or of a backward pass, as `hlo.kernels` finds it: splash attention's two, or the one
+        of `nn.dropout_kernel`.
       operands: (dtype, shape) of each; queries [B, N, T, H] and keys [B, K, S, H] are the first of floating point, of
         which the compiler leaves out B where it is 1.
     Raises:
@@ -36,14 +37,17 @@ def kernel_flops(name: str, operands: Sequence[tuple[str, tuple[int, ...]]]) -> 
     """
     products = next((n for part, n in _PRODUCTS.items() if part in name), None)
     if products is None:
-        raise ValueError(f"kernel {name!r}: expected one of splash attention's")
+        raise ValueError(f"kernel {name!r}: expected one of splash attention's or of nn.dropout_kernel's")
     queries, keys = [shape for dtype, shape in operands if dtype in ("bf16", "f16", "f32")][:2]
-    causal = sum(dtype == "s32" for dtype, _ in operands) > 2  # segment ids of both, and then the columns' numbers
+    if "dropout_mha" in name:
+        causal = "_causal" in name
+    else:
+        causal = sum(dtype == "s32" for dtype, _ in operands) > 2  # segment ids of both, and then the columns' numbers
     width = -(-queries[-1] // LANES) * LANES
     return 2 * products * math.prod(queries[:-1]) * keys[-2] * width // (2 if causal else 1)
 
 
-_PRODUCTS = {"_fwd_": 2, "_dq_": 3, "_dkv_": 4}
+_PRODUCTS = {"_fwd_": 2, "_dq_": 3, "_dkv_": 4, "_bwd_": 5}
 """Products [T, H] x [H, S], or of such sizes, in each pass: the backward ones compute the scores again."""
 
 

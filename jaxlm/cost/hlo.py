@@ -59,8 +59,8 @@ def collectives(text: str) -> list[Collective]:
     several fusions, all with one channel id: a channel counts once. Groups of a single device send nothing, and are
     left out.
     """
-    parts = dict(_computations(text))
-    turns = _turns(parts)
+    parts = dict(computations(text))
+    turns = turns_of(parts)
     found: dict[tuple[str, str], Collective] = {}
     for name, lines in parts.items():
         for number, line in enumerate(lines):
@@ -68,18 +68,18 @@ def collectives(text: str) -> list[Collective]:
             if match is None:
                 continue
             looped, times = turns.get(name, (False, 1))
-            kind, shapes, size, op_name = match["kind"], _results(match), _group_size(line), _search(_OP_NAME, line)
+            kind, shapes, size, op_name = match["kind"], _results(match), _group_size(line), search(_OP_NAME, line)
             if kind == "recv":
                 kind, size = _between_slices(line), 0
                 if not kind:  # from the host
                     continue
             if name.startswith(_SCATTER) and kind == "all-reduce":
-                kind, shapes = "reduce-scatter", _shapes(_search(r"ROOT %?[\w.\-]+ = (\(.*?\)|\S+) ", "\n".join(lines)))
-                op_name = _search(rf"calls=%?{re.escape(name)}, .*{_OP_NAME}", text)
+                kind, shapes = "reduce-scatter", _shapes(search(r"ROOT %?[\w.\-]+ = (\(.*?\)|\S+) ", "\n".join(lines)))
+                op_name = search(rf"calls=%?{re.escape(name)}, .*{_OP_NAME}", text)
             if size == 1:
                 continue
             overlapped = bool(match["start"]) or name.startswith(_OVERLAPPED) or match["kind"] == "recv"
-            channel = (kind, _search(r"channel_id=(\d+)", line) or f"{name}, line {number}")
+            channel = (kind, search(r"channel_id=(\d+)", line) or f"{name}, line {number}")
             if (known := found.get(channel)) is not None:
                 looped, times, overlapped = (
                     looped or known.looped,
@@ -106,7 +106,7 @@ def _between_slices(line: str) -> str:
     """The kind of an exchange over the network between slices; "" for one with the host."""
     if "xla_megascale_runtime" not in line:
         return ""
-    kind = _search(r'_xla_megascale_transfer_type="([A-Z_]+)"', line).lower().replace("_", "-") or "transfer"
+    kind = search(r'_xla_megascale_transfer_type="([A-Z_]+)"', line).lower().replace("_", "-") or "transfer"
     return f"{kind} {ACROSS_SLICES}"
 
 
@@ -118,14 +118,16 @@ class Kernel(NamedTuple):
     """(dtype, shape) of each."""
     times: int
     """How often it runs, as in `Collective`."""
+    line: str = ""
+    """Its line of the text."""
 
 
 def kernels(text: str) -> list[Kernel]:
     """Returns the calls of Pallas kernels in a program that the TPU compiler made."""
-    parts = dict(_computations(text))
-    turns = _turns(parts)
+    parts = dict(computations(text))
+    turns = turns_of(parts)
     return [
-        Kernel(_search(r"%?([\w\-]+?)[.\d]* = ", line), _shapes(_search(_OPERANDS, line)), turns[name][1])
+        Kernel(search(r"%?([\w\-]+?)[.\d]* = ", line), _shapes(search(_OPERANDS, line)), turns[name][1], line)
         for name, lines in parts.items()
         for line in lines
         if 'custom_call_target="tpu_custom_call"' in line
@@ -137,12 +139,12 @@ def cycles(text: str) -> int | None:
 
     Collectives and kernels have none. Returns None for a text of another compiler.
     """
-    parts = dict(_computations(text))
-    turns = _turns(parts)
+    parts = dict(computations(text))
+    turns = turns_of(parts)
     total = 0
     for name, lines in parts.items():
         estimates = map(int, re.findall(r'"estimated_cycles":"(\d+)"', "\n".join(lines)))
-        total += turns[name][1] * sum(each for each in estimates if each < _UNKNOWN_CYCLES)
+        total += turns[name][1] * sum(each for each in estimates if each < UNKNOWN_CYCLES)
     return total or None
 
 
@@ -150,7 +152,8 @@ _OP_NAME = r'op_name="([^"]*)"'
 _SCATTER = "all-reduce-scatter"  # the TPU compiler's reduce-scatter: a computation that adds up and cuts out
 _OVERLAPPED = "async_collective_fusion"  # a part of a collective that the TPU compiler runs beside computation
 _OPERANDS = r"operand_layout_constraints=\{((?:[^{}]|\{[^{}]*\})*)\}"
-_UNKNOWN_CYCLES = 2**62  # the compiler writes 2^63 - 1 where it has no estimate
+UNKNOWN_CYCLES = 2**62
+"""What the compiler has no estimate for has more: it writes 2^63 - 1."""
 
 _INSTRUCTION = re.compile(
     rf"\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>\(.*?\)|\S+) (?P<kind>{'|'.join((*KINDS, 'recv'))})(?P<start>-start)?\("
@@ -158,8 +161,8 @@ _INSTRUCTION = re.compile(
 _HEADER = re.compile(r"(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{\s*$")
 
 
-def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
-    """(name, lines) of each computation."""
+def computations(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields the name and the lines of each computation."""
     name, lines = None, []
     for line in text.splitlines():
         if (header := _HEADER.match(line)) is not None:
@@ -171,8 +174,8 @@ def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
             lines.append(line)
 
 
-def _turns(parts: dict[str, list[str]]) -> dict[str, tuple[bool, int]]:
-    """Whether a computation runs within a loop, and how often: once for each turn of each loop around it."""
+def turns_of(parts: dict[str, list[str]]) -> dict[str, tuple[bool, int]]:
+    """Returns whether each computation runs in a loop, and how often: once for each turn of each loop around it."""
     callers: dict[str, list[tuple[str, bool, int]]] = {}
     for name, lines in parts.items():
         for line in lines:
@@ -198,9 +201,9 @@ def _turns(parts: dict[str, list[str]]) -> dict[str, tuple[bool, int]]:
 def _trips(line: str, parts: dict[str, list[str]]) -> int:
     """Turns of a `while`: what the compiler noted, else the one constant that its condition holds a counter below, as
     `lax.scan` counts from 0 (the TPU compiler notes nothing); 1 where that is not it."""
-    if known := _search(r'known_trip_count":\{"n":"(\d+)"', line):
+    if known := search(r'known_trip_count":\{"n":"(\d+)"', line):
         return int(known)
-    condition = "\n".join(parts.get(_search(r"condition=%?([\w.\-]+)", line), ()))
+    condition = "\n".join(parts.get(search(r"condition=%?([\w.\-]+)", line), ()))
     for name in re.findall(r"calls=%?([\w.\-]+)", condition):
         condition += "\n" + "\n".join(parts.get(name, ()))
     bounds = set(re.findall(r"= [su]\d+\[\]\S* constant\((\d+)\)", condition))
@@ -231,6 +234,7 @@ def _group_size(line: str) -> int:
     return 2 if "source_target_pairs=" in line else 0
 
 
-def _search(pattern: str, line: str) -> str:
+def search(pattern: str, line: str) -> str:
+    """Returns the first group of a pattern's first match; "" without one."""
     found = re.search(pattern, line)
     return found[1] if found else ""

@@ -6,8 +6,8 @@ Shape letters: B rows, T query length, S key length, N heads, K key and value he
 from __future__ import annotations
 
 import functools
-import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -16,12 +16,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.nn import splash
+from jaxlm.nn import dropout_kernel, splash
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.layers import ComputeConfig, Key, take_columns
 from jaxlm.parallel.sharding import Rules, constrain
 
-log = logging.getLogger("jaxlm")
 NO_MESH = Rules()
 
 
@@ -152,8 +151,8 @@ def attend(
 
     `compute.attention` names a kernel; "auto" takes the first one that the mesh's devices have and that supports the
     call. XLA supports every call.
-      "splash": on a TPU (`splash.splash`), block by block from the segment ids, without dropout of probabilities, bias
-        and prefix. XLA computes queries in columns of their own (slots, cached decoding) and rows under 128 columns.
+      "splash": on a TPU (`splash.splash`; with dropout `dropout_kernel`), block by block from the segment ids, without
+        bias and prefix. XLA has queries in columns of their own (slots, cached decoding) and rows under 128 columns.
       "cudnn": on a GPU, half precision, heads of up to 128 dimensions, no dropout; with the dense mask.
       "xla": `jax.nn.dot_product_attention` with the dense mask; with dropout, the same formula written out.
 
@@ -168,9 +167,13 @@ def attend(
     if scale is None:
         scale = 1 / math.sqrt(q_BTNH.shape[3])
     drops = key is not None and dropout_rate > 0.0
-    kernel = _kernel(q_BTNH, k_BSKH, mask, compute, biased=bias is not None, drops=drops)
+    kernel = _kernel(q_BTNH, k_BSKH, mask, compute, biased=bias is not None, rate=dropout_rate if drops else 0.0)
     if kernel == "splash":
-        return _splash(q_BTNH, k_BSKH, v_BSKH, mask, compute.rules, scale)
+        settings = {"rules": compute.rules, "scale": scale, "causal": mask.causal}
+        run = functools.partial(splash.splash, **settings)
+        if drops:
+            run = functools.partial(dropout_kernel.attention_with_dropout, **settings, rate=dropout_rate, key=key)
+        return _windowed(run, (q_BTNH, k_BSKH, v_BSKH, mask.query_BT, mask.key_BS), mask)
     if not drops:
         with jax.numpy_dtype_promotion("standard"):  # inside, JAX itself mixes half precision with float32
             return jax.nn.dot_product_attention(
@@ -195,7 +198,7 @@ def attend(
 
 
 def _kernel(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, mask: Mask, compute: ComputeConfig, *, biased: bool, drops: bool
+    q_BTNH: jax.Array, k_BSKH: jax.Array, mask: Mask, compute: ComputeConfig, *, biased: bool, rate: float
 ) -> Literal["splash", "cudnn", "xla"]:
     """Returns the kernel for one call of `attend`, by the mesh's devices: compilation may run on another platform."""
     asked, platform = compute.attention, compute.rules.platform
@@ -205,19 +208,17 @@ def _kernel(
             f"run on a {platform}": platform not in ("tpu", "cpu"),
             "add relative positions to the logits": biased,
             "read a prefix in both directions": whole and mask.prefix_BS is not None,
-            _DROPOUT: drops,
+            _DROPOUT: rate > 0 and not dropout_kernel.fits(q_BTNH.shape[1], q_BTNH.shape[3], rate),
         }
         lacking = next((feature for feature, wanted in missing.items() if wanted), None)
         if lacking and asked == "splash":
             raise _cannot(asked, lacking)
         if not whole or not splash.fits(q_BTNH.shape[0], q_BTNH.shape[1], k_BSKH.shape[1], compute.rules):
             return "xla"
-        if lacking == _DROPOUT:
-            _tell_of_dropout()
         return "xla" if lacking else "splash"
-    if asked == "cudnn" and drops:
+    if asked == "cudnn" and rate > 0:
         raise _cannot(asked, _DROPOUT)
-    fits = asked == "auto" and platform == "gpu" and not biased and not drops and _cudnn_fits(q_BTNH)
+    fits = asked == "auto" and platform == "gpu" and not biased and rate == 0 and _cudnn_fits(q_BTNH)
     return "cudnn" if asked == "cudnn" or fits else "xla"
 
 
@@ -229,14 +230,6 @@ def _cannot(kernel: str, feature: str) -> UserError:
     return UserError(f"model.attention={kernel} cannot {feature}: set {without}model.attention=auto")
 
 
-@functools.cache
-def _tell_of_dropout() -> None:
-    log.warning(
-        "dropout of attention probabilities keeps training from the splash kernel: XLA computes attention, in T x T "
-        "probabilities a row and head; model.attention_dropout=0 is faster and needs less memory"
-    )
-
-
 def _cudnn_fits(q_BTNH: jax.Array) -> bool:
     """True for half precision, even lengths, and a head size that is a multiple of 8 up to 128."""
     _, length, _, head_dim = q_BTNH.shape
@@ -244,15 +237,9 @@ def _cudnn_fits(q_BTNH: jax.Array) -> bool:
     return half and head_dim % 8 == 0 and head_dim <= 128 and length % 2 == 0
 
 
-def _splash(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, rules: Rules, scale: float
-) -> jax.Array:
-    """The kernel's window is static: where layers differ in it, both kernels are compiled and one runs."""
-
-    def run(window: int | None, *arrays: jax.Array) -> jax.Array:
-        return splash.splash(*arrays, rules=rules, scale=scale, causal=mask.causal, window=window)
-
-    arrays = (q_BTNH, k_BSKH, v_BSKH, mask.query_BT, mask.key_BS)
+def _windowed(kernel: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], mask: Mask) -> jax.Array:
+    """A kernel's window is static: where layers differ in it, both kernels are compiled and one runs."""
     if mask.window is None or mask.windowed is None:
-        return run(mask.window, *arrays)
-    return jax.lax.cond(mask.windowed, functools.partial(run, mask.window), functools.partial(run, None), *arrays)
+        return kernel(*arrays, window=mask.window)
+    local, whole = (functools.partial(kernel, window=window) for window in (mask.window, None))
+    return jax.lax.cond(mask.windowed, local, whole, *arrays)

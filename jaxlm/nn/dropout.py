@@ -25,22 +25,48 @@ def dropout(x: jax.Array, rate: float, key: Key) -> jax.Array:
     """
     if key is None or rate == 0.0:
         return x
-    words = 2**32
-    if 1 - rate >= 2**-16:
-        threshold = round(rate * words)
-        kept = draws(key, x.shape) >= np.uint32(threshold)
-        scale = words / (words - threshold)
+    if one_draw_decides(rate):
+        threshold, scale = threshold_and_scale(rate)
+        kept = draws(key, x.shape) >= threshold
     else:  # one in 2^16 by the first draw, of which the second keeps the rest of the share
         share = max(round((1 - rate) * 2**48), 1)
         second = draws(jax.random.fold_in(key, 1), x.shape)
-        kept = (draws(key, x.shape) < np.uint32(2**16)) & (second < np.uint32(min(share, words - 1)))
+        kept = (draws(key, x.shape) < np.uint32(2**16)) & (second < np.uint32(min(share, 2**32 - 1)))
         scale = 2**48 / share
     scaled = (x.astype(jnp.float32) * np.float32(scale)).astype(x.dtype)
     return jnp.where(kept, scaled, jnp.zeros_like(x))
 
 
+def one_draw_decides(rate: float) -> bool:
+    """True for rates of which 2^-32 is a fine enough step: nearly all."""
+    return 1 - rate >= 2**-16
+
+
+def threshold_and_scale(rate: float) -> tuple[np.uint32, float]:
+    """The draw from which on an element is kept, and what it is multiplied by then, where one draw decides."""
+    threshold = round(rate * 2**32)
+    return np.uint32(threshold), 2**32 / (2**32 - threshold)
+
+
 def draws(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """Uniform 32-bit draws: two words of the key, hashed with each element's place in row-major order.
+    """Uniform 32-bit draws: each element's place, in row-major order, hashed with two words of the key."""
+    first, second = words(key)
+    rank = len(shape)
+    place = jnp.zeros((1,) * rank, jnp.uint32)
+    for axis, size in enumerate(shape):
+        along = tuple(size if other == axis else 1 for other in range(rank))
+        stride = np.uint32(math.prod(shape[axis + 1 :]) % 2**32)
+        place = place + jax.lax.broadcasted_iota(jnp.uint32, along, axis) * stride
+    return hash_places(place, first, second)
+
+
+def words(key: jax.Array) -> UInt32[Array, "2"]:
+    """The two words of a key that the draws depend on."""
+    return jax.random.bits(key, (2,), jnp.uint32)
+
+
+def hash_places(place: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """Hashes places, uint32, with two words of a key to uniform 32-bit draws of the same shape.
 
     The mixing steps are those of a 32-bit integer hash of low bias (multipliers 0x21f0aaad and 0x735a2d97, shifts 16,
     15, 15; https://github.com/skeeto/hash-prospector), with one word of the key before each multiplication. The place
@@ -49,13 +75,6 @@ def draws(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     counter-based generator such as threefry takes some fifty. It is enough for dropout, and no more: neither
     cryptographic nor meant for sampling.
     """
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
-    rank = len(shape)
-    place = jnp.zeros((1,) * rank, jnp.uint32)
-    for axis, size in enumerate(shape):
-        along = tuple(size if other == axis else 1 for other in range(rank))
-        stride = np.uint32(math.prod(shape[axis + 1 :]) % 2**32)
-        place = place + jax.lax.broadcasted_iota(jnp.uint32, along, axis) * stride
     x = place * np.uint32(0x9E3779B1) ^ first
     x = (x ^ (x >> 16)) * np.uint32(0x21F0AAAD)
     x = (x ^ (x >> 15) ^ second) * np.uint32(0x735A2D97)

@@ -5,7 +5,6 @@ Shape letters: B rows, T query length, S key length, N heads, K key and value he
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -14,19 +13,15 @@ from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from jaxlm.nn.blocks import LANES, block_size, fill, ways
 from jaxlm.parallel.sharding import Rules
-
-LANES = 128
-"""The kernel takes lengths that are multiples of it."""
-BLOCKS = (512, 256, 128)
-"""Block sizes, in columns; the first one that divides the length is taken."""
 
 
 def fits(num_rows: int, query_length: int, key_length: int, rules: Rules) -> bool:
     """True for rows that the mesh divides and that fill a block on each device; shorter ones gain nothing."""
     rows, length = rules.spec(("batch", "length"))
-    filled = query_length >= LANES * _ways(length, rules) and key_length >= LANES
-    return filled and num_rows % _ways(rows, rules) == 0
+    filled = query_length >= LANES * ways(length, rules) and key_length >= LANES
+    return filled and num_rows % ways(rows, rules) == 0
 
 
 def splash(
@@ -52,11 +47,11 @@ def splash(
       causal, window: as in `attention.Mask`, query t being in column t.
     """
     rows, length, heads, head_dim = rules.spec(("batch", "length", "act_heads", "head_dim"))
-    num_shards = _ways(length, rules)
+    num_shards = ways(length, rules)
     q_BTNH = q_BTNH * jnp.asarray(scale, q_BTNH.dtype)
-    q, query_ids = (_fill(x, LANES * num_shards) for x in (q_BTNH, query_BT))
-    k, v, key_ids = (_fill(x, LANES) for x in (k_BSKH, v_BSKH, key_BS))
-    num_heads, length_here = q.shape[2] // _ways(heads, rules), q.shape[1] // num_shards
+    q, query_ids = (fill(x, LANES * num_shards) for x in (q_BTNH, query_BT))
+    k, v, key_ids = (fill(x, LANES) for x in (k_BSKH, v_BSKH, key_BS))
+    num_heads, length_here = q.shape[2] // ways(heads, rules), q.shape[1] // num_shards
     same_everywhere = not causal and window is None
     if not same_everywhere:
         mask = _mask((q.shape[1], k.shape[1]), causal, window)
@@ -98,18 +93,5 @@ def _mask(shape: tuple[int, int], causal: bool, window: int | None) -> Any:
 
 
 def _blocks(query_length: int, key_length: int) -> pallas.BlockSizes:
-    q, k = (next(block for block in BLOCKS if length % block == 0) for length in (query_length, key_length))
+    q, k = block_size(query_length), block_size(key_length)
     return pallas.BlockSizes(block_q=q, block_kv=k, block_q_dkv=q, block_kv_dkv=k, block_q_dq=q, block_kv_dq=k)
-
-
-def _fill(x: jax.Array, multiple: int) -> jax.Array:
-    """Pads axis 1 with zeros at the end, to a multiple."""
-    missing = -x.shape[1] % multiple
-    return jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)) if missing else x
-
-
-def _ways(part: str | tuple[str, ...] | None, rules: Rules) -> int:
-    """Number of shards of an axis that is split over these mesh axes."""
-    if rules.mesh is None or part is None:
-        return 1
-    return math.prod(rules.mesh.shape[axis] for axis in ((part,) if isinstance(part, str) else part))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxlm.cost.hlo import Collective, Kernel, bits, collectives, kernels
+from jaxlm.cost.hlo import Collective, bits, collectives, kernels
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules, constrain
 
@@ -134,7 +134,8 @@ def test_the_tpu_compilers_reduce_scatter_and_kernels():
     shapes = (("f32", (2, 8)), ("bf16", (2,)))
     assert collectives(FUSED) == [Collective("reduce-scatter", shapes, 8, False, 1, "jit(step)/dot")]
     operands = (("s8", (1, 1)), ("bf16", (2, 16, 256, 64)))
-    assert kernels(FUSED) == [Kernel("splash_mha_dq_residuals", operands, 1)]
+    [kernel] = kernels(FUSED)
+    assert kernel[:3] == ("splash_mha_dq_residuals", operands, 1) and kernel.line in FUSED.splitlines()
 
 
 def test_a_compiled_program():

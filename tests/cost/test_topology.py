@@ -20,6 +20,7 @@ from jaxlm.config.loading import load_config
 from jaxlm.cost.compile import CompiledStep, compile_step, estimate, report
 from jaxlm.cost.flops import matmul_flops
 from jaxlm.cost.hlo import Collective, cycles
+from jaxlm.cost.profile import SHOWN, instructions
 from jaxlm.cost.topology import CompileTarget, parse_topology, requested
 from jaxlm.errors import UserError
 from jaxlm.parallel.chips import CHIPS
@@ -176,6 +177,10 @@ def test_mistakes_have_status_2(tmp_path, capsys):
     assert "only with --dry-run" in capsys.readouterr().err
     assert run("pretrain", "--config", path, "--dry-run", "--topology", "v5e:2") == 2
     assert "v5e has 2 dimensions" in capsys.readouterr().err
+    assert run("pretrain", "--config", path, "--dry-run", "--profile") == 2
+    assert "--profile: expected --dry-run --topology" in capsys.readouterr().err
+    assert run("pretrain", "--config", path, "--dry-run", "--topology", "h200:8", "--profile") == 2
+    assert "only the TPU compiler estimates cycles" in capsys.readouterr().err
 
 
 def test_without_libtpu(tmp_path, capsys, monkeypatch):
@@ -234,6 +239,9 @@ def test_fine_tuning_on_two_hosts(tmp_path):
     [rows, columns] = cost.batch["tokens"].shape[1:]
     assert rows in cost.plan.loader.shapes.row_counts and rows % 8 == 0 and columns >= 8
     assert "fits             yes" in "\n".join(report(cost, topology, 8))
+    found = instructions(cost.text, topology.chip)
+    assert sum(i.cycles for i in found if "mha" not in i.operation) == cost.cycles
+    assert any(re.search(r"layers\.py:\d+ < \w+\.py:\d+", i.source) for i in found[:SHOWN]), found[:SHOWN]
 
 
 @pytest.mark.tpu_aot

@@ -51,6 +51,8 @@ from jaxlm.training.step import make_train_step
 SLOTS, ROOM = 8, 16
 QUICK = {"exec_time_optimization_effort": -1.0}
 """Compiler options: a fifth of the time, for a slower program."""
+DROPS_PROBABILITIES = "distilbert"
+"""Trains with dropout of attention's probabilities, for which there is a kernel of its own."""
 SIZES = {
     "vocab_size": 512, "num_layers": 2, "embed_dim": 128, "num_heads": 8, "mlp_dim": 256, "max_positions": 2048,
     "num_kv_heads": 8, "head_dim": 16, "table_dim": 128, "hidden_dim": 128, "generator_size": 1.0, "pad_id": 0,
@@ -80,6 +82,8 @@ def build(family: str, task: str, rules: Rules) -> Model:
     sizes = SIZES | (POD if rules.mesh is not None and rules.mesh.size >= 64 else {})
     if (family, task) == ("distilbert", "masked_lm"):  # which takes three times as long
         sizes["dropout"] = 0.1
+    if family == DROPS_PROBABILITIES:
+        sizes["attention_dropout"] = 0.1
     fields = {name: value for name, value in sizes.items() if name in known}
     if family in ("llama", "qwen3"):
         del fields["window"]

@@ -1,8 +1,8 @@
-"""The TPU's attention kernel, interpreted on CPU devices, against XLA's attention: values and gradients."""
+"""The TPU's attention kernels, interpreted on CPU devices, against XLA's attention: values and gradients."""
 
 from __future__ import annotations
 
-import logging
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxlm.errors import UserError
-from jaxlm.nn import attention
+from jaxlm.nn import dropout_kernel
 from jaxlm.nn.attention import Mask, attend, decoder_mask, empty_cache
 from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
@@ -55,8 +55,10 @@ CASES = {
 MESHED = [("causal", "heads"), ("causal", "queries"), ("local", "queries"), ("other keys", "queries")]
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.3])
 @pytest.mark.parametrize(("case", "kind"), [*((case, "none") for case in CASES), *MESHED])
-def test_the_kernel_equals_xla(case, kind):
+def test_the_kernels_equal_xla(case, kind, rate):
+    """With dropout its draws, too: each element of the probabilities is dropped here as there."""
     length, key_length, num_heads, num_kv, head_dim, causal, window = CASES[case]
     rng = np.random.default_rng(0)
     q, out_weights = rng.normal(size=(2, ROWS, length, num_heads, head_dim)).astype(np.float32)
@@ -70,7 +72,7 @@ def test_the_kernel_equals_xla(case, kind):
     def make(compute):
         def outputs(q, k, v, query_ids, key_ids, out_weights):
             mask = Mask(query_ids, key_ids, causal=causal, window=window)
-            out = attend(q, k, v, mask, compute, scale=0.2)
+            out = attend(q, k, v, mask, compute, scale=0.2, dropout_rate=rate, key=jax.random.key(7))
             return (out * out_weights).sum(), out
 
         return jax.jit(jax.value_and_grad(outputs, argnums=(0, 1, 2), has_aux=True))
@@ -106,6 +108,11 @@ def calls(q, k, mask, compute, **settings) -> bool:
     return "pallas_call" in text
 
 
+def kernel_names(q, k, mask, compute, **settings) -> set[str]:
+    text = str(jax.make_jaxpr(lambda q, k: attend(q, k, k, mask, compute, **settings))(q, k))
+    return set(re.findall(r"name=(\w*mha\w*)", text))
+
+
 @pytest.fixture
 def tpu(monkeypatch):
     """Computation whose mesh has TPUs, as far as attention can tell."""
@@ -113,7 +120,7 @@ def tpu(monkeypatch):
     return ComputeConfig(rules=Rules(make_mesh("ddp")))
 
 
-def test_on_a_tpu_it_is_the_kernel_wherever_it_can_be(tpu, caplog):
+def test_on_a_tpu_it_is_the_kernel_wherever_it_can_be(tpu):
     ids = jnp.ones((8, 256), jnp.int32)
     x = jnp.zeros((8, 256, 2, 16))
     mask, causal = Mask(ids, ids), Mask(ids, ids, causal=True, window=5)
@@ -129,14 +136,39 @@ def test_on_a_tpu_it_is_the_kernel_wherever_it_can_be(tpu, caplog):
     cache = empty_cache(1, 8, 256, 2, 16, jnp.float32).extend(ids[:, :1])
     assert not calls(x[:, :1], x, decoder_mask(ids[:, :1], cache), tpu)
 
-    attention._tell_of_dropout.cache_clear()
-    with caplog.at_level(logging.WARNING, "jaxlm"):
-        for _ in range(2):
-            assert not calls(x, x, mask, tpu, dropout_rate=0.1, key=jax.random.key(0))
-        assert calls(x, x, mask, tpu, dropout_rate=0.1)  # without a key nothing is dropped
-    assert [record.message for record in caplog.records if "model.attention_dropout=0" in record.message] == [
-        caplog.records[0].message
-    ]
+
+def test_dropout_of_probabilities_has_a_kernel_of_its_own(tpu, monkeypatch):
+    ids = jnp.ones((8, 256), jnp.int32)
+    x = jnp.zeros((8, 256, 2, 16))
+    mask = Mask(ids, ids)
+    assert kernel_names(x, x, mask, tpu, dropout_rate=0.1, key=jax.random.key(0)) == {"dropout_mha_fwd_whole"}
+    assert not any("dropout" in name for name in kernel_names(x, x, mask, tpu, dropout_rate=0.1))  # evaluation
+    assert not calls(x, x, mask, tpu, dropout_rate=1 - 1e-6, key=jax.random.key(0))
+    monkeypatch.setattr(dropout_kernel, "LARGEST_GRADIENT", 255 * 128)
+    assert not calls(x, x, mask, tpu, dropout_rate=0.1, key=jax.random.key(0))
+    assert calls(x, x, mask, tpu)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_dropout_in_half_precision_equals_xla(causal):
+    """Up to the rounding of weights, before or after they are divided by their sum; the same ones are dropped."""
+    rng = np.random.default_rng(3)
+    q, k, v, out_weights = (jnp.asarray(rng.normal(size=(2, 256, 2, 32)), jnp.bfloat16) for _ in range(4))
+    ids = jnp.asarray(segments(256)[[0, 3]])
+    mask = Mask(ids, ids, causal=causal)
+
+    def make(kernel):
+        def loss(q, k, v):
+            out = attend(q, k, v, mask, ComputeConfig(attention=kernel), dropout_rate=0.2, key=jax.random.key(1))
+            return (
+                jnp.where((ids > 0)[:, :, None, None], out * out_weights, jnp.zeros_like(out)).astype(jnp.float32).sum()
+            )
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(q, k, v)
+
+    for name, ours, theirs in zip("qkv", make("splash"), make("xla"), strict=True):
+        ours, theirs = (np.asarray(x, np.float32) for x in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max(), rtol=0, err_msg=name)
 
 
 def test_elsewhere_it_is_not():
@@ -162,7 +194,7 @@ def test_what_the_kernel_cannot_do_is_said(what, settings, monkeypatch):
     if settings == "gpu":
         monkeypatch.setattr(Rules, "platform", "gpu")
     given = {
-        "dropout": {"dropout_rate": 0.1, "key": jax.random.key(0)},
+        "dropout": {"dropout_rate": 1 - 1e-6, "key": jax.random.key(0)},
         "bias": {"bias": jnp.zeros((1, 1, 128, 128))},
     }.get(settings, {})
     with pytest.raises(UserError, match=f"model.attention=splash cannot {what}"):
