@@ -31,11 +31,11 @@ from jaxlm.nn.layers import (
     dense_again,
     embed,
     embedding_table,
-    layer_norm,
     param,
     shard_heads,
     split_key,
 )
+from jaxlm.nn.norms import layer_norm
 from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 

@@ -26,9 +26,9 @@ from jaxlm.nn.layers import (
     dense,
     dense_again,
     embedding_table,
-    layer_norm,
     take_columns,
 )
+from jaxlm.nn.norms import layer_norm
 from jaxlm.nn.relative_positions import by_distance
 from jaxlm.parallel.sharding import constrain
 

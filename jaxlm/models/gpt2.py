@@ -30,12 +30,12 @@ from jaxlm.nn.layers import (
     embed,
     embedding_lookup,
     embedding_table,
-    layer_norm,
     normal,
     shard_heads,
     split_key,
     take_columns,
 )
+from jaxlm.nn.norms import layer_norm
 from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 

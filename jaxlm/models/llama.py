@@ -24,11 +24,11 @@ from jaxlm.nn.layers import (
     embedding_lookup,
     embedding_table,
     plain_rope_frequencies,
-    rms_norm,
     shard_heads,
     split_key,
     take_columns,
 )
+from jaxlm.nn.norms import rms_norm
 from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 

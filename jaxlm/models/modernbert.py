@@ -26,15 +26,14 @@ from jaxlm.nn.layers import (
     dense,
     embedding_lookup,
     embedding_table,
-    layer_norm,
     normal,
-    normalize,
     param,
     plain_rope_frequencies,
     shard_heads,
     split_key,
     take_columns,
 )
+from jaxlm.nn.norms import layer_norm, normalize
 from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 

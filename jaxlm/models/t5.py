@@ -28,10 +28,10 @@ from jaxlm.nn.layers import (
     dense_again,
     normal,
     param,
-    rms_norm,
     shard_heads,
     split_key,
 )
+from jaxlm.nn.norms import rms_norm
 from jaxlm.nn.relative_positions import relative_bias, relative_bias_at
 from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 from jaxlm.parallel.sharding import constrain

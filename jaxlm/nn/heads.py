@@ -16,7 +16,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.layers import ComputeConfig, Key, activation, dense, layer_norm, normal, param, split_key
+from jaxlm.nn.layers import ComputeConfig, Key, activation, dense, normal, param, split_key
+from jaxlm.nn.norms import layer_norm
 from jaxlm.nn.products import transposed_half_product
 from jaxlm.parallel.sharding import Rules, constrain
 

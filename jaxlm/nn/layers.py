@@ -1,5 +1,4 @@
-"""Primitives that the families are written from: declared parameters, dense maps, norms, rotary positions,
-activations.
+"""Primitives that the families are written from: declared parameters, dense maps, rotary positions, activations.
 
 Shape letters: B rows, T row length, S slots, D embed, N heads, H head_dim, F mlp, V vocab, L layers.
 """
@@ -210,31 +209,6 @@ def take_columns(x: jax.Array, columns: jax.Array | None, axis: int = 1) -> jax.
     shape = [columns.shape[0], *(1,) * (x.ndim - 1)]
     shape[axis] = columns.shape[1]
     return jnp.take_along_axis(x, columns.reshape(shape), axis=axis)
-
-
-def layer_norm(module: nn.Module, name: str, x: jax.Array, eps: float, *, bias: bool = True) -> jax.Array:
-    """`normalize` with parameters of its own, `name`_scale and, with `bias`, `name`_bias."""
-    scale = param(module, f"{name}_scale", nn.initializers.ones, x.shape[-1:], ("norm",))
-    offset = param(module, f"{name}_bias", nn.initializers.zeros, x.shape[-1:], ("norm",)) if bias else None
-    return normalize(x, scale, offset, eps)
-
-
-def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array | None, eps: float) -> jax.Array:
-    """Layer normalization over the last axis (Ba et al., 2016), computed in float32, returned in x's dtype."""
-    x32 = x.astype(jnp.float32)
-    mean = x32.mean(-1, keepdims=True)
-    centred = x32 - mean
-    inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
-    y = centred * inverse * add_leading_axes(scale, x.ndim)
-    return (y if bias is None else y + add_leading_axes(bias, x.ndim)).astype(x.dtype)
-
-
-def rms_norm(module: nn.Module, name: str, x: jax.Array, eps: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * scale (Zhang & Sennrich, 2019), computed in float32, returned in x's dtype."""
-    scale = param(module, f"{name}_scale", nn.initializers.ones, x.shape[-1:], ("norm",))
-    x32 = x.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + eps)
-    return (x32 * inverse * add_leading_axes(scale, x.ndim)).astype(x.dtype)
 
 
 def plain_rope_frequencies(theta: float, head_dim: int) -> np.ndarray:
