@@ -289,7 +289,11 @@ def test_what_does_not_fit(tmp_path):
 @pytest.mark.cuda_aot
 @pytest.mark.parametrize(
     "config, share, overrides",
-    [("bert_large", 1, ("mesh.preset=ddp",)), ("llama_1b", 8, ()), ("t5_xl", 8, ("mesh.data=1", "train.grad_accum_steps=8"))],
+    [
+        ("bert_large", 1, ("mesh.preset=ddp",)),
+        ("llama_1b", 8, ()),
+        ("t5_xl", 8, ("mesh.data=1", "train.grad_accum_steps=8")),
+    ],
 )
 def test_steps_compile_for_gpus(config, share, overrides):
     """An encoder, a decoder and both; parameters whole under ddp, an eighth under fsdp, but for norms and biases."""
