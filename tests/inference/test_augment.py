@@ -118,6 +118,7 @@ def config(tmp_path):
     return write_config(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_file_holds_rows_and_copies_and_is_read_in_their_place(config, folders, tmp_path, capsys):
     output = tmp_path / "more.jsonl"
     given = ["augment", "--config", str(config), "--output", str(output), "--by"]

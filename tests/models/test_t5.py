@@ -158,6 +158,7 @@ def test_gradients_reach_every_parameter_of_every_layer(version):
         assert np.abs(np.asarray(gradient)).reshape(rows, -1).max(-1).min() > 1e-5, name
 
 
+@pytest.mark.slow
 def test_execution_knobs_and_shards_change_neither_loss_nor_gradients_nor_dropout():
     """Of version 1.1; `parallel/test_mesh_equality.py` has version 1.0 on every mesh."""
     batch, params = eight_rows(), weights(model_of("v1_1"))

@@ -39,6 +39,7 @@ def changed(before, after):
     return found
 
 
+@pytest.mark.slow
 def test_frozen_parameters_are_kept_bit_by_bit_and_the_others_trained_as_alone(config):
     plan = plan_of(config, FREEZE, *DRY)
     before, after, state = train(plan, 3)
