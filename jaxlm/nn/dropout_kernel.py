@@ -93,7 +93,7 @@ def attention_with_dropout(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(call: _Call, numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S) -> Any:
+def _attention(call: _Call, numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S) -> jax.Array:
     """On one device. `numbers`: int32 [5], the key's two words, then its first row, head and query among all."""
     return _forward(call, numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S)[0]
 
