@@ -10,7 +10,7 @@ Shape letters: B rows, T query length, S key length, N heads, K key and value he
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,8 @@ def attention_with_dropout(
         q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSKH, v_BSKH))
         first = [index_of(part, rules) * size for part, size in zip((rows, heads, length), q.shape, strict=False)]
         numbers = jnp.stack([*key_words.view(jnp.int32), *(jnp.asarray(i, jnp.int32) for i in first)])
-        return _attention(call, numbers, q, k, v, query_BT[:, None], key_BS[:, None]).swapaxes(1, 2)
+        out = cast(jax.Array, _attention(call, numbers, q, k, v, query_BT[:, None], key_BS[:, None]))
+        return out.swapaxes(1, 2)
 
     if rules.mesh is not None:
         queries, keys = PartitionSpec(rows, length, heads, head_dim), PartitionSpec(rows, None, heads, head_dim)
@@ -93,7 +94,15 @@ def attention_with_dropout(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(call: _Call, numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S) -> jax.Array:
+def _attention(
+    call: _Call,
+    numbers: jax.Array,
+    q_BNTH: jax.Array,
+    k_BKSH: jax.Array,
+    v_BKSH: jax.Array,
+    query_B1T: jax.Array,
+    key_B1S: jax.Array,
+) -> jax.Array:
     """On one device. `numbers`: int32 [5], the key's two words, then its first row, head and query among all."""
     return _forward(call, numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S)[0]
 
