@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jaxlm.nn.splash import LANES
+from jaxlm.nn.blocks import LANES
 
 
 def matmul_flops(function: Callable[..., Any], *args: Any) -> int:

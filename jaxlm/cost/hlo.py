@@ -118,7 +118,7 @@ class Kernel(NamedTuple):
     """(dtype, shape) of each."""
     times: int
     """How often it runs, as in `Collective`."""
-    line: str = ""
+    line: str
     """Its line of the text."""
 
 

@@ -19,7 +19,7 @@ class Instruction(NamedTuple):
     """All instructions of a program that come from one source line, do the same and have results of one shape."""
 
     operation: str
-    """Its name in the traced program, with "backward" before it where it is of a backward pass."""
+    """Its name in the traced program, after "remat" where it is computed again, and "backward" in a backward pass."""
     result: str
     """Dtype and shape, the first of several."""
     source: str
@@ -85,8 +85,8 @@ def _operation(line: str) -> str:
     name = search(r'op_name="([^"]*)"', line)
     if not name:
         return re.sub(r"[.\d]+$", "", search(r"%?([\w.\-]+) = ", line))
-    passes = [word for word in ("remat", "backward") if {"remat": "rematted", "backward": "transpose("}[word] in name]
-    return " ".join([*passes, name.rsplit("/", 1)[-1]])
+    marks = {"remat": "rematted", "backward": "transpose("}
+    return " ".join([*(word for word, mark in marks.items() if mark in name), name.rsplit("/", 1)[-1]])
 
 
 def _sources(text: str) -> dict[int, str]:

@@ -208,7 +208,7 @@ def _kernel(
             f"run on a {platform}": platform not in ("tpu", "cpu"),
             "add relative positions to the logits": biased,
             "read a prefix in both directions": whole and mask.prefix_BS is not None,
-            _DROPOUT: rate > 0 and not dropout_kernel.fits(q_BTNH.shape[1], q_BTNH.shape[3], rate),
+            _DROPOUT: rate > 0 and not dropout_kernel.fits(q_BTNH.shape, rate, compute.rules),
         }
         lacking = next((feature for feature, wanted in missing.items() if wanted), None)
         if lacking and asked == "splash":

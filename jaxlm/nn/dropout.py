@@ -50,7 +50,7 @@ def threshold_and_scale(rate: float) -> tuple[np.uint32, float]:
 
 def draws(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     """Uniform 32-bit draws: each element's place, in row-major order, hashed with two words of the key."""
-    first, second = words(key)
+    first, second = key_words(key)
     rank = len(shape)
     place = jnp.zeros((1,) * rank, jnp.uint32)
     for axis, size in enumerate(shape):
@@ -60,7 +60,7 @@ def draws(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     return hash_places(place, first, second)
 
 
-def words(key: jax.Array) -> UInt32[Array, "2"]:
+def key_words(key: jax.Array) -> UInt32[Array, "2"]:
     """The two words of a key that the draws depend on."""
     return jax.random.bits(key, (2,), jnp.uint32)
 

@@ -10,7 +10,8 @@ Shape letters: B rows, T query length, S key length, N heads, K key and value he
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,12 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxlm.nn.blocks import LANES, block_size, fill, index_of, ways
-from jaxlm.nn.dropout import hash_places, one_draw_decides, threshold_and_scale, words
+from jaxlm.nn.blocks import LANES, Operands, block_size, index_of, on_each_device, ways
+from jaxlm.nn.dropout import hash_places, key_words, one_draw_decides, threshold_and_scale
 from jaxlm.parallel.sharding import Rules
 
 LARGEST_GRADIENT = 2**20
-"""Numbers of float32, T x H of one head's queries, that the backward pass holds in a core's memory."""
+"""Numbers of float32, T x H of one head's queries on a device, that the backward pass holds in a core's memory."""
 _MASKED = -0.7 * float(np.finfo(np.float32).max)  # finite: a difference of two is
 
 
@@ -42,9 +43,11 @@ class _Call(NamedTuple):
     interpret: bool
 
 
-def fits(query_length: int, head_dim: int, rate: float) -> bool:
-    """True where the kernel can do what is asked, beyond what `splash.fits` asks."""
-    return one_draw_decides(rate) and query_length * max(head_dim, LANES) <= LARGEST_GRADIENT
+def fits(shape_BTNH: tuple[int, ...], rate: float, rules: Rules) -> bool:
+    """True where the kernel can do what is asked for queries of this shape, beyond what `splash.fits` asks."""
+    _, length, _, head_dim = shape_BTNH
+    queries = length // ways(rules.spec(("length",))[0], rules)
+    return one_draw_decides(rate) and queries * max(head_dim, LANES) <= LARGEST_GRADIENT
 
 
 def attention_with_dropout(
@@ -70,27 +73,18 @@ def attention_with_dropout(
       rate, key: of the dropout, as `dropout.dropout` takes them.
       causal, window: as in `attention.Mask`, query t being in column t.
     """
-    rows, length, heads, head_dim = rules.spec(("batch", "length", "act_heads", "head_dim"))
-    num_shards = ways(length, rules)
-    q, query_ids = (fill(x, LANES * num_shards) for x in (q_BTNH * jnp.asarray(scale, q_BTNH.dtype), query_BT))
-    k, v, key_ids = (fill(x, LANES) for x in (k_BSKH, v_BSKH, key_BS))
+    parts = rules.spec(("batch", "act_heads", "length"))
+    operands = Operands(q_BTNH * jnp.asarray(scale, q_BTNH.dtype), k_BSKH, v_BSKH, query_BT, key_BS)
     _, query_length, num_heads, _ = q_BTNH.shape
     call = _Call(rate, causal, window, num_heads, query_length, k_BSKH.shape[1], rules.platform != "tpu")
 
-    def local(key_words, q_BTNH, k_BSKH, v_BSKH, query_BT, key_BS):
-        q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSKH, v_BSKH))
-        first = [index_of(part, rules) * size for part, size in zip((rows, heads, length), q.shape, strict=False)]
-        numbers = jnp.stack([*key_words.view(jnp.int32), *(jnp.asarray(i, jnp.int32) for i in first)])
-        out = cast(jax.Array, _attention(call, numbers, q, k, v, query_BT[:, None], key_BS[:, None]))
-        return out.swapaxes(1, 2)
+    def run(two_words, q_BNTH, k_BKSH, v_BKSH, query_BT, key_BS):
+        first = [index_of(part, rules) * size for part, size in zip(parts, q_BNTH.shape, strict=False)]
+        numbers = jnp.stack([*two_words.view(jnp.int32), *(jnp.asarray(i, jnp.int32) for i in first)])
+        return _attention(call, numbers, q_BNTH, k_BKSH, v_BKSH, query_BT[:, None], key_BS[:, None])
 
-    if rules.mesh is not None:
-        queries, keys = PartitionSpec(rows, length, heads, head_dim), PartitionSpec(rows, None, heads, head_dim)
-        ids = PartitionSpec(rows, length), PartitionSpec(rows, None)
-        specs: Any = (PartitionSpec(), queries, keys, keys, *ids)
-        # check_vma: the kernel's outputs do not carry what it checks.
-        local = jax.shard_map(local, mesh=rules.mesh, in_specs=specs, out_specs=queries, check_vma=False)
-    return local(words(key), q, k, v, query_ids, key_ids)[:, :query_length]
+    out_BTNH = on_each_device(run, key_words(key), PartitionSpec(), operands.filled(rules), rules)
+    return out_BTNH[:, :query_length]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -107,14 +101,45 @@ def _attention(
     return _forward(call, numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S)[0]
 
 
+class _Blocks(NamedTuple):
+    """The blocks of each array for a grid of rows, heads, blocks of queries and blocks of keys."""
+
+    queries_each: int
+    """Columns of a block."""
+    keys_each: int
+    queries: pl.BlockSpec
+    keys: pl.BlockSpec
+    query_ids: pl.BlockSpec
+    key_ids: pl.BlockSpec
+    query_sums: pl.BlockSpec
+    """One number a query."""
+
+    @classmethod
+    def of(cls, q_BNTH: jax.Array, k_BKSH: jax.Array, *, keys_first: bool) -> _Blocks:
+        """With `keys_first`, the grid's third axis is that of keys, and the last that of queries."""
+        queries, keys, head_dim = block_size(q_BNTH.shape[2]), block_size(k_BKSH.shape[2]), q_BNTH.shape[3]
+        group = q_BNTH.shape[1] // k_BKSH.shape[1]
+
+        def spec(shape: tuple[int | None, ...], index: Callable[..., tuple]) -> pl.BlockSpec:
+            if keys_first:
+                return pl.BlockSpec(shape, lambda b, n, j, i, _: index(b, n, i, j))
+            return pl.BlockSpec(shape, lambda b, n, i, j, _: index(b, n, i, j))
+
+        return cls(
+            queries,
+            keys,
+            queries=spec((None, None, queries, head_dim), lambda b, n, i, j: (b, n, i, 0)),
+            keys=spec((None, None, keys, head_dim), lambda b, n, i, j: (b, jax.lax.div(n, group), j, 0)),
+            query_ids=spec((None, 1, queries), lambda b, n, i, j: (b, 0, i)),
+            key_ids=spec((None, 1, keys), lambda b, n, i, j: (b, 0, j)),
+            query_sums=spec((None, None, 1, queries), lambda b, n, i, j: (b, n, 0, i)),
+        )
+
+
 def _forward(call: _Call, numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S):
     rows, num_heads, length, head_dim = q_BNTH.shape
-    group, key_length = num_heads // k_BKSH.shape[1], k_BKSH.shape[2]
-    q_block, k_block = block_size(length), block_size(key_length)
-    keys = pl.BlockSpec((None, None, k_block, head_dim), lambda b, n, i, j, _: (b, jax.lax.div(n, group), j, 0))
-    queries = pl.BlockSpec((None, None, q_block, head_dim), lambda b, n, i, j, _: (b, n, i, 0))
-    ids = pl.BlockSpec((None, 1, q_block), lambda b, n, i, j, _: (b, 0, i))
-    sums = pl.BlockSpec((None, None, 1, q_block), lambda b, n, i, j, _: (b, n, 0, i))
+    key_length = k_BKSH.shape[2]
+    blocks = _Blocks.of(q_BNTH, k_BKSH, keys_first=False)
     outputs: Any = pl.pallas_call(
         functools.partial(_forward_block, call),
         name=_name("fwd", call),
@@ -124,10 +149,12 @@ def _forward(call: _Call, numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S):
         ],
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
-            grid=(rows, num_heads, length // q_block, key_length // k_block),
-            in_specs=[queries, keys, keys, ids, pl.BlockSpec((None, 1, k_block), lambda b, n, i, j, _: (b, 0, j))],
-            out_specs=[queries, sums],
-            scratch_shapes=[pltpu.VMEM((q_block, width), jnp.float32) for width in (LANES, LANES, head_dim)],
+            grid=(rows, num_heads, length // blocks.queries_each, key_length // blocks.keys_each),
+            in_specs=[blocks.queries, blocks.keys, blocks.keys, blocks.query_ids, blocks.key_ids],
+            out_specs=[blocks.queries, blocks.query_sums],
+            scratch_shapes=[
+                pltpu.VMEM((blocks.queries_each, width), jnp.float32) for width in (LANES, LANES, head_dim)
+            ],
         ),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")),
         interpret=call.interpret,
@@ -172,15 +199,11 @@ def _backward(call: _Call, residuals, gradient_BNTH):
     rows, num_heads, length, head_dim = q_BNTH.shape
     num_kv, key_length = k_BKSH.shape[1:3]
     group = num_heads // num_kv
-    q_block, k_block = block_size(length), block_size(key_length)
+    blocks = _Blocks.of(q_BNTH, k_BKSH, keys_first=True)
     products = (gradient_BNTH.astype(jnp.float32) * out_BNTH.astype(jnp.float32)).sum(-1)[:, :, None]
-    queries = pl.BlockSpec((None, None, q_block, head_dim), lambda b, n, j, i, _: (b, n, i, 0))
-    keys = pl.BlockSpec((None, None, k_block, head_dim), lambda b, n, j, i, _: (b, jax.lax.div(n, group), j, 0))
-    own_keys = pl.BlockSpec((None, None, k_block, head_dim), lambda b, n, j, i, _: (b, n, j, 0))
-    query_ids = pl.BlockSpec((None, 1, q_block), lambda b, n, j, i, _: (b, 0, i))
-    key_ids = pl.BlockSpec((None, 1, k_block), lambda b, n, j, i, _: (b, 0, j))
-    sums = pl.BlockSpec((None, None, 1, q_block), lambda b, n, j, i, _: (b, n, 0, i))
+    # A head's whole gradient of queries stays in memory while all its blocks add to it.
     whole = pl.BlockSpec((None, None, length, head_dim), lambda b, n, j, i, _: (b, n, 0, 0))
+    own_keys = pl.BlockSpec((None, None, blocks.keys_each, head_dim), lambda b, n, j, i, _: (b, n, j, 0))
     per_head = jax.ShapeDtypeStruct((rows, num_heads, key_length, head_dim), k_BKSH.dtype)
     dq, dk, dv = pl.pallas_call(
         functools.partial(_backward_block, call),
@@ -188,10 +211,13 @@ def _backward(call: _Call, residuals, gradient_BNTH):
         out_shape=[jax.ShapeDtypeStruct(q_BNTH.shape, jnp.float32), per_head, per_head],
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
-            grid=(rows, num_heads, key_length // k_block, length // q_block),
-            in_specs=[queries, keys, keys, query_ids, key_ids, queries, sums, sums],
+            grid=(rows, num_heads, key_length // blocks.keys_each, length // blocks.queries_each),
+            in_specs=[
+                *(blocks.queries, blocks.keys, blocks.keys, blocks.query_ids, blocks.key_ids),
+                *(blocks.queries, blocks.query_sums, blocks.query_sums),
+            ],
             out_specs=[whole, own_keys, own_keys],
-            scratch_shapes=[pltpu.VMEM((k_block, head_dim), jnp.float32) for _ in range(2)],
+            scratch_shapes=[pltpu.VMEM((blocks.keys_each, head_dim), jnp.float32) for _ in range(2)],
         ),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary")),
         interpret=call.interpret,
@@ -290,9 +316,8 @@ def _meets(call: _Call, numbers, query_ids, key_ids, i, j) -> jax.Array:
     last = np.int32(2**31 - 1)
     queries, keys = (jnp.where(ids[...] == 0, last, ids[...]) for ids in (query_ids, key_ids))
     meets = (queries.max() >= keys.min()) & (keys.max() >= queries.min())
-    after = (
-        numbers[4] + i * query_ids.shape[1] - j * key_ids.shape[1]
-    )  # by how much the first query follows the first key
+    # By how many columns the first query comes after the first key.
+    after = numbers[4] + i * query_ids.shape[1] - j * key_ids.shape[1]
     if call.causal:
         meets &= after + query_ids.shape[1] > 0
     if call.window is not None:

@@ -13,7 +13,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxlm.nn.blocks import LANES, block_size, fill, ways
+from jaxlm.nn.blocks import LANES, Operands, block_size, on_each_device, ways
 from jaxlm.parallel.sharding import Rules
 
 
@@ -46,43 +46,33 @@ def splash(
       query_BT, key_BS: segment ids; a query without a key gets a finite mean of all values.
       causal, window: as in `attention.Mask`, query t being in column t.
     """
-    rows, length, heads, head_dim = rules.spec(("batch", "length", "act_heads", "head_dim"))
+    length, heads = rules.spec(("length", "act_heads"))
     num_shards = ways(length, rules)
-    q_BTNH = q_BTNH * jnp.asarray(scale, q_BTNH.dtype)
-    q, query_ids = (fill(x, LANES * num_shards) for x in (q_BTNH, query_BT))
-    k, v, key_ids = (fill(x, LANES) for x in (k_BSKH, v_BSKH, key_BS))
-    num_heads, length_here = q.shape[2] // ways(heads, rules), q.shape[1] // num_shards
+    scaled = q_BTNH * jnp.asarray(scale, q_BTNH.dtype)
+    operands = Operands(scaled, k_BSKH, v_BSKH, query_BT, key_BS).filled(rules)
+    shape = operands.q_BTNH.shape[1], operands.k_BSKH.shape[1]
+    length_here = shape[0] // num_shards
     same_everywhere = not causal and window is None
     if not same_everywhere:
-        mask = _mask((q.shape[1], k.shape[1]), causal, window)
+        mask = _mask(shape, causal, window)
     else:
-        mask, num_shards = pallas.FullMask((length_here, k.shape[1])), 1
+        mask, num_shards = pallas.FullMask((length_here, shape[1])), 1
     kernel = pallas.make_splash_mha(
-        pallas.MultiHeadMask([mask] * num_heads),
-        block_sizes=_blocks(length_here, k.shape[1]),
+        pallas.MultiHeadMask([mask] * (q_BTNH.shape[2] // ways(heads, rules))),
+        block_sizes=_blocks(length_here, shape[1]),
         head_shards=1,  # all have one mask
         q_seq_shards=num_shards,
         interpret=rules.platform != "tpu",
     )
-    kernel_spec = PartitionSpec(None, None if same_everywhere else length)
-
-    def local(kernel, q_BTNH, k_BSKH, v_BSKH, query_BT, key_BS):
-        q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSKH, v_BSKH))
-        return jax.vmap(kernel)(q, k, v, pallas.SegmentIds(query_BT, key_BS)).swapaxes(1, 2)
-
+    spec = None
     if rules.mesh is not None:
-        queries, keys = PartitionSpec(rows, length, heads, head_dim), PartitionSpec(rows, None, heads, head_dim)
-        local = jax.shard_map(
-            local,
-            mesh=rules.mesh,
-            in_specs=(
-                kernel.manual_sharding_spec(NamedSharding(rules.mesh, kernel_spec)),
-                queries, keys, keys, PartitionSpec(rows, length), PartitionSpec(rows, None),
-            ),
-            out_specs=queries,
-            check_vma=False,  # which the kernel's outputs do not carry
-        )  # fmt: skip
-    return local(kernel, q, k, v, query_ids, key_ids)[:, : q_BTNH.shape[1]]
+        split = PartitionSpec(None, None if same_everywhere else length)
+        spec = kernel.manual_sharding_spec(NamedSharding(rules.mesh, split))
+
+    def run(kernel, q, k, v, query_ids, key_ids):
+        return jax.vmap(kernel)(q, k, v, pallas.SegmentIds(query_ids, key_ids))
+
+    return on_each_device(run, kernel, spec, operands, rules)[:, : q_BTNH.shape[1]]
 
 
 def _mask(shape: tuple[int, int], causal: bool, window: int | None) -> Any:

@@ -72,7 +72,7 @@ def timed_trainer(
     """Returns a trainer and its clock.
 
     Args:
-      args: a peer's command line: batch_size, optimizer, learning_rate, weight_decay, warmup_share, precision, seed,
+      args: a peer's command line: batch_size, optimizer, learning_rate, weight_decay, warmup_steps, precision, seed,
         warmup, steps.
       directory: where the trainer may write.
       settings: further `TrainingArguments`, the length of training among them.
@@ -100,7 +100,8 @@ def timed_trainer(
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            **{"warmup_steps": args.warmup_share, **settings},
+            warmup_steps=args.warmup_steps,
+            **settings,
         ),
         callbacks=[clock],
         **options,
@@ -122,9 +123,8 @@ def add_common_options(parser: argparse.ArgumentParser, **defaults: Any) -> None
     parser.add_argument("--optimizer", choices=("adamw", "adafactor"), default="adamw")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--weight-decay", type=float)
-    parser.add_argument(
-        "--warmup-share", type=float, default=0.0, help="of the learning rate's, as a share of all steps"
-    )
+    text = "of the learning rate's warm-up; below 1: as a share of all steps"
+    parser.add_argument("--warmup-steps", type=float, default=0, help=text)
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--threads", type=int, help="CPU threads; absent: torch's own choice")
     parser.add_argument("--seed", type=int, default=0)

@@ -97,7 +97,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             directory,
             settings={
                 "num_train_epochs": args.epochs,
-                "warmup_steps": args.warmup_steps,
                 "lr_scheduler_type": args.schedule,
                 "adam_beta2": args.adam_beta2,
                 "label_smoothing_factor": args.label_smoothing,
@@ -132,11 +131,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; the defaults are those of configs/finetune/translation_multi30k.yaml."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_common_options(parser, batch_size=128, optimizer="adafactor", learning_rate=1e-2, weight_decay=0.0)
+    add_common_options(
+        parser, batch_size=128, optimizer="adafactor", learning_rate=1e-2, weight_decay=0.0, warmup_steps=100
+    )
     add_pair_options(parser)
     parser.add_argument("--limit", type=int, help="only the first training pairs")
     parser.add_argument("--epochs", type=float, default=8)
-    parser.add_argument("--warmup-steps", type=float, default=100, help="below 1: a share of all steps")
     parser.add_argument("--schedule", default="cosine")
     parser.add_argument("--adam-beta2", type=float, default=0.98)
     parser.add_argument("--label-smoothing", type=float, default=0.1)

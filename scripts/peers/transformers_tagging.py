@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> dict:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; the defaults are those of configs/finetune/wnut17.yaml."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_common_options(parser, batch_size=16, learning_rate=1e-4, weight_decay=0.01, warmup_share=0.1)
+    add_common_options(parser, batch_size=16, learning_rate=1e-4, weight_decay=0.01, warmup_steps=0.1)
     parser.add_argument("--limit", type=int, help="only the first training sentences")
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--max-length", type=int, default=128)

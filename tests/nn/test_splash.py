@@ -160,9 +160,8 @@ def test_dropout_in_half_precision_equals_xla(causal):
     def make(kernel):
         def loss(q, k, v):
             out = attend(q, k, v, mask, ComputeConfig(attention=kernel), dropout_rate=0.2, key=jax.random.key(1))
-            return (
-                jnp.where((ids > 0)[:, :, None, None], out * out_weights, jnp.zeros_like(out)).astype(jnp.float32).sum()
-            )
+            real = jnp.where((ids > 0)[:, :, None, None], out * out_weights, jnp.zeros_like(out))
+            return real.astype(jnp.float32).sum()
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(q, k, v)
 
