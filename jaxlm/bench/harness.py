@@ -57,14 +57,18 @@ def peer_script(name: str) -> Path:
 def speed_table(comparison: Comparison) -> str:
     """Returns a Markdown table of contenders, the first of which the others are compared with."""
     results, unit = comparison.results, comparison.unit
-    titles = ["", f"{unit.replace('_', ' ')}/s: min, median, max", "first row / this, median of rounds"]
+    once = all(len(runs) == 1 for runs in results.values())
+    titles = ["", f"{unit.replace('_', ' ')}/s", "first row / this"]
+    if not once:
+        titles = ["", f"{titles[1]}: min, median, max", f"{titles[2]}, median of rounds"]
     pads = all("padding_share" in run for runs in results.values() for run in runs)
     if pads:
         titles.insert(2, "padding")
     lines = [f"| {' | '.join(titles).lstrip()} |", "|---" * len(titles) + "|"]
     for name in results:
         values = comparison.speeds(name)
-        spread = f"{min(values):.1f}, {statistics.median(values):.1f}, {max(values):.1f}"
+        shown = values if once else (min(values), statistics.median(values), max(values))
+        spread = ", ".join(f"{value:,.1f}" for value in shown)
         cells = [name, spread, f"{comparison.ratio(name):.2f}"]
         if pads:
             cells.insert(2, f"{statistics.median(run['padding_share'] for run in results[name]):.1%}")

@@ -66,8 +66,10 @@ class ModelConfig(Section):
     """On a single CPU device: dense maps of `dtype: float32` multiply what is rounded to bfloat16, and add up in
     float32, twice as fast where the CPU has instructions for it. `auto`: where it has, in training steps; evaluation,
     prediction and other devices compute as `dtype` says."""
-    remat: Literal["none", "full", "dots"] = "none"
-    """Activations recomputed in the backward pass: none, all of a layer, or all but its matrix products."""
+    remat: Literal["none", "full", "dots"] | tuple[str, ...] = "none"
+    """Activations recomputed in the backward pass: none, all of a layer, or all but its matrix products and attention's
+    outputs; or a list of those that are kept: `attention`, and dense maps by the names of their parameters, such as
+    `[attention, q, k, v]`."""
     logits_chunk: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Language models: tokens of a row whose logits exist at once; `auto`: all, unless that were over 2^25 numbers."""
     unroll: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"

@@ -150,7 +150,7 @@ def estimate(cost: CompiledStep, chip: Chip, num_devices: int) -> Step:
     if cost.cycles is not None and chip.clock is not None:
         compute = cost.cycles / chip.clock + cost.kernel_flops / chip.flops
     else:
-        again = 4 / 3 if cost.plan.setup.config.model.remat == "full" else 1.0
+        again = 1.0 if cost.plan.setup.config.model.remat in ("none", "dots") else 4 / 3
         state = 2 * (cost.params + cost.optimizer)
         compute = again * cost.model_flops / num_devices / chip.flops + state / chip.memory_bandwidth
     total = max(compute, hidden) + waiting

@@ -13,12 +13,14 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.errors import UserError
 from jaxlm.nn import dropout_kernel, splash
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.layers import ComputeConfig, Key, take_columns
+from jaxlm.nn.remat import ATTENTION
 from jaxlm.parallel.sharding import Rules, constrain
 
 NO_MESH = Rules()
@@ -176,9 +178,10 @@ def attend(
         return _windowed(run, (q_BTNH, k_BSKH, v_BSKH, mask.query_BT, mask.key_BS), mask)
     if not drops:
         with jax.numpy_dtype_promotion("standard"):  # inside, JAX itself mixes half precision with float32
-            return jax.nn.dot_product_attention(
+            y_BTNH = jax.nn.dot_product_attention(
                 q_BTNH, k_BSKH, v_BSKH, bias=bias, mask=mask.dense(compute.rules), scale=scale, implementation=kernel
             )
+        return checkpoint_name(y_BTNH, ATTENTION) if kernel == "xla" else y_BTNH  # cuDNN's own residuals have no name
     if k_BSKH.shape[2] != q_BTNH.shape[2]:
         groups = q_BTNH.shape[2] // k_BSKH.shape[2]
         k_BSKH, v_BSKH = (jnp.repeat(x, groups, axis=2) for x in (k_BSKH, v_BSKH))
@@ -194,7 +197,7 @@ def attend(
     weights_BNTS = dropout(weights_BNTS.astype(v_BSKH.dtype), dropout_rate, key)
     # In this order XLA's CPU compiler finds a faster layout, forward and backward.
     y_BTNH = jnp.einsum("BSNH,BNTS->BTNH", v_BSKH, weights_BNTS, preferred_element_type=jnp.float32)
-    return (y_BTNH / sums_BTN1).astype(v_BSKH.dtype)
+    return checkpoint_name((y_BTNH / sums_BTN1).astype(v_BSKH.dtype), ATTENTION)
 
 
 def _kernel(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
@@ -23,6 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlm.nn.blocks import LANES, Operands, block_size, index_of, on_each_device, ways
 from jaxlm.nn.dropout import hash_places, key_words, one_draw_decides, threshold_and_scale
+from jaxlm.nn.remat import ATTENTION
 from jaxlm.parallel.sharding import Rules
 
 LARGEST_GRADIENT = 2**20
@@ -159,7 +161,8 @@ def _forward(call: _Call, numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S):
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")),
         interpret=call.interpret,
     )(numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S)
-    return outputs[0], (numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S, *outputs)
+    out, log_sums = (checkpoint_name(x, ATTENTION) for x in outputs)
+    return out, (numbers, q_BNTH, k_BKSH, v_BKSH, query_B1T, key_B1S, out, log_sums)
 
 
 def _forward_block(call: _Call, numbers, q, k, v, query_ids, key_ids, out, log_sums, most, total, sums):

@@ -22,10 +22,8 @@ from jaxtyping import Array, Float
 from jaxlm.nn import adapters, quantized
 from jaxlm.nn.dropout import Key
 from jaxlm.nn.products import product
+from jaxlm.nn.remat import GATHERED, Remat
 from jaxlm.parallel.sharding import Rules, constrain
-
-GATHERED = "gathered weights"
-"""What `jax.checkpoint` calls the weights that fsdp splits, where they have been gathered (`nn.stacks`)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class ComputeConfig:
 
     dtype: Any = jnp.float32
     attention: str = "auto"
-    remat: str = "none"
+    remat: Remat = "none"
     unroll: int = 1
     rules: Rules = Rules()
     flatten_products: bool = False
@@ -120,7 +118,7 @@ def dense(
     if bias:
         b = param(module, f"{name}_bias", nn.initializers.zeros, sizes[contract:], axes[contract:])
     weights = _Weights(kernel, b, adapters.beside(module, name), quantized.scale_beside(module, name))
-    return _affine(cast(Any, module).compute, x, weights, axes, contract)
+    return checkpoint_name(_affine(cast(Any, module).compute, x, weights, axes, contract), name)
 
 
 def dense_again(module: nn.Module, name: str, x: jax.Array, axes: Sequence[str]) -> jax.Array:
@@ -128,7 +126,7 @@ def dense_again(module: nn.Module, name: str, x: jax.Array, axes: Sequence[str])
     kernel = meta.unbox(module.get_variable("params", name))
     bias = meta.unbox(module.get_variable("params", f"{name}_bias"))  # None where there is none
     weights = _Weights(kernel, bias, adapters.beside(module, name), quantized.scale_beside(module, name))
-    return _affine(cast(Any, module).compute, x, weights, axes, 1)
+    return checkpoint_name(_affine(cast(Any, module).compute, x, weights, axes, 1), name)
 
 
 class _Weights(NamedTuple):

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxlm.nn.blocks import LANES, Operands, block_size, on_each_device, ways
+from jaxlm.nn.remat import ATTENTION
 from jaxlm.parallel.sharding import Rules
 
 
@@ -63,6 +64,7 @@ def splash(
         head_shards=1,  # all have one mask
         q_seq_shards=num_shards,
         interpret=rules.platform != "tpu",
+        residual_checkpoint_name=ATTENTION,
     )
     spec = None
     if rules.mesh is not None:

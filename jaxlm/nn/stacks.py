@@ -12,7 +12,8 @@ from flax import linen as nn
 from flax.core import meta
 
 from jaxlm.errors import UserError
-from jaxlm.nn.layers import GATHERED, ComputeConfig, Key, split_key
+from jaxlm.nn.layers import ComputeConfig, Key, split_key
+from jaxlm.nn.remat import recompute
 
 _LAYER_DROP = 0x1A7E
 """Folded into a layer's key, whose own splits are the layer's dropout masks."""
@@ -58,8 +59,8 @@ def run_stack(
     if compute.layer_drop and key is not None:
         apply = _dropping(apply, compute.layer_drop)
     unrolled = compute.unroll >= num_layers
-    step = _remat(apply, compute, scanned=not unrolled)
-    final = _remat(last, compute, scanned=False) if last else step
+    step = recompute(apply, compute.remat, compute.rules, scanned=not unrolled)
+    final = recompute(last, compute.remat, compute.rules, scanned=False) if last else step
     if unrolled:
         layers = _unstack(params, num_layers)
         for layer, k in zip(layers, split_key(key, num_layers), strict=True):
@@ -99,17 +100,3 @@ def _unstack(params: Any, num_layers: int) -> list[Any]:
     leaves, tree = jax.tree.flatten(params)
     parts = [[part[0] for part in jax.lax.split(leaf, (1,) * num_layers)] for leaf in leaves]
     return [jax.tree.unflatten(tree, layer) for layer in zip(*parts, strict=True)]
-
-
-def _remat(fn: Callable[..., Any], compute: ComputeConfig, *, scanned: bool) -> Callable[..., Any]:
-    policies = jax.checkpoint_policies
-    split = max(compute.rules.size("fsdp"), compute.rules.size("context")) > 1
-    if compute.remat == "none" and not split:
-        return fn
-    policy = {
-        "none": policies.save_anything_except_these_names(GATHERED),  # gathered again in the backward pass
-        "dots": policies.dots_with_no_batch_dims_saveable,
-        "full": None,
-    }[compute.remat]
-    # Outside a scan, XLA would merge the recomputation with the forward pass and so keep what it was to forget.
-    return jax.checkpoint(fn, policy=policy, prevent_cse=not scanned)

@@ -17,6 +17,7 @@ from jaxlm.models import Family, Model, get_family
 from jaxlm.models.base import override
 from jaxlm.nn.layers import ComputeConfig
 from jaxlm.nn.products import half_products_work
+from jaxlm.nn.remat import ATTENTION, Remat
 from jaxlm.parallel.mesh import choose_mesh
 from jaxlm.parallel.sharding import Rules, param_shardings
 from jaxlm.tasks.base import Task
@@ -79,6 +80,7 @@ def sizes_of(config: Config, checkpoint: HFCheckpoint | None, tokenizer: Tokeniz
 def on_mesh(model: Model, config: Config, devices: Sequence[Any] | None = None) -> Model:
     """Returns a model on the mesh that the config asks for; UserError where its sizes do not divide over that."""
     shapes = model.shapes  # a head that the family lacks shows now
+    _check_kept(model, config.model.remat)
 
     def divides(mesh: Mesh) -> bool:
         try:
@@ -91,6 +93,18 @@ def on_mesh(model: Model, config: Config, devices: Sequence[Any] | None = None) 
     placed = replace(model, compute=make_compute(config.model, Rules(mesh, description=why)))
     placed.shapes  # noqa: B018  sizes that do not divide show now
     return placed
+
+
+def _check_kept(model: Model, remat: Remat) -> None:
+    """Raises UserError where `model.remat` names what no layer of the model computes."""
+    if isinstance(remat, str):
+        return
+    known = (ATTENTION, *dict.fromkeys(path.split("/")[-1] for path in model.kernels if "/layers/" in path))
+    if unknown := [name for name in remat if name not in known]:
+        raise UserError(
+            f"model.remat: {unknown[0]!r} is no activation of {model.family.name}; expected none, full, dots, or "
+            f"a list of some of {', '.join(known)}"
+        )
 
 
 def _from_tokenizer(sizes: Any, tokenizer: Tokenizer) -> dict[str, Any]:

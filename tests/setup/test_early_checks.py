@@ -41,6 +41,8 @@ def unread(monkeypatch):
         (None, ["mesh.preset=context", "data.row_length=36"], "mesh.context=8: rows of data.row_length=36 columns"),
         (None, ["mesh.preset=ddp", "data.batch_order=balanced", "data.packing=false"], "data.batch_order=balanced"),
         (None, ["mesh.slices=3"], "slices=3"),
+        (None, ["model.remat=[attention, query]"], "'query' is no activation of bert; expected .* attention, down"),
+        (None, ["model.remat=some"], "model.remat"),
     ],
 )
 def test_before_the_data_are_opened(tmp_path, unread, kind, changes, expected):
