@@ -222,7 +222,8 @@ def _expected(keys: tuple[str, ...], location: Sequence[str | int]) -> str:
 
 
 def _hint(keys: tuple[str, ...], location: Sequence[str | int]) -> str:
-    """What an unknown key may have meant: a namesake in another section, else the nearest in its own, else any."""
+    """What an unknown key may have meant: its plural or singular in its own section, a namesake in another, else the
+    nearest in its own, else any."""
     prefix = "".join(f"{key}." for key in keys[:-1])
     siblings = [key.removeprefix(prefix) for key, _ in walk() if key.startswith(prefix)]
     siblings = [key for key in dict.fromkeys(siblings) if _field((*keys[:-1], key), location)]
@@ -231,6 +232,8 @@ def _hint(keys: tuple[str, ...], location: Sequence[str | int]) -> str:
     other = OTHER_NAMES.get(keys[-1])
     if other is not None and not namesakes:
         return f"did you mean {other}?"
+    if namesakes and near and near.rstrip("s") == keys[-1].rstrip("s"):
+        namesakes = [prefix + near, *namesakes]
     if namesakes or near:
         return f"did you mean {' or '.join(dict.fromkeys(namesakes)) or prefix + str(near)}?"
     return f"known keys: {', '.join(siblings)}"

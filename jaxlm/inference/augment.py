@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxlm.config.schema import Config
 from jaxlm.data.augmentation.rewriting import Rewrite, rewrite_rows
-from jaxlm.data.examples.tables import ColumnRoles, open_tables
+from jaxlm.data.config import SourceConfig
+from jaxlm.data.examples.tables import SPLITS, ColumnRoles, open_tables
+from jaxlm.data.sources.files import find_files
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.inference.back_translation import open_back_translation
@@ -62,6 +65,7 @@ def augment(config: Config, rewriting: Rewriting, output: str) -> None:
     """
     task = TASKS[config.task.kind]
     _check(config, task, rewriting)
+    _check_output(config, output)
     assert issubclass(task, RowTask)
     table = _training_rows(config, task)
     rewrite = _open(rewriting)
@@ -80,14 +84,12 @@ def augment(config: Config, rewriting: Rewriting, output: str) -> None:
         if not counts["copies"]:
             raise UserError(
                 f"no copy of the {len(table)} rows of {table.name} came out otherwise than its row: the model "
-                f"{rewriting.model} wrote what it read; a better model, or a larger share, is needed"
+                f"{rewriting.model} wrote what it read, or nothing; a better model, or a larger share, is needed"
             )
 
     write_output(output, to_jsonl(rows()))
-    log.info(
-        "%s: %d rows and %d rewritten copies; train on it with data.train={path: %s}",
-        output, counts["rows"], counts["copies"], output,
-    )  # fmt: skip
+    advice = "" if output == "-" else f"; train on it with data.train={{path: {output}}}"
+    log.info("%s: %d rows and %d rewritten copies%s", output, counts["rows"], counts["copies"], advice)
 
 
 def _check(config: Config, task: type[Task], rewriting: Rewriting) -> None:
@@ -119,6 +121,20 @@ def _check(config: Config, task: type[Task], rewriting: Rewriting) -> None:
                 f"--by back_translation: of task.kind={kind}, words of the text carry the labels, and a translation "
                 "moves them; expected --by masked_lm, which leaves them alone"
             )
+
+
+def _check_output(config: Config, output: str) -> None:
+    """Refuses to write the copies over rows that the config reads."""
+    if output == "-" or not Path(output).is_file():
+        return
+    for split in SPLITS:
+        source: SourceConfig | None = getattr(config.data, split)
+        if source is None or source.path is None:
+            continue
+        groups = source.path.values() if isinstance(source.path, dict) else (source.path,)
+        files = (file for group in groups for file in find_files(group, f"data.{split}.path"))
+        if any(Path(output).samefile(file) for file in files):
+            raise UserError(f"--output {output}: it is a file of data.{split}, which would be lost; name another")
 
 
 def _training_rows(config: Config, task: type[RowTask]) -> Table:

@@ -32,11 +32,12 @@ SLICES = "slices"
 
 _KEPT = {"columns", "rename", "quoting", "encoding", "format", "documents", "separator"}
 """How the run's own files are read, so that a file of the same kind is read likewise."""
-_OF_THE_HEAD = ("task.kind", "task.problem", "task.labels")
+_OF_THE_HEAD = ("task.kind", "task.problem", "task.labels", "task.calibration")
 _OF_TRAINING = ("name", "optimizer", "train", "checkpoint")
 _UNREAD = (
     "task.samples", "task.z_loss", "task.baselines", "task.eval", "task.class_weights", "task.effective_beta",
-    "task.loss", "task.focal_gamma", "task.logit_adjustment", "data.batch_order", "data.sampling", "data.clean.leaks",
+    "task.loss", "task.focal_gamma", "task.logit_adjustment", "data.batch_order", "data.sampling", "data.augment",
+    "data.clean.leaks",
 )  # fmt: skip
 """Beginnings of other keys that only training reads."""
 
@@ -148,7 +149,9 @@ def _has_own(data: DataConfig, split: str) -> bool:
 
 
 def _only(data: DataConfig, split: str, source: SourceConfig | None) -> DataConfig:
-    """The data of one split; of one that is held out of the training rows, or is left of them, what decides it."""
+    """The data of one split, without edited copies; of one that is held out of the training rows, or is left of them,
+    what decides it."""
+    data = data.model_copy(update={"augment": None, "sampling": "natural"})
     if source is None or source is not data.train:
         return data.model_copy(update={**dict.fromkeys(SPLITS), split: source, "fold": None})
     return data.model_copy(update={**dict.fromkeys(SPLITS), "train": source, **data.shares})

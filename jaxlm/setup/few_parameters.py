@@ -26,8 +26,14 @@ def make_adapters(config: ModelConfig, model: Model) -> Adapters | None:
         found = find_targets(model, lora.targets, "model.lora.targets")
         return Adapters(model, dict.fromkeys(found, suffixes), lora.rank)
     if (ia3 := config.ia3) is not None:
-        of_inputs = find_targets(model, ia3.feedforward, "model.ia3.feedforward")
         found = find_targets(model, ia3.targets, "model.ia3.targets")
+        of_inputs = find_targets(model, ia3.feedforward, "model.ia3.feedforward")
+        other = sorted(set(of_inputs) - set(found))
+        if other and ia3.feedforward != type(ia3).model_fields["feedforward"].default:
+            raise UserError(
+                f"model.ia3.feedforward: expected some of model.ia3.targets, found {', '.join(other)}, which are none "
+                "of them"
+            )
         return Adapters(model, {path: (IA3_INPUT,) if path in of_inputs else (IA3,) for path in found})
     return None
 
@@ -65,6 +71,11 @@ def _split(config: ModelConfig, model: Model, adapters: Adapters | None, checkpo
         if not config.mixout:
             return frozen
         mixed = frozenset(name for name in model.kernels if name.startswith("trunk/"))
+        if mixed <= frozen.whole:
+            raise UserError(
+                "model.mixout: model.freeze holds all dense layers of the trunk, and there is nothing to mix into; "
+                "leave one of them out"
+            )
         return MixoutSplit(frozen.whole, frozen.layers, kernels=mixed, rate=config.mixout)
     way = "model.bitfit" if adapters is None else "model.lora" if adapters.rank else "model.ia3"
     if checkpoint is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from jaxlm.section import Section
 
 _FIXED = ("name", "logging.", "checkpoint.", "train.restart", "train.metric", "train.seeds", "train.folds")
 """Beginnings of keys that the sweep itself needs, or that would make trials incomparable."""
+_TRIED = 32
+"""Most combinations of values that are tried in the config before a sweep begins."""
 
 
 class Range(Section):
@@ -51,11 +55,11 @@ Space = dict[str, Range | tuple[Any, ...]]
 
 
 def load_space(path: Path, config: Config) -> Space:
-    """Reads a space and tries the first value of each key in the config.
+    """Reads a space and tries its values in the config: all combinations, or where they are many each value by itself.
 
     Raises:
       UserError: the file cannot be read or is no mapping; a key that the config lacks or that a sweep needs itself; a
-        range or list that is none.
+        range or list that is none; values that the config refuses, alone or together.
     """
     try:
         text = path.read_text("utf-8-sig")
@@ -73,7 +77,22 @@ def load_space(path: Path, config: Config) -> Space:
         )
     space = {str(key): _values(str(key), value, path) for key, value in content.items()}
     override_config(config, overrides({key: first(values) for key, values in space.items()}))
+    for values in _combinations(space):
+        try:
+            override_config(config, overrides(values))
+        except UserError as error:
+            raise UserError(f"{path}: a trial may have {', '.join(overrides(values))}, and {error}") from error
     return space
+
+
+def _combinations(space: Space) -> list[dict[str, Any]]:
+    """Values to be tried, of ranges their bounds."""
+    tried = {key: (v.low, v.high) if isinstance(v, Range) else v for key, v in space.items()}
+    if math.prod(map(len, tried.values())) <= _TRIED:
+        return [dict(zip(tried, values, strict=True)) for values in itertools.product(*tried.values())]
+    return [
+        {**{k: first(v) for k, v in space.items()}, key: value} for key, values in tried.items() for value in values
+    ]
 
 
 def _values(key: str, value: Any, path: Path) -> Range | tuple[Any, ...]:

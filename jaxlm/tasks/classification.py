@@ -101,14 +101,19 @@ class Classification(RowTask):
         else:
             if train is not None:
                 train.require(config.label, key="task.label")
+            settled = None if sources is None else sources.labelled
             labels = labels_of_rows(
-                train,
+                settled,
                 config.label,
                 problem=config.problem,
                 names=config.labels,
                 separator=config.label_separator,
                 known=None if context.hf_config is None else hf_label_names(context.hf_config),
             )
+            if train is not None and settled is not train and labels.problem != "regression":
+                encoder = LabelEncoder(labels, config.label, config.label_separator)
+                counted = count_rows(encoder, train, len(labels.names))[0]
+                labels = replace(labels, counts=dict(zip(labels.names, counted.tolist(), strict=True)))
             log.info("task: %s", labels.describe())
         problem = labels.problem
         if problem == "regression" and context.label_smoothing:
@@ -117,9 +122,13 @@ class Classification(RowTask):
             raise UserError(f"task.{config.skewed}: a regression has no classes to weigh; leave it out")
         if problem == "regression" and config.calibration != "none":
             raise UserError("task.calibration: a regression gives no probabilities; leave it out")
+        trained = train is not None and not context.trained
+        read = {} if sources is None else sources.tables  # not of every split where a dry run needs the rows alone
+        validated = "validation" in read or context.data.validation is not None
+        if config.calibration != "none" and trained and not validated:
+            raise UserError("task.calibration: expected data.validation to choose the temperature on; or leave it out")
         thresholds = settle_thresholds(
-            config.threshold, labels, context, trained=train is not None and not context.trained,
-            validated=sources is not None and "validation" in sources.tables,
+            config.threshold, labels, context, trained=trained, validated=validated
         )  # fmt: skip
         if config.pool_windows != "mean" and context.data.long_text != "window":
             raise UserError("task.pool_windows: texts are cut, not read in windows; set data.long_text=window")

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlm.data.augmentation.editor import Editor
-from jaxlm.data.augmentation.pieces import Piece, Span
-from jaxlm.metrics.entities import OUTSIDE
+from jaxlm.data.augmentation.pieces import FIXED, Piece, Span
+from jaxlm.metrics.entities import OUTSIDE, split_tag
 from jaxlm.tasks.answer_cells import place_answer, read_answers
 
 
 def edit_tagged(tokens: Sequence[str], tags: Sequence[str], editor: Editor) -> tuple[list[str], list[str]]:
-    """Edits the tokens whose tag is O; runs of others stay whole.
+    """Edits the tokens whose tag is O; runs of others stay whole, and so does a token before a run that does not say by
+    its first tag that it begins an entity (IOB1): without that, it would continue the run before.
 
     Returns:
       The tokens and a tag for each.
@@ -25,13 +26,15 @@ def edit_tagged(tokens: Sequence[str], tags: Sequence[str], editor: Editor) -> t
         elif runs and runs[-1].stop == i:
             runs[-1] = slice(runs[-1].start, i + 1)
         else:
+            if pieces and pieces[-1].is_word and split_tag(tag)[0] not in "BS":
+                pieces[-1] = pieces[-1]._replace(kept=FIXED)
             pieces.append(Piece("", kept=len(runs)))
             runs.append(slice(i, i + 1))
     new_tokens: list[str] = []
     new_tags: list[str] = []
     for piece in editor.edit_pieces(pieces):
-        new_tokens += [piece.text] if piece.is_word else tokens[runs[piece.kept]]
-        new_tags += [OUTSIDE] if piece.is_word else tags[runs[piece.kept]]
+        new_tokens += [piece.text] if piece.kept < 0 else tokens[runs[piece.kept]]
+        new_tags += [OUTSIDE] if piece.kept < 0 else tags[runs[piece.kept]]
     return new_tokens, new_tags
 
 

@@ -92,7 +92,7 @@ def labels_of_rows(
       UserError: no source of labels, or labels that do not fit the problem.
     """
     values = [] if table is None else [row[column] for row in table.rows]
-    why = "task.problem" if problem != "auto" else ""
+    asked, why = problem, "task.problem" if problem != "auto" else ""
     if problem == "auto" and values:
         problem, why = infer_problem(values, separator)
     if problem == "regression":
@@ -118,7 +118,7 @@ def labels_of_rows(
         for row in range(len(table)):
             encoder.encode(table, row)  # a bad cell may be why there are so few
     if problem in ("auto", "binary", "multiclass"):
-        if problem == "binary" and len(names) != 2:
+        if asked == "binary" and len(names) != 2:
             raise UserError(f"task.problem=binary: expected two labels, found {len(names)}: {', '.join(names[:8])}")
         problem = "binary" if len(names) == 2 else "multiclass"
     if len(names) < (1 if problem == "multilabel" else 2):

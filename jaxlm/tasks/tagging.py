@@ -136,7 +136,8 @@ class Tagging(RowTask):
                 train.require(needed, key=config.key_of(needed))
             if config.text is None:
                 check_sentences([row[config.tokens] for row in train.rows], train.name)
-        scheme, names = settle_tags(train, column, spans=config.text is not None, scheme=config.scheme,
+        settled = None if sources is None else sources.labelled
+        scheme, names = settle_tags(settled, column, spans=config.text is not None, scheme=config.scheme,
                                     labels=config.labels, known=known)  # fmt: skip
         made = cls(config, context, scheme, names)
         if len(names) < 2:

@@ -63,6 +63,7 @@ def build_gradients(setup: Setup, trained: Any, *, grouped: bool) -> Gradients:
 def _drops(setup: Setup) -> bool:
     """Whether anything of the model is dropped at random while training."""
     rates = [value for name, value in vars(setup.model.config).items() if "dropout" in name]
-    if setup.model.compute.layer_drop > 0 or setup.config.model.mixout > 0:
+    compute = setup.model.compute
+    if compute.layer_drop > 0 or compute.adapter_dropout > 0 or setup.config.model.mixout > 0:
         return True
     return any(isinstance(rate, float) and rate > 0 for rate in rates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import optax
@@ -15,6 +16,8 @@ from jaxlm.optim.gates import hold, unfreeze
 from jaxlm.setup.setup import Setup
 from jaxlm.training.state import offloaded
 
+log = logging.getLogger("jaxlm")
+
 
 def build_optimizer(setup: Setup, trained: Any, total_steps: int) -> optax.GradientTransformation:
     """Returns the optimizer of the trained parameters.
@@ -22,7 +25,8 @@ def build_optimizer(setup: Setup, trained: Any, total_steps: int) -> optax.Gradi
     Args:
       trained: their shapes.
     Raises:
-      UserError: a setting that goes by layers, of a model whose layers share their parameters, or beside adapters.
+      UserError: a setting that goes by layers, of a model whose layers share their parameters, or beside adapters, or
+        with nothing below the head that is trained.
     """
     config, split = setup.config, setup.split
     decay = config.optimizer.layer_decay
@@ -33,6 +37,7 @@ def build_optimizer(setup: Setup, trained: Any, total_steps: int) -> optax.Gradi
     optimizer = hold(optimizer, like(trained, split.layers, True))
     if (every := config.train.unfreeze_every) is not None:
         levels = dict(_heights(setup, "train.unfreeze_every"))
+        _say_what_stays(every, total_steps, max(max(_each(h)) for n, h in levels.items() if n not in split.whole))
         optimizer = unfreeze(optimizer, like(trained, levels, 0), every)
     if config.train.ema is not None:
         optimizer = averaged(optimizer, config.train.ema)
@@ -52,7 +57,21 @@ def describe_rates(setup: Setup) -> str:
 def _heights(setup: Setup, key: str) -> list[tuple[str, int | tuple[int, ...]]]:
     if setup.adapters is not None:
         raise UserError(f"{key}: beside adapters, all layers stay frozen; leave it out")
-    return list(heights(setup.model, key).items())
+    found = heights(setup.model, key)
+    if not any(max(_each(height)) for name, height in found.items() if name not in setup.split.whole):
+        raise UserError(f"{key}: nothing below the head is trained (model.freeze); leave it out")
+    return list(found.items())
+
+
+def _say_what_stays(every: int, steps: int, highest: int) -> None:
+    """Warns of layers whose turn never comes."""
+    opened = (steps - 1) // every
+    if opened < highest:
+        log.warning(
+            "train.unfreeze_every=%d: the run has %d steps, and %s; all of the model would take more than %d steps",
+            every, steps, f"only the top {opened} layers and the head are trained" if opened else
+            "the head alone is trained", every * highest,
+        )  # fmt: skip
 
 
 def _each(height: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -53,6 +53,8 @@ def repeats(config: Config) -> list[Config]:
         "data": config.data.model_copy(update={"token_cache": cache} if _reads_corpus(config) else {}),
     }
     if train.seeds is not None:
+        if config.seed + train.seeds > 2**31:
+            raise UserError(f"train.seeds={train.seeds}: from seed={config.seed} on, they reach 2^31; lower `seed`")
         numbers = range(config.seed, config.seed + train.seeds)
         return [config.model_copy(update={**common, "name": f"seed-{n}", "seed": n}) for n in numbers]
     assert train.folds is not None

@@ -69,6 +69,8 @@ def scratch_config(config: Config) -> Config:
     sizes = dataclasses.asdict(checkpoint.model_config)
     fresh = {"init": None, "revision": None, "commit": None, "family": checkpoint.family.name, "config": sizes}
     fresh |= {"base": None, "lora": None, "ia3": None, "bitfit": False}
+    # All of it is trained, and nothing is pretrained that could be frozen or fallen back on.
+    fresh |= {"freeze": (), "frozen_dtype": "float32", "mixout": 0.0, "reinit_layers": 0}
     model = config.model.model_copy(update={**fresh, "tokenizer": str(checkpoint.directory)})
     train = config.train.model_copy(update={"scratch_baseline": False})
     return config.model_copy(update={"name": f"{config.name}-scratch", "model": model, "train": train})

@@ -14,7 +14,11 @@ from helpers.bases import write_base
 from helpers.finetuning_runs import read_jsonl, run, write_config
 from safetensors.numpy import load_file, save_file
 
+from jaxlm.config.loading import load_config
+from jaxlm.config.schema import Config
+from jaxlm.setup.setup import make_setup
 from jaxlm.training import manifest
+from jaxlm.training.stages import scratch_config
 
 LORA = {"lora": {"rank": 2, "dropout": 0.1, "targets": ["q", "v"]}}
 LAYER = "bert.encoder.layer.1.attention.self"
@@ -118,18 +122,43 @@ def test_a_run_that_lost_its_end_resumes_bit_for_bit(finished, capsys):
         ({"lora": {"targets": ["query"]}}, "bert has no kernel 'query'; did you mean 'q'?"),
         ({"lora": {"targets": []}}, "expected at least one kernel"),
         ({"lora": {}, "bitfit": True}, "lora and bitfit: expected one of them"),
-        ({"ia3": {"feedforward": ["up"]}}, "expected some of targets, found up"),
+        ({"ia3": {"feedforward": ["up"]}}, "expected some of model.ia3.targets, found trunk/stack/layers/up"),
         ({"base": "somewhere"}, "is a whole model, and no adapter over another"),
         ({"lora": {}, "freeze": ["embeddings"]}, "with lora all but what it trains is frozen; leave freeze out"),
         ({"bitfit": True, "reinit_layers": 1}, "with bitfit the layers are frozen; new ones would learn nothing"),
         ({"ia3": {}, "mixout": 0.3}, "the kernels are not trained with lora, ia3 or bitfit"),
         ({"frozen_dtype": "int8"}, "model.frozen_dtype=int8: no parameter is frozen whole"),
+        ({"mixout": 0.5, "freeze": ["trunk"]}, "model.freeze holds all dense layers of the trunk"),
     ],
 )
 def test_what_does_not_apply_is_refused_in_words(finished, capsys, model, words):
     path = config(finished, "refused", model)
     assert run("finetune", "--config", path, "--dry-run") == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("targets", "inputs"), [(["k", "v"], 0), (["all"], 1), (["mlp", "v"], 1), (["k", "v", "down"], 1)]
+)
+def test_of_other_targets_the_feedforward_kernels_are_those_among_them(finished, targets, inputs):
+    loaded = load_config(config(finished, "factors", {"ia3": {"targets": targets}}), [])
+    suffixes = list(make_setup(loaded, splits=("train",)).adapters.targets.values())
+    assert suffixes.count(("ia3_input_scale",)) == inputs and len(suffixes) > inputs
+
+
+def test_a_baseline_from_scratch_has_nothing_of_a_pretrained_model(finished):
+    model = {"lora": {}, "frozen_dtype": "int8"}, {"mixout": 0.5, "reinit_layers": 1, "freeze": ["embeddings"]}
+    for settings in model:
+        loaded = load_config(config(finished, "few", settings, train={"scratch_baseline": True}), [])
+        fresh = scratch_config(loaded)
+        again = Config.model_validate(fresh.model_dump())  # a run that is resumed reads it again
+        assert make_setup(again, splits=("train",)).split.whole == frozenset()
+
+
+def test_adapters_of_a_model_without_dropout_have_one_of_their_own(finished):
+    path = config(finished, "drop", {"lora": {"dropout": 0.1}}, train={"r_drop": 1.0})
+    assert run("finetune", "--config", path, "--dry-run") == 0
+    assert run("finetune", "--config", path, "--dry-run", "model.lora.dropout=0") == 2
 
 
 @pytest.mark.parametrize(

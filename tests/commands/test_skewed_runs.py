@@ -40,6 +40,8 @@ def test_a_run_with_every_correction(tmp_path, capsys):
     assert training["rows"][1] == ["pos", 12, "16.7%", 27, "31.0%", pytest.approx(weights["pos"])]
     assert run("evaluate", "--run", tmp_path / "runs/tiny", "task.class_weights=none") == 2
     assert "changes training, and nothing of a score" in capsys.readouterr().err
+    assert run("evaluate", "--run", tmp_path / "runs/tiny", "task.calibration=none") == 2
+    assert "the head of a finished run decides that" in capsys.readouterr().err
     assert run("evaluate", "--run", tmp_path / "runs/tiny") == 0
     found, expected = json.loads(capsys.readouterr().out), summary["scores"]["validation"]
     assert found == pytest.approx(expected)

@@ -198,6 +198,11 @@ def test_override_replaces_or_conflicts_with_a_source(load, refused):
     "override, message",
     [
         ("train.epochs=-1", "override 'train.epochs=-1': train.epochs: expected number > 0 or null, found -1"),
+        (
+            "model.lora.target=[q]",
+            "override 'model.lora.target=[q]': unknown key model.lora.target; did you mean "
+            "model.lora.targets or task.target?",
+        ),
         ("train.epoch=1", "override 'train.epoch=1': unknown key train.epoch; did you mean train.epochs?"),
         ("name", "override 'name': expected key.path=value"),
         ("=1", "override '=1': expected key.path=value"),

@@ -118,6 +118,16 @@ def config(tmp_path):
     return write_config(tmp_path)
 
 
+def test_the_rows_are_not_written_over(config, folders, tmp_path, capsys):
+    for name in ("train", "validation"):
+        path = tmp_path / f"{name}.jsonl"
+        before = path.read_bytes()
+        given = ["augment", "--config", str(config), "--output", str(path), "--by", "masked_lm", "--model"]
+        assert cli.main([*given, str(folders / "bert")]) == 2
+        assert f"it is a file of data.{name}, which would be lost" in capsys.readouterr().err
+        assert path.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_the_file_holds_rows_and_copies_and_is_read_in_their_place(config, folders, tmp_path, capsys):
     output = tmp_path / "more.jsonl"

@@ -212,6 +212,13 @@ def test_a_space_is_read_as_it_is_meant(tmp_path):
         ({"optimizer.learning_rate": [0.1]}, "expected a list of at least two values"),
         ({"train.seeds": [2, 3]}, "train.seeds: a sweep does not choose it"),
         ({"train.batch_size": ["many", "few"]}, "train.batch_size: expected integer"),
+        ({"train.batch_size": [8, "few"]}, 'a trial may have train.batch_size="few", and .*: expected integer'),
+        ({"train.ema": {"low": 0.5, "high": 1.5}}, "a trial may have train.ema=1.5, and .* < 1"),
+        (
+            {"train.mixup": [None, 0.5], "train.r_drop": [None, 1.0]},
+            "train.mixup=0.5, train.r_drop=1.0, and .* not both",
+        ),
+        ({"train.batch_size": [1, 2, 3, 4, 5, 6], "train.ema": [0.1, 0.2, 0.3, 0.4, 0.5, 2.0]}, "train.ema=2.0, and"),
     ],
 )
 def test_a_space_that_is_none_is_refused(tmp_path, content, words):

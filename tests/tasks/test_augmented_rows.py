@@ -71,6 +71,9 @@ def test_entities_stay_whole():
             assert kept == [(word, tag) for word, tag in zip(tokens, tags, strict=True) if tag != "O"]
             for first, second in (("Ann", "Lee"), ("New", "York")):
                 assert copy["tokens"][copy["tokens"].index(first) + 1] == second
+    found = copies("tagging", [{"tokens": "ann or bob left".split(), "tags": ["I-PER", "O", "I-PER", "O"]}],
+                   {"delete": 0.9, "copies": 20})  # fmt: skip
+    assert all(copy["tags"][:3] == ["I-PER", "O", "I-PER"] for copy in found)  # of IOB1, two entities stay two
     entities = [{"start": 22, "end": 29, "label": "PER"}, {"start": 43, "end": 51, "label": "LOC"}]
     assert [SENTENCE[e["start"] : e["end"]] for e in entities] == ["Ann Lee", "New York"]
     row = {"text": SENTENCE, "entities": list(reversed(entities))}

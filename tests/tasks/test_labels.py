@@ -79,6 +79,13 @@ def test_whole_numbers_have_one_spelling():
     assert settle(["--1", "+1", "--1"]).names == ("+1", "--1")
 
 
+def test_names_may_say_more_labels_than_the_rows_have():
+    for known in ({"names": ("a", "b", "c")}, {"known": ("a", "b", "c")}):
+        assert settle(["a", "b"], **known).problem == "multiclass"
+    with pytest.raises(UserError, match="task.problem=binary: expected two labels, found 3"):
+        settle(["a", "b"], names=("a", "b", "c"), problem="binary")
+
+
 def test_a_missing_label_is_no_class():
     labels = settle(["None", "x", None, "", NAN, "  "])
     assert labels.names == ("None", "x") and encode(labels, "None") == 0

@@ -172,3 +172,14 @@ def test_frozen_parameters_are_told_apart_whatever_the_mesh():
 def test_mistakes_are_named(config, override, message, capsys):
     assert run("finetune", "--config", config, override) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("every", "words"), [(3, "only the top 1 layers and the head"), (9, "the head alone"), (1, "")]
+)
+def test_layers_whose_turn_never_comes_are_told(config, caplog, every, words):
+    """The run has five steps, and below the head three layers and the embeddings."""
+    with caplog.at_level("WARNING", "jaxlm"):
+        plan_of(config, f"train.unfreeze_every={every}", "train.steps=5").loader.close()
+    said = [message for message in caplog.messages if "unfreeze_every" in message]
+    assert len(said) == bool(words) and all(words in message for message in said)

@@ -134,6 +134,9 @@ def config(tmp_path_factory):
         (["train.r_drop=1", *DRY], r"train\.r_drop: the model has no dropout"),
         (["train.r_drop=1", "task.label=id", "task.problem=regression"], r"train\.r_drop: .* task regression has none"),
         (["train.fgm=1", "model.freeze=[embeddings]"], r"train\.fgm: .* they are frozen"),
+        (["optimizer.layer_decay=0.5", "model.freeze=[trunk]"], r"layer_decay: nothing below the head is trained"),
+        (["train.unfreeze_every=1", "model.freeze=[trunk]"], r"unfreeze_every: nothing below the head is trained"),
+        (["task.calibration=temperature", "data.validation=null"], r"task\.calibration: expected data\.validation"),
     ],
 )
 def test_what_has_no_meaning_is_refused(config, overrides, message):

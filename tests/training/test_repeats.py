@@ -145,6 +145,8 @@ def test_what_cannot_be_repeated_is_refused(tmp_path):
         TrainConfig(seeds=2, folds=2)
     with pytest.raises(ValueError, match="scratch_baseline: not with seeds or folds"):
         TrainConfig(seeds=2, scratch_baseline=True)
+    with pytest.raises(UserError, match="from seed=2147483646 on, they reach"):
+        repeats(config(tmp_path, seeds=3).model_copy(update={"seed": 2**31 - 2}))
     with pytest.raises(UserError, match="set data.validation=null"):
         repeats(config(tmp_path, folds=2, data={"validation": ROWS}))
     with pytest.raises(UserError, match="task.kind=masked_lm reads a corpus"):

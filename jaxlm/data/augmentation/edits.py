@@ -70,6 +70,8 @@ class RandomEditor(Editor):
             if place == len(pieces):
                 pieces.append(Piece(word, "" if is_ideograph(word) else " "))
                 continue
+            while place and not (pieces[place].gap or pieces[place].is_word or pieces[place - 1].is_word):
+                place -= 1  # not between a span that is kept and what touches it
             behind = pieces[place]
             gap = "" if is_ideograph(word) and is_ideograph(behind.text[:1]) else " "
             pieces[place : place + 1] = [Piece(word, behind.gap), behind._replace(gap=gap)]

@@ -11,6 +11,9 @@ IDEOGRAPH = r"\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\
 _UNIT = re.compile(rf"[{IDEOGRAPH}]|[^\s{IDEOGRAPH}]+")
 _ONE_IDEOGRAPH = re.compile(rf"[{IDEOGRAPH}]")
 
+FIXED = -2
+"""`Piece.kept` of a word that stays where it is, because what stands beside it is kept."""
+
 Span = tuple[int, int]
 """First character, and the one behind the last."""
 
@@ -21,7 +24,7 @@ class Piece(NamedTuple):
     Attributes:
       text: without white space around it, unless it is kept.
       gap: the white space before it.
-      kept: number of the span that it is; -1: a word, which may be edited.
+      kept: number of the span that it is; -1: a word, which may be edited; `FIXED`: one that may not.
     """
 
     text: str
@@ -30,14 +33,16 @@ class Piece(NamedTuple):
 
     @property
     def is_word(self) -> bool:
-        return self.kept < 0
+        """Whether it may be edited."""
+        return self.kept == -1
 
 
 def split_pieces(text: str, kept: Sequence[Span] = ()) -> tuple[list[Piece], str]:
     """Returns the pieces of a text, and the white space at its end.
 
     Args:
-      kept: spans in their order, which share no character; each becomes one piece.
+      kept: spans in their order, which share no character; each becomes one piece. What touches one, as the comma in
+        `Paris,`, is `FIXED`: another word in its place would grow together with the span.
     """
     pieces: list[Piece] = []
     end = 0
@@ -48,7 +53,18 @@ def split_pieces(text: str, kept: Sequence[Span] = ()) -> tuple[list[Piece], str
         if number < len(kept):
             pieces.append(Piece(text[first:last], text[end:first], number))
             end = last
+    for i, piece in enumerate(pieces):
+        before, behind = pieces[i - 1] if i else None, pieces[i + 1] if i + 1 < len(pieces) else None
+        touches = before is not None and before.kept >= 0 and _grow_together(before, piece)
+        if piece.is_word and (touches or behind is not None and behind.kept >= 0 and _grow_together(piece, behind)):
+            pieces[i] = piece._replace(kept=FIXED)
     return pieces, text[end:]
+
+
+def _grow_together(first: Piece, second: Piece) -> bool:
+    """Whether one piece follows another in one word."""
+    last, next_ = first.text[-1], second.text[0]
+    return not (second.gap or last.isspace() or next_.isspace() or is_ideograph(last) or is_ideograph(next_))
 
 
 def join_pieces(pieces: Sequence[Piece], tail: str = "") -> tuple[str, list[Span]]:
@@ -58,7 +74,7 @@ def join_pieces(pieces: Sequence[Piece], tail: str = "") -> tuple[str, list[Span
     place = 0
     for piece in pieces:
         place += len(piece.gap)
-        if not piece.is_word:
+        if piece.kept >= 0:
             spans[piece.kept] = (place, place + len(piece.text))
         place += len(piece.text)
         parts += (piece.gap, piece.text)

@@ -54,9 +54,11 @@ def hold_out(
     """
     folds = assign_folds(table, text_columns, label_columns, folds=fold.folds, seed=fold.seed)
     held_out = folds == fold.number
-    if not held_out.any() or held_out.all():
+    filled = len(set(folds[folds != KEPT].tolist()))
+    if filled < fold.folds:  # of any run, so that the first one says it
         raise UserError(
-            f"train.folds={fold.folds}: {table.name} has too few different texts to fill so many folds; expected fewer"
+            f"train.folds={fold.folds}: {table.name} has too few different texts to fill so many folds: they fill "
+            f"{filled} (a label's only text is never held out); expected fewer"
         )
     return table.select(np.flatnonzero(~held_out).tolist()), table.select(np.flatnonzero(held_out).tolist())
 

@@ -48,6 +48,7 @@ class TableSources:
       added_texts: what a task puts beside the texts of each row.
       copies: how many rows at the end of the training table are edited copies of others.
       seed: of the run.
+      before_fold: the training rows, and those of the fold that is held out; None: no fold is.
     """
 
     tables: Mapping[str, Table]
@@ -56,6 +57,13 @@ class TableSources:
     added_texts: tuple[str, ...] = ()
     copies: int = 0
     seed: int = 0
+    before_fold: Table | None = None
+
+    @property
+    def labelled(self) -> Table | None:
+        """The rows that say which labels there are: of each run of a cross-validation the same; None: nothing is
+        trained."""
+        return self.tables.get("train") if self.before_fold is None else self.before_fold
 
     @property
     def can_train_tokenizer(self) -> bool:
@@ -107,8 +115,10 @@ def open_tables(data: DataConfig, splits: Sequence[str], columns: ColumnRoles) -
         tables, cleaned["labels_changed"] = replace_labels(tables, *changed)
     if data.keep_labels and "train" in tables:
         tables = {**tables, "train": thin_labels(tables["train"], columns.texts, columns.labels, data.keep_labels)}
+    before_fold = None
     if data.fold is not None and "train" in tables:
+        before_fold = tables["train"] if "train" in splits else None
         train, held_out = hold_out(tables["train"], columns.texts, columns.labels, data.fold)
         tables = {**tables, "train": train, "validation": held_out}
         tables = {split: tables[split] for split in SPLITS if split in splits and split in tables}
-    return TableSources(tables, cleaned, columns.texts)
+    return TableSources(tables, cleaned, columns.texts, before_fold=before_fold)

@@ -26,6 +26,8 @@ def thin_labels(
     if len(label_columns) != 1:
         raise UserError("data.keep_labels: this task has no one label to a row; leave it out")
     [column] = label_columns
+    if any(isinstance(row.get(column), list | tuple) for row in table.rows):
+        raise UserError("data.keep_labels: rows of several labels have no one label to be thinned by; leave it out")
     labels = [str(row.get(column)) for row in table.rows]
     kept = set(range(len(labels)))
     for label, share in shares.items():

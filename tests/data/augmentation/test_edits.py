@@ -105,3 +105,15 @@ def test_kept_spans_stay_and_are_found_again():
 def test_what_the_section_refuses(section, problem):
     with pytest.raises(ValueError, match=problem):
         AugmentConfig.model_validate(section)
+
+
+def test_what_touches_a_kept_span_stays_with_it():
+    """Else another word would grow together with the span, and its label would stand at a word that is not there."""
+    text = "They met in (Paris), the old city, and Anna's friend saw Rome."
+    kept = [(text.index(word), text.index(word) + len(word)) for word in ("Paris", "Anna", "Rome")]
+    for seed in range(100):
+        new, spans = editor(seed, delete=0.3, swap=0.8, insert=0.5, case=0.3).edit_around(text, kept)
+        around = [new[max(a - 1, 0) : b + 1] for a, b in spans]
+        assert around[0] == "(Paris)" and around[1][1:] == "Anna'" and around[2][1:] == "Rome." and "), " in new + " "
+    moved = {editor(seed, swap=1.0).edit_around("在北京见面", [(1, 3)])[0] for seed in range(20)}
+    assert any(not text.startswith("在") for text in moved)  # characters of Chinese are words of their own

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.corpora import byte_tokenizer
 
 from jaxlm.data.config import DataConfig, FoldConfig, SourceConfig
 from jaxlm.data.examples.folds import KEPT, assign_folds
 from jaxlm.data.examples.tables import ColumnRoles, open_tables
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
+from jaxlm.tasks import TASKS
+from jaxlm.tasks.records import Context, Request
 
 FOLDS = 3
 
@@ -92,3 +96,28 @@ def test_what_cannot_be_folded_is_refused():
         source(validation=SourceConfig(rows=({"text": "x", "label": "a"},)), fold=FoldConfig(number=0, folds=2))
     with pytest.raises(UserError, match="train.folds=20: .* too few different texts"):
         open_tables(source(fold=FoldConfig(number=19, folds=20)), ("train",), ColumnRoles(("text",), ("label",)))
+    with pytest.raises(UserError, match="they fill 14"):  # the first run says it, before any is trained
+        open_tables(source(fold=FoldConfig(number=0, folds=20)), ("train",), ColumnRoles(("text",), ("label",)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "labels"), [("tagging", "tokens", "tags"), ("classification", "text", "label")]
+)
+def test_every_fold_has_the_labels_of_all_rows(kind, texts, labels):
+    """Also where the only row of one is held out, so that its run can score it, and all runs have one order."""
+    cells = [["O", "B-x"], ["B-y", "O"]] if kind == "tagging" else [["x"], ["y"]]
+    rows = [{texts: f"a{i} b", labels: cells[i % 2]} for i in range(12)]
+    rows.append({texts: "rare one", labels: ["O", "B-z"] if kind == "tagging" else ["x", "z"]})
+    made = []
+    for number in range(FOLDS):
+        fold = {"number": number, "folds": FOLDS}
+        data = DataConfig.model_validate({"train": {"rows": rows}, "fold": fold, "augment": {"case": 0.9}})
+        config = TASKS[kind].Config.model_validate({"kind": kind})
+        sources = TASKS[kind].open(config, Request(data, ("train", "validation"), Path("unused"), 0))
+        task = TASKS[kind].create(config, Context(data, byte_tokenizer()), sources)
+        assert set(task.datasets(sources)) == {"train", "validation"}
+        made.append((task.label_names, task.describe().get("label_counts", {}).get("z")))
+    names, counts = zip(*made, strict=True)
+    assert len(set(names)) == 1 and any("z" in name for name in names[0])
+    if kind == "classification":
+        assert 0 in counts and sum(count > 0 for count in counts) == FOLDS - 1  # those of the training rows

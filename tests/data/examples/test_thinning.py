@@ -42,3 +42,8 @@ def test_what_is_refused():
     data = DataConfig.model_validate({"train": {"rows": ROWS}, "keep_labels": {"a": 0.5}})
     with pytest.raises(UserError, match="no one label to a row"):
         open_tables(data, ("train",), ColumnRoles(("text",)))
+
+
+def test_rows_of_several_labels_are_not_thinned():
+    with pytest.raises(UserError, match="rows of several labels have no one label"):
+        kept({"a": 0.5}, [{"text": "x", "label": ["a"]}])
