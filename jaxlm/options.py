@@ -199,7 +199,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-sentences", type=_positive, metavar="N", help="unigram, bpe: most pieces to learn from")
 
     sub = command(
-        "bench", commands.bench, "Speed of fine-tuning, generation, a corpus, fake devices; memory of an evaluation."
+        "bench",
+        commands.bench,
+        "Speed of fine-tuning, generation, a corpus, a start, fake devices; memory of an evaluation.",
     )
     sub.add_argument("--suite", choices=tuple(SUITES), default="finetune")
     sub.add_argument("--config", metavar="YAML", help="config: the run whose training steps are timed")
@@ -214,6 +216,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--peer-model", metavar="HF_DIR", help=text)
     sub.add_argument("--model", default="models/minilm", metavar="HF_DIR")
     sub.add_argument("--train", default="data/classification/sst2/train.tsv", metavar="TSV")
+    sub.add_argument("--max-length", type=_positive, default=128, help="finetune: tokens at which texts are cut")
     sub.add_argument("--steps", type=int, default=50)
     sub.add_argument("--warmup", type=int, default=10)
     sub.add_argument("--rounds", type=int, default=3)

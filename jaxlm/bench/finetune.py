@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from jaxlm.bench.harness import TUNED, peer_script, plain_environ, run_measurement
@@ -27,12 +28,12 @@ def measure(model: dict[str, Any], data: dict[str, Any], *, steps: int, warmup: 
 
     Args:
       model: the config's section: init, dtype, matmul.
-      data: of the config's section: train, a TSV without a header (text, label); packing, batch_order.
+      data: of the config's section: train, a TSV without a header (text, label); max_length, packing, batch_order.
       steps, warmup: timed steps, and those before; every batch shape is compiled before the clock starts.
     Returns:
       examples_per_second, tokens_per_second, padding_share, and what was run.
     """
-    data = {**data, "train": {"path": data["train"], "columns": ("text", "label")}, "max_length": 128}
+    data = {**data, "train": {"path": data["train"], "columns": ("text", "label")}}
     config = Config.model_validate(
         {
             "name": "bench",
@@ -46,15 +47,18 @@ def measure(model: dict[str, Any], data: dict[str, Any], *, steps: int, warmup: 
     return time_steps(config, steps=steps, warmup=warmup)
 
 
-def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype: str, peer: bool) -> Comparison:
+def bench(job: Mapping[str, str | int], *, rounds: int, steps: int, warmup: int, dtype: str, peer: bool) -> Comparison:
     """Runs the contenders in turn, `rounds` times; returns what they measured.
 
+    Args:
+      job: model, train and max_length, as `measure` takes them.
     Raises:
       UserError: the peer was asked for outside a checkout, or for steps that are not whole mega-batches of its sampler:
         the timed texts would not have the mean length of the data.
       RunFailure: a contender failed.
     """
-    own = [sys.executable, "-m", "jaxlm", "bench", "--worker", "--model", model, "--train", train, "--dtype", dtype]
+    shared = ["--model", str(job["model"]), "--train", str(job["train"]), "--max-length", str(job["max_length"])]
+    own = [sys.executable, "-m", "jaxlm", "bench", "--worker", *shared, "--dtype", dtype]
     contenders = {
         BASE: [*own, "--order", "balanced"],
         "jaxlm packed, random order": own,
@@ -71,7 +75,7 @@ def bench(model: str, train: str, *, rounds: int, steps: int, warmup: int, dtype
                 "sampler sorts so many batches by length at a time; fewer leave out the longest or the shortest texts"
             )
         script = str(peer_script("transformers_trainer.py"))
-        trainer = [sys.executable, script, "--json", "--model", model, "--train", train]
+        trainer = [sys.executable, script, "--json", *shared]
         if dtype == "bfloat16":
             trainer += ["--precision", "bf16", "--compile"]
         contenders["Trainer, default collation"] = trainer

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 def finetune(options: argparse.Namespace) -> None:
     from jaxlm.bench import finetune
 
-    for name in ("model", "train"):
-        if not Path(getattr(options, name)).exists():
-            raise UserError(f"--{name}: no {getattr(options, name)}; see docs/guides/data.md for where to get it")
+    _check_model_and_rows(options)
     if options.worker:
         model = {"init": options.model, "dtype": options.dtype, "matmul": options.matmul}
-        data = {"train": options.train, "packing": not options.no_packing, "batch_order": options.order}
+        data = {"train": options.train, "max_length": options.max_length}
+        data |= {"packing": not options.no_packing, "batch_order": options.order}
         print(json.dumps(finetune.measure(model, data, seed=options.seed, **_steps(options))))
     else:
         shared = {"dtype": options.dtype, "peer": options.peer, **_steps(options)}
-        made = finetune.bench(options.model, options.train, rounds=options.rounds, **shared)
-        _keep(options, made, f"{Path(options.model).name}, {options.dtype}")
+        job = {name: getattr(options, name) for name in ("model", "train", "max_length")}
+        made = finetune.bench(job, rounds=options.rounds, **shared)
+        _keep(options, made, f"{Path(options.model).name} on {Path(options.train).parent.name}, {options.dtype}")
 
 
 def config(options: argparse.Namespace) -> None:
@@ -65,6 +65,14 @@ def evaluation(options: argparse.Namespace) -> None:
     print(bench_evaluation(rows=options.rows))
 
 
+def startup(options: argparse.Namespace) -> None:
+    from jaxlm.bench.startup import bench_startup
+
+    _check_model_and_rows(options)
+    model = {"family": "bert", "preset": "base", "tokenizer": options.model}
+    print(bench_startup(model, options.train, rounds=options.rounds))
+
+
 def scaling(options: argparse.Namespace) -> None:
     from jaxlm.bench import scaling
 
@@ -75,7 +83,7 @@ def scaling(options: argparse.Namespace) -> None:
 
 
 SUITES: dict[str, Callable[[argparse.Namespace], None]] = {
-    suite.__name__: suite for suite in (finetune, config, generation, corpus, evaluation, scaling)
+    suite.__name__: suite for suite in (finetune, config, generation, corpus, evaluation, startup, scaling)
 }
 
 
@@ -92,6 +100,12 @@ def _keep(options: argparse.Namespace, comparison: Comparison, measured: str) ->
         write_json(Path(options.out), record)
     if options.log is not None:
         append_lines(Path(options.log), record, measured)
+
+
+def _check_model_and_rows(options: argparse.Namespace) -> None:
+    for name in ("model", "train"):
+        if not Path(getattr(options, name)).exists():
+            raise UserError(f"--{name}: no {getattr(options, name)}; see docs/guides/data.md for where to get it")
 
 
 def _steps(options: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from helpers.hf_folders import write_checkpoint
 from helpers.tiny_models import tiny
 
 from jaxlm.bench import finetune
+from jaxlm.bench.startup import bench_startup
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.training import train_tokenizer
 
@@ -114,4 +115,12 @@ def test_figures_are_kept(job, tmp_path, monkeypatch, capsys):
     assert run(*command) == 0
     header, *rows = lines.read_text().splitlines()
     assert header == "date,commit,machine,suite,measured,contender,ratio" and len(rows) == 4
-    assert rows[0] == rows[2] and rows[1].endswith('finetune,"model, float32",jaxlm padded,3.125')
+    line = f'finetune,"model on {job[4].parent.name}, float32",jaxlm padded,3.125'
+    assert rows[0] == rows[2] and rows[1].endswith(line)
+
+
+def test_a_start_with_and_without_compiled_programs(job):
+    model, train = job[2], job[4]
+    table = bench_startup({"init": str(model)}, str(train), rounds=1)
+    empty, filled = re.findall(r"the step is (?:compiled|found) \| ([\d.]+), ", table)
+    assert float(empty) > 0 and float(filled) > 0
