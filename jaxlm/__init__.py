@@ -37,7 +37,8 @@ def __getattr__(name: str) -> Any:
     if name == "errors":
         return importlib.import_module("jaxlm.errors")
     if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        where = f"; jaxlm.load(RUN) has {name}" if name in ("embed", "generate", "predict") else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{where}")
     value = globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
     return value
 

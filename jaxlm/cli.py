@@ -13,7 +13,7 @@ from jaxlm import commands
 from jaxlm.console import printable, setup_logging
 from jaxlm.errors import Interrupted, RunFailure, UserError
 from jaxlm.local_paths import check_local, expand
-from jaxlm.options import make_parser
+from jaxlm.options import read_options
 from jaxlm.parallel.backends import explain_absent
 from jaxlm.parallel.cluster import Cluster, detect_cluster
 from jaxlm.parallel.cpu_env import restart_with_settings
@@ -23,7 +23,7 @@ from jaxlm.parallel.launch import supervise
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, 1 a failure, 2 a user's mistake, 3 a saved interruption."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = make_parser().parse_args(arguments)
+    options = read_options(arguments)
     options.command_line = shlex.join(["jaxlm", *arguments])
     try:
         _check_paths(options)

@@ -160,6 +160,7 @@ def predict(options: argparse.Namespace) -> None:
         "columns": options.columns and tuple(options.columns),
         "separator": options.separator,
         "quoting": None if options.quoting is None else options.quoting == "true",
+        "encoding": options.encoding,
         "format": options.format,
     }
     with open_input(options.input, setup.config, reading) as rows:
@@ -171,6 +172,8 @@ def predict(options: argparse.Namespace) -> None:
         elif processes.is_first():
             # A csv with semicolons gets one with semicolons back: what wrote the one reads the other.
             table = {".csv": rows.separator or ",", ".tsv": "\t"}.get(suffix)
+            if table is None and options.output != "-" and suffix not in (".jsonl", ".ndjson", ".json", ""):
+                log.info("%s: jsonl is written, a line to a row, whatever the name ends in", options.output)
             write_output(options.output, to_jsonl(answers) if table is None else to_csv(answers, table))
         else:
             for _ in answers:

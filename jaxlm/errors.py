@@ -25,8 +25,10 @@ class Interrupted(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Returns the known name that is most like `name`; None if none is much like it."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+    """Returns the known name that is `name` but for case, else the one most like it; None if none is much like it."""
+    names = list(known)
+    same = next((other for other in names if other.lower() == name.lower()), None)
+    return same or next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

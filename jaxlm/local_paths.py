@@ -57,6 +57,8 @@ def missing(path: Path, *, folders: bool = False) -> str:
         message = f"; there is no folder {parent} either"
         if (elsewhere := in_nearest_folder(path, folders=folders)) is not None:
             message += f"; did you mean {str(elsewhere)!r}?"
+    elif folders and (found := in_usual_folder(path)) is not None:
+        message = f"; did you mean {str(found)!r}?"
     else:
         there = sorted(entry.name for entry in parent.iterdir() if (entry.is_dir() if folders else entry.is_file()))
         near = nearest(path.name, there)
@@ -67,6 +69,12 @@ def missing(path: Path, *, folders: bool = False) -> str:
     if path.is_absolute():
         return message
     return f"{message} (relative paths are taken from the working directory, {Path.cwd()})"
+
+
+def in_usual_folder(path: Path) -> Path | None:
+    """Returns the run or model that is meant by its name alone, such as `runs/x` by `x`; None if there is none."""
+    places = () if len(path.parts) != 1 else (Path(folder) / path for folder in ("runs", "models"))
+    return next((place for place in places if place.is_dir()), None)
 
 
 def in_nearest_folder(path: Path, *, folders: bool = False) -> Path | None:

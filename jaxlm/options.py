@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 from jaxlm import commands
 from jaxlm.bench.suites import SUITES
 from jaxlm.new_config.kinds import TASKS
+
+_OTHER_NAMES = {
+    "train": "'finetune' or 'pretrain'",
+    "fine-tune": "'finetune'",
+    "eval": "'evaluate'",
+    "test": "'evaluate'",
+    "infer": "'predict'",
+    "inference": "'predict'",
+    "export": "'convert export RUN_DIR HF_DIR'",
+    "inspect": "'convert inspect DIR'",
+    "upload": "'push'",
+    "chat": "'generate'",
+    "tokenizer": "'train-tokenizer'",
+    "validate": "'check' (of data), 'finetune --dry-run' (of a config) or 'evaluate' (of a run)",
+}
+"""What other programs call commands."""
 
 
 def _mark(text: str) -> str:
@@ -42,6 +59,27 @@ def _share(text: str) -> float:
     if not 0 < share <= 1:
         raise argparse.ArgumentTypeError(f"expected a share above 0, at most 1; found {text!r}")
     return share
+
+
+def read_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Reads a command line. What is wrong with it ends the process with status 2 and is said on standard error."""
+    parser = make_parser()
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if name in _OTHER_NAMES:
+        parser.error(f"there is no command {name!r}; expected {_OTHER_NAMES[name]}")
+    options, left = parser.parse_known_args(arguments)
+    # argparse takes `key=value` in one place alone; an option between two of them leaves the second over.
+    overrides = [argument for argument in left if re.match(r"[^-=\s][^=\s]*=", argument)]
+    unknown = [argument for argument in left if argument not in overrides]
+    if not hasattr(options, "overrides"):
+        unknown = left
+    elif not unknown:
+        options.overrides = [*options.overrides, *overrides]
+    if unknown:
+        dashed = "overrides" in options and unknown[0].startswith("--")
+        keys = "; keys of the config are given without dashes, for instance train.epochs=3" if dashed else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{keys}")
+    return options
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -97,6 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--separator", type=_mark, metavar="MARK", help="between the fields of a csv, tsv or conll input")
     sub.add_argument("--quoting", choices=("true", "false"), help="whether double quotes enclose fields")
+    sub.add_argument("--encoding", metavar="NAME", help="of an input that is not UTF-8, such as cp1252")
     sub.add_argument(
         "--format",
         choices=("jsonl", "csv", "tsv", "parquet", "conll", "squad", "text"),

@@ -32,6 +32,7 @@ GUIDES = (
     "multiple_choice",
     "translation",
     "summarization",
+    "instructions",
 )
 KEYS = {key for key, _ in walk()} | {"mesh.devices"}  # the latter is an option of dry runs (docs/design.md)
 COMMANDS = "|".join(next(a for a in make_parser()._actions if a.choices).choices or ()).replace("-", "[-_]")
@@ -96,7 +97,7 @@ def test_configs_of_the_guides_are_whole(guide, tmp_path):
     table = Table("guide", tuple(rows[0]) if rows else (), rows, tuple(range(len(rows))))
     made = task.create(config.task, Context(config.data, byte_tokenizer()), TableSources({"train": table}, {}, ()))
     assert rows and len(made.examples(table, labelled=True, key="data.train").examples) > 0
-    assert {name.split()[0] for name in commands(page)} >= {"finetune.py", "predict.py"}
+    assert {name.split()[0] for name in commands(page)} >= {"finetune", "predict"}
 
 
 SITE = runpy.run_path(str(REPOSITORY / "scripts" / "docs_site.py"))

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, overload
 import numpy as np
 
 from jaxlm.api.entry import entry
-from jaxlm.api.settings import as_overrides
+from jaxlm.api.settings import as_overrides, rows_of
 from jaxlm.data.sources.text_files import Record
 from jaxlm.errors import UserError
 from jaxlm.inference.predict import Predictor, open_predictor, predict_stream
@@ -60,7 +60,7 @@ class LoadedModel:
         """Answers rows, in their order.
 
         Args:
-          rows: texts or rows by their columns; or a single one.
+          rows: texts or rows by their columns, or a table of pandas or polars; or a single one.
         Returns:
           For each row what `jaxlm predict` writes as its `prediction`, for instance {"label", "scores"}; of a model
           loaded with `on_bad_row="error"`, {"error": why} for one that cannot be answered. For a single one, its own.
@@ -103,6 +103,9 @@ class LoadedModel:
         return predict_stream(self.predictor, records, name)
 
     def _answers(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
+        rows = rows_of(rows)
+        if not isinstance(rows, Iterable):
+            raise UserError(f"{ROWS}: expected a text, a row, or a list of them, found {type(rows).__name__}")
         records = ((number, self._row(row, number)) for number, row in enumerate(rows, 1))
         found = self.stream(records, ROWS)
         return [row["prediction"] if "prediction" in row else {"error": row["error"]} for row in found]

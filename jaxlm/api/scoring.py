@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxlm.api.entry import entry
-from jaxlm.api.settings import as_overrides, plain
+from jaxlm.api.settings import as_overrides, plain, rows_of
 from jaxlm.errors import UserError
 from jaxlm.inference.evaluate import ROWS, Rows, evaluate_run
 from jaxlm.inference.slices import Slicing
@@ -60,6 +60,7 @@ def _file_or_rows(data: Any) -> str | Rows:
         file = os.fspath(data)
         check_local(file, "data")
         return expand(file)
+    data = rows_of(data)
     if isinstance(data, Mapping) or not isinstance(data, Iterable):
         raise UserError(f"data: expected a file, or a list of rows (mappings), found {type(data).__name__}")
     rows: list[dict[str, Any]] = []

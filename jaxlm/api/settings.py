@@ -61,8 +61,19 @@ def as_overrides(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name}={as_yaml(value, name)}" for name, value in found.items()]
 
 
+def rows_of(value: Any) -> Any:
+    """Returns the rows of a table of pandas or polars, which itself yields the names of its columns; else the value."""
+    if not hasattr(value, "columns"):
+        return value
+    if callable(polars := getattr(value, "to_dicts", None)):
+        return polars()
+    return pandas("records") if callable(pandas := getattr(value, "to_dict", None)) else value
+
+
 def plain(value: Any) -> Any:
-    """Returns a value with lists, dicts and scalars of Python in the place of tuples, paths, sections and NumPy's."""
+    """Returns a value with lists, dicts and scalars of Python in the place of tables, tuples, paths, sections and
+    NumPy's."""
+    value = rows_of(value)
     if isinstance(value, Section):
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):

@@ -106,6 +106,8 @@ def _apply(root: Node, override: str, mistakes: list[str]) -> None:
     if not equals or not all(keys):
         mistakes.append(f"{place}: expected key.path=value")
         return
+    if (mark := _mark(text)) is not None:
+        text = json.dumps(mark)
     try:
         value = parse(text, lambda _: place, mistakes) or Node(None, place)
     except UserError as e:
@@ -130,6 +132,13 @@ def _apply(root: Node, override: str, mistakes: list[str]) -> None:
             child = value if last else Node({}, place)
             node.value[key if isinstance(node.value, dict) else int(key)] = child
         node = child
+
+
+def _mark(text: str) -> str | None:
+    """The character that a value is, if it is a mark such as `|`, `,` or `\\t`, which YAML would take for its own."""
+    if text == "\\t":
+        return "\t"
+    return text if len(text) == 1 and not text.isalnum() and not text.isspace() and text != "~" else None
 
 
 def _validate(root: Node, mistakes: list[str]) -> Config | None:

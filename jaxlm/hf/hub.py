@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxlm.data import sentence_modules
 from jaxlm.errors import RunFailure, UserError, nearest
-from jaxlm.local_paths import check_local, in_nearest_folder, missing
+from jaxlm.local_paths import check_local, in_nearest_folder, in_usual_folder, missing
 
 # What jaxlm reads; nothing that would have to be unpickled is ever fetched.
 FILES = (
@@ -65,7 +65,7 @@ def _check_no_mistyped_path(name: str, path: Path, key: str) -> None:
 
     near = [other for other in path.parent.glob("*") if other.is_dir() and nearest(path.name, [other.name])]
     folder = path.parent.is_dir() and path.parent != Path() or path.parent.name in _OURS
-    if not near and not folder and in_nearest_folder(path, folders=True) is None:
+    if not near and not folder and in_usual_folder(path) is None and in_nearest_folder(path, folders=True) is None:
         return
     with contextlib.suppress(ValueError):  # what is no hub id
         if huggingface_hub.try_to_load_from_cache(name, "config.json") is not None:

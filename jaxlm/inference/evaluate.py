@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -11,6 +12,7 @@ from jaxlm.config.schema import Config
 from jaxlm.data.config import DataConfig, SourceConfig
 from jaxlm.data.examples.tables import SPLITS
 from jaxlm.data.sources.files import find_files, plain_suffix, tells_format
+from jaxlm.data.sources.text_files import encoding_like
 from jaxlm.errors import UserError
 from jaxlm.inference.slices import Slicing, slice_lines, slice_scores, slice_sections
 from jaxlm.inference.trained import COMPUTE_KEYS, asks_for_mesh, open_trained, run_config
@@ -65,6 +67,8 @@ def evaluate_run(
         raise UserError("expected --split or --data, not both")
     for override in overrides:
         _refuse_unread(override)
+    if isinstance(data, str):
+        overrides = _of_the_file(run, overrides)
     config = run_config(run, overrides)
     if config is None:
         folder = Path(run)
@@ -88,6 +92,15 @@ def evaluate_run(
         log.info("%s", slice_lines(task, slices))
         _write_slices(RunDir(Path(run).expanduser()), read.name, {**evaluation.scores, "slices": slices}, task)
     return {**evaluation.scores, "slices": slices}
+
+
+def _of_the_file(run: str, overrides: Sequence[str]) -> list[str]:
+    """Overrides of how a file is read, in the place where they count: where the validation rows are a fraction of the
+    training rows, `data.validation.format` is that of `data.train`, whose settings a file is read with."""
+    config = run_config(run)
+    if config is None or config.data.validation is None or config.data.validation.fraction is None:
+        return list(overrides)
+    return [re.sub(rf"^\s*data\.validation\.({'|'.join(_KEPT)})(?=\s*[.=])", r"data.train.\1", o) for o in overrides]
 
 
 class _Read(NamedTuple):
@@ -201,4 +214,6 @@ def _file_like(like: SourceConfig | None, data: str, given: Set[str]) -> SourceC
         if plain_suffix(Path(data)) not in (".csv", ".tsv"):
             other.add("columns")
         settings = {name: value for name, value in settings.items() if name not in other - given}
+    if like is not None and "encoding" not in given:
+        settings["encoding"] = encoding_like(Path(data), like.encoding)
     return SourceConfig(path=data, **settings)

@@ -13,7 +13,7 @@ from jaxlm.data.config import SourceConfig
 from jaxlm.data.sources.files import check_file, file_format, named_format, open_rows, plain_suffix, tells_format
 from jaxlm.data.sources.parallel_rows import read_parallel, read_text_stream
 from jaxlm.data.sources.sources import read_jsonl_stream, rename_records
-from jaxlm.data.sources.text_files import Record
+from jaxlm.data.sources.text_files import Record, encoding_like
 from jaxlm.errors import UserError
 from jaxlm.parallel import processes
 from jaxlm.tasks import TASKS
@@ -39,7 +39,7 @@ def open_input(path: str, config: Config, given: Mapping[str, Any] | None = None
 
     Args:
       config: of the run; its test (else validation, else training) file tells encoding, quotes and names of columns.
-      given: settings of `SourceConfig` for this file: columns, separator, quoting, format; those that are None do not
+      given: settings of `SourceConfig` for this file: columns, separator, quoting, encoding, format; None does not
         count.
     Raises:
       UserError: no such file, or one whose beginning cannot be read; another format than jsonl and text on standard
@@ -114,7 +114,10 @@ def _source(path: str, config: Config, given: Mapping[str, Any]) -> tuple[Source
     if like is None or like.first_path is None:
         source = SourceConfig(path=path, **given)
         return source, file_format(Path(path), source, "--input")
-    settings = {**like.model_dump(include=_KEPT), **given}
+    kept = like.model_dump(include=_KEPT)
+    if "encoding" not in given:
+        kept["encoding"] = encoding_like(Path(path), like.encoding)
+    settings = {**kept, **given}
     own, named = _format(like), named_format(Path(path))
     if named is None and "format" not in given and plain_suffix(Path(path)) == plain_suffix(Path(like.first_path)):
         settings["format"] = like.format

@@ -27,6 +27,7 @@ _LONGEST_NAME = 60
 """Characters of the name of a column."""
 MOST_ROWS = 20_000
 """Rows that are read."""
+_TAG = re.compile(r"O|[BIESMLU]-\S+")
 _MARKS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
@@ -83,6 +84,8 @@ def look(paths: Sequence[str]) -> Looked:
     kind = _kind(first, lines, settings)
     if kind in ("csv", "tsv"):
         notes += _delimited(lines, kind, settings)
+        if "format" in settings and "separator" not in settings:
+            _refuse_prose(first, lines, kind)
     if kind == "conll":
         notes += _conll(lines, settings)
     source = SourceConfig.model_validate({"path": path, **settings, "limit": MOST_ROWS})
@@ -132,7 +135,7 @@ def _first_lines(file: Path, encoding: str) -> list[str]:
     text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, "ignore")
     lines = text.split("\n")
     whole = lines if len(content) < _BEGINNING else lines[:-1]
-    return [line.removesuffix("\r") for line in whole if line.strip()][:_LINES]
+    return [line.removesuffix("\r").replace("\r", " ") for line in whole if line.strip()][:_LINES]
 
 
 def _kind(file: Path, lines: Sequence[str], settings: dict[str, Any]) -> str:
@@ -141,10 +144,27 @@ def _kind(file: Path, lines: Sequence[str], settings: dict[str, Any]) -> str:
         return file_format(file, SourceConfig(path=str(file)), KEY)
     if not lines:
         raise UserError(f"{KEY}: {file} is empty; expected rows")
+    tags = [line.split()[-1] for line in lines if not line.startswith("-DOCSTART-") and len(line.split()) > 1]
+    if 0.9 * len(lines) <= sum(_TAG.fullmatch(tag) is not None for tag in tags):
+        settings["format"] = "conll"
+        return "conll"
     settings["format"] = "jsonl" if lines[0].lstrip()[:1] in ("{", "[") else "csv"
     if "\t" in lines[0] and settings["format"] == "csv":
         settings["format"] = "tsv"
     return settings["format"]
+
+
+def _refuse_prose(file: Path, lines: Sequence[str], kind: str) -> None:
+    """Raises UserError for a file of which no mark makes rows of several fields."""
+    mark, quotes = (",", csv.QUOTE_MINIMAL) if kind == "csv" else ("\t", csv.QUOTE_NONE)
+    counts = Counter(len(row) for row in csv.reader(lines, delimiter=mark, quoting=quotes) if row)
+    fields, rows = max(counts.items(), key=lambda item: item[1])
+    if fields == 1 or 2 * rows <= counts.total():
+        raise UserError(
+            f"{KEY}: {file} looks like plain text, and not like rows with columns. Plain text is for pretraining "
+            "(`jaxlm init --template pretrain/bert_from_text`); texts in a file each become rows as "
+            "docs/guides/data.md shows (A file to a text)"
+        )
 
 
 def _delimited(lines: Sequence[str], kind: str, settings: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxlm.data.sources.files import find_files
 from jaxlm.errors import UserError
-from jaxlm.new_config.columns import Guess, guess_parallel, guess_task
+from jaxlm.new_config.guessing import Guess, guess_parallel, guess_task
 from jaxlm.new_config.lengths import Ruler
 from jaxlm.new_config.looking import Looked, look
 from jaxlm.new_config.parallel import are_parallel, held_out_files, look_at_parallel
@@ -79,10 +79,13 @@ def _held_out(paths: Sequence[str], looked: Looked) -> Any:
 def _text(looked: Looked, guess: Guess, model: str | None, ruler: Ruler, held_out: Any) -> str:
     rows = len(looked.table)
     writes = guess.name in _WRITERS
-    length = ruler.longest(looked.table, guess.texts, candidates=guess.name == "multiple_choice")
+    length = ruler.longest(looked.table, (*guess.texts, *guess.beside), candidates=guess.name == "multiple_choice")
     data: list[str] = [f"  train: {flow({'path': looked.path, **looked.settings})}"]
     if guess.name == "question_answering":
         length = min(384, ruler.positions)
+    target_length = 0
+    if writes and guess.target is not None:
+        length, target_length = ruler.fit(length, ruler.longest(looked.table, (guess.target,)))
     if held_out is not None:
         data.append(f"  validation: {flow({'path': held_out, **looked.settings})}")
     elif rows >= 20:
@@ -99,8 +102,8 @@ def _text(looked: Looked, guess: Guess, model: str | None, ruler: Ruler, held_ou
     data.append(f"  max_length: {length}  # tokens; {kept}")
     log.info("max_length: %d tokens, which all but one in a hundred rows keep%s", length,
              " (estimated from their words)" if model is None else "")  # fmt: skip
-    if writes and guess.target is not None:
-        data.append(f"  max_target_length: {ruler.longest(looked.table, (guess.target,))}")
+    if target_length:
+        data.append(f"  max_target_length: {target_length}")
     if lacking := _lacking(looked, guess):
         data.append(f"  on_bad_row: skip  # {lacking} rows cannot be used; `stop` refuses them by file and row")
         log.info("on_bad_row: skip, since %d rows cannot be read or lack a text or a label", lacking)
@@ -154,7 +157,7 @@ def _optimizer(model: str | None, writes: bool) -> dict[str, Any]:
 
 
 def _used(guess: Guess) -> set[str]:
-    used = set(guess.texts) | {guess.target or ""}
+    used = {*guess.texts, *guess.beside, guess.target or ""}
     for value in guess.section.values():
         used |= set(value) if isinstance(value, list) else {str(value)}
     return used | ({"answers", "id"} if guess.name == "question_answering" else set[str]())

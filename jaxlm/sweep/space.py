@@ -14,6 +14,7 @@ from jaxlm.config.loading import override_config
 from jaxlm.config.nodes import parse
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
+from jaxlm.local_paths import missing
 from jaxlm.section import Section
 
 _FIXED = ("name", "logging.", "checkpoint.", "train.restart", "train.metric", "train.seeds", "train.folds")
@@ -63,6 +64,8 @@ def load_space(path: Path, config: Config) -> Space:
     """
     try:
         text = path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"--space {path}: no such file{missing(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--space {path}: cannot be read as text: {error}") from error
     mistakes: list[str] = []

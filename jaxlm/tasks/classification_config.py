@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from pydantic import Field
+
 from jaxlm.tasks.records import TaskConfig
 from jaxlm.tasks.skew import SkewConfig
 from jaxlm.tasks.thresholds import Threshold
@@ -24,7 +26,7 @@ class ClassificationConfig(SkewConfig):
     """Kind of target, and so the loss; `auto`: taken from the training labels."""
     labels: tuple[str, ...] | None = None
     """Label names in id order; absent: the checkpoint's, else the sorted labels of the training rows."""
-    label_separator: str | None = None
+    label_separator: str | None = Field(default=None, min_length=1)
     """For multi-label columns of one string: what stands between the labels. jsonl and parquet may hold lists."""
     threshold: Threshold = 0.5
     """Probability from which a label is predicted: of several labels to a row, of each; of two, of the second; {LABEL:

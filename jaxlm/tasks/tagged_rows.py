@@ -112,7 +112,8 @@ class EntityCell(NamedTuple):
 
 
 def entities_of_cell(value: Any, words: Words) -> EntityCell:
-    """Reads a cell of character spans: a list of {"start", "end", "label"}, `end` exclusive.
+    """Reads a cell of character spans: a list of {"start", "end", "label"}, or of [start, end, label] as Doccano and
+    spaCy write them; `end` exclusive.
 
     Raises:
       UserError: spans that overlap, are empty, lie outside the text, hold no word or share one.
@@ -149,7 +150,15 @@ def _inside(spans: Sequence[Span], start: int, end: int) -> tuple[int, int]:
     return first, max(first, bisect_left(spans, end, key=lambda span: span[0]))
 
 
+def named_entity(entity: Any) -> Any:
+    """Returns an entity as an object: of [start, end, label] {"start", "end", "label"}; others as they are."""
+    if isinstance(entity, list | tuple) and len(entity) == 3:
+        return dict(zip(("start", "end", "label"), entity, strict=True))
+    return entity
+
+
 def _span(entity: Any, words: Words) -> tuple[int, int, str]:
+    entity = named_entity(entity)
     if not isinstance(entity, Mapping) or not {"start", "end", "label"} <= set(entity):
         raise UserError(f"expected an entity such as {_EXAMPLE}, found {entity!r:.80}")
     start, end, label = entity["start"], entity["end"], entity["label"]

@@ -48,6 +48,7 @@ from jaxlm.tasks.tagged_rows import (
     Words,
     check_sentences,
     entities_of_cell,
+    named_entity,
     tags_of_cell,
     tags_of_entities,
     words_of_tokens,
@@ -116,7 +117,8 @@ class Tagging(RowTask):
         """Edits words outside of entities; of bare tags, which every word has, none."""
         try:
             if config.text is not None:
-                text, entities = edit_entities(row[config.text], row[config.entities], editor)
+                given = [named_entity(entity) for entity in row[config.entities]]
+                text, entities = edit_entities(row[config.text], given, editor)
                 return {**row, config.text: text, config.entities: entities}
             words = words_of_tokens(row[config.tokens])
             given = [words.text[start:end] for start, end in words.spans]

@@ -22,7 +22,8 @@ class TaggingConfig(SkewConfig):
     text: str | None = None
     """Instead of `tokens`: column of plain texts."""
     entities: str = "entities"
-    """With `text`: column of the entities, each {"start", "end", "label"}, in characters, end exclusive."""
+    """With `text`: column of the entities, each {"start", "end", "label"} or [start, end, label], in characters, end
+    exclusive."""
     scheme: Literal["auto", "bio", "iobes", "bmes", "bare"] = "auto"
     """Scheme that the model learns, to which tags are converted; auto: that of the training rows (of IOB1 and of
     character spans, bio)."""

@@ -27,6 +27,15 @@ def read_text(cell: Any) -> str:
     return text
 
 
+def read_beside(cell: Any) -> str:
+    """Returns the text of a cell that stands beside another; a blank one is "".
+
+    Raises:
+      ValueError: as `read_text`.
+    """
+    return "" if isinstance(cell, str) and not cell.strip() else read_text(cell)
+
+
 def read_references(cell: Any) -> list[str]:
     """Returns the texts of a cell, at least one: a text, a list of texts, or SQuAD's {"text": [...]}. Empty ones of
     several do not count.

@@ -14,7 +14,7 @@ from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.tasks.records import Context
-from jaxlm.tasks.text_cells import read_references, read_text
+from jaxlm.tasks.text_cells import read_beside, read_references, read_text
 from jaxlm.tasks.text_layout import TextLayout
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
@@ -50,7 +50,7 @@ class TextRows:
         read: dict[int, dict[str, str]] = {}
         for i in range(len(table.rows)):
             try:
-                texts = {column: _read(read_text, table, i, column) for column in columns}
+                texts = {column: _read(self._reader(column), table, i, column) for column in columns}
                 labels[i] = _read(read_references, table, i, self.target) if labelled else None
                 read[i] = texts
             except UserError as error:
@@ -94,6 +94,11 @@ class TextRows:
                 log.info("%s: %d of %d %s: cut", table.name, counts[name], len(made), what)
         return Examples(table, made, labels, {**counts, "skipped": len(bad.errors)}, bad.errors)
 
+    def _reader(self, column: str) -> Callable[[Any], str]:
+        """Of the columns of a template that has the source, the others may be blank, as Alpaca's `input`."""
+        beside = column != self.layout.source in self.layout.template.columns
+        return read_beside if beside else read_text
+
     def _source(self, ids: np.ndarray, texts: dict[str, str], where: str) -> tuple[np.ndarray, bool]:
         """The tokens that are read, and whether the text had to be cut."""
         layout = self.layout
@@ -107,17 +112,19 @@ class TextRows:
         return np.concatenate([before, ids[:room], after]), cut
 
     def _shortened(self, texts: dict[str, str], room: int, where: str) -> np.ndarray:
-        """Tokens of a template whose source loses its end, so that what stands behind it is kept."""
-        source = self.layout.source if self.layout.source in texts else max(texts, key=lambda name: len(texts[name]))
-        whole = texts[source]
-        _, offsets = self.context.tokenizer.encode_with_offsets(whole)
-        kept = len(offsets)
-        while kept > 0:
-            part = whole[: int(offsets[kept - 1][1])].rstrip()
-            [ids] = self._ids([self.layout.template.fill({**texts, source: part})])
-            if len(ids) <= room:
-                return ids
-            kept -= len(ids) - room
+        """Tokens of a template whose source, or if that is not enough its longest text, loses its end, so that what
+        stands behind it is kept."""
+        longest = max(texts, key=lambda name: len(texts[name]))
+        for column in dict.fromkeys([self.layout.source if self.layout.source in texts else longest, longest]):
+            whole = texts[column]
+            _, offsets = self.context.tokenizer.encode_with_offsets(whole)
+            kept = len(offsets)
+            while kept > 0:
+                part = whole[: int(offsets[kept - 1][1])].rstrip()
+                [ids] = self._ids([self.layout.template.fill({**texts, column: part})])
+                if len(ids) <= room:
+                    return ids
+                kept -= len(ids) - room
         raise UserError(
             f"{where}: task.template alone takes up more than data.max_length={self.layout.max_length}; raise it"
         )

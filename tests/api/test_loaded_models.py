@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers.finetuning_runs import read_jsonl, run, write_jsonl
 
 import jaxlm
+from jaxlm.api.scoring import _file_or_rows
+from jaxlm.api.settings import plain
 from jaxlm.errors import UserError
 
 TEXTS = ["good", "a bad fox", "fox", "a good fox was a good fox", "bad"]
@@ -29,6 +33,39 @@ def test_answers_are_those_of_the_command_in_order(loaded, classifier, tmp_path)
     assert one["scores"] == pytest.approx(ours[1]["scores"], abs=1e-5) == loaded.predict(TEXTS[1])["scores"]
     assert loaded.predict(iter(())) == [] and loaded.labels == ("neg", "pos") and loaded.columns == ("text",)
     assert "bert" in repr(loaded) and "labels neg, pos" in repr(loaded)
+
+
+class Table:
+    """As a table of pandas: it yields the names of its columns."""
+
+    columns = ("text", "id")
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def to_dict(self, orient: str) -> list[dict[str, Any]]:
+        assert orient == "records"
+        return self.rows
+
+
+class Frame(Table):
+    """As a table of polars."""
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        return self.rows
+
+    def to_dict(self, orient: str) -> list[dict[str, Any]]:
+        raise AssertionError(orient)
+
+
+@pytest.mark.parametrize("table", [Table, Frame])
+def test_tables_are_rows_and_not_the_names_of_their_columns(table, loaded):
+    rows = [{"text": text, "id": i} for i, text in enumerate(TEXTS)]
+    assert loaded.predict(table(rows)) == loaded.predict(rows)
+    assert plain({"rows": table(rows)}) == {"rows": rows} and _file_or_rows(table(rows)) == rows
 
 
 def test_later_calls_compile_nothing(loaded):

@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["runs/tny", "./runs/tny", "run/tiny/", "runs/other", "rums"])
+@pytest.mark.parametrize("name", ["runs/tny", "./runs/tny", "run/tiny/", "runs/other", "rums", "tiny"])
 def test_a_mistyped_path_is_named_before_any_hub_is_asked(folder, name):
     with pytest.raises((UserError, RunFailure)) as caught:
         find_model_dir(name, key="model.init")

@@ -15,7 +15,7 @@ import yaml
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
 from jaxlm.inference import terminal
-from jaxlm.inference.evaluate import evaluate_run
+from jaxlm.inference.evaluate import _file_like, evaluate_run
 from jaxlm.inference.input_rows import open_input
 from jaxlm.inference.predict import Predictor
 
@@ -65,6 +65,20 @@ def test_separators_of_tables_are_not_those_of_sentences(tmp_path):
     assert rows(write(tmp_path / "b.csv", "text;n\nx;1\n"), config(path="a.tsv", separator=";")) == [
         {"text": "x", "n": "1"}
     ]
+
+
+def test_utf8_is_read_as_utf8_whatever_the_run_was_trained_on(tmp_path, caplog):
+    """Of an encoding of a byte to a letter, which would read `Ã¼` for `ü` and say nothing."""
+    (tmp_path / "old.csv").write_bytes("text\nschön\n".encode("cp1252"))
+    write(tmp_path / "new.csv", "\ufefftext\nschön\n")
+    own = config(path="a.csv", encoding="cp1252")
+    with caplog.at_level("INFO", "jaxlm"):
+        assert rows(tmp_path / "old.csv", own) == [{"text": "schön"}] and not caplog.records
+        assert rows(tmp_path / "new.csv", own) == [{"text": "schön"}]
+        assert "new.csv: read as UTF-8, which all its letters are, and not as cp1252" in caplog.text
+    assert rows(tmp_path / "old.csv", config(path="a.csv"), encoding="cp1252") == [{"text": "schön"}]
+    assert _file_like(own.data.validation, str(tmp_path / "new.csv"), set()).encoding == "utf-8"
+    assert _file_like(own.data.validation, str(tmp_path / "old.csv"), set()).encoding == "cp1252"
 
 
 def test_lines_of_standard_input_are_texts_where_that_is_said(monkeypatch):

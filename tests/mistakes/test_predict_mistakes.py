@@ -90,6 +90,7 @@ def test_what_works(predict, tmp_path):
     (tmp_path / "out.jsonl").write_text("old\n")
     words(predict("empty.csv", "", status=0), "empty.csv: 0 rows")
     assert (tmp_path / "out.jsonl").read_text() == ""
+    words(predict("t.csv", "text\ngood\n", output="out.conll", status=0), "jsonl is written, a line to a row")
     words(predict("t.csv", "text\ngood\n", output="new/folder/out.jsonl", status=0), "wrote 1 row to")
     assert read_jsonl(tmp_path / "new/folder/out.jsonl") == [{"text": "good", "prediction": {"label": "pos"}}]
 

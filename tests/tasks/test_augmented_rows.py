@@ -76,6 +76,9 @@ def test_entities_stay_whole():
     assert all(copy["tags"][:3] == ["I-PER", "O", "I-PER"] for copy in found)  # of IOB1, two entities stay two
     entities = [{"start": 22, "end": 29, "label": "PER"}, {"start": 43, "end": 51, "label": "LOC"}]
     assert [SENTENCE[e["start"] : e["end"]] for e in entities] == ["Ann Lee", "New York"]
+    triples = [[e["start"], e["end"], e["label"]] for e in entities]
+    written = {"text": SENTENCE, "entities": triples}
+    assert copies("tagging", [written], EDITS, text="text", entities="entities")
     row = {"text": SENTENCE, "entities": list(reversed(entities))}
     for copy in copies("tagging", [row], {**EDITS, "copies": 30}, text="text", entities="entities"):
         spans = [copy["text"][e["start"] : e["end"]] for e in copy["entities"]]

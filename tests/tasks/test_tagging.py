@@ -281,6 +281,11 @@ def test_bad_spans(wordpiece, spans, problem):
         )
 
 
+def test_spans_as_doccano_writes_them(wordpiece):
+    rows = table({"text": "Anna met York", "entities": [[0, 4, "PER"], [9, 13, "LOC"]]})
+    assert task(wordpiece, text="text").examples(rows, labelled=True, key="x").labels[0].tolist() == [1, 0, 3]
+
+
 def test_spans_inside_words_are_widened_and_counted(wordpiece):
     entities = [{"start": 1, "end": 5, "label": "PER"}, {"start": 9, "end": 13, "label": "LOC"}]
     made = task(wordpiece, text="text").examples(
@@ -300,8 +305,8 @@ def test_words_that_the_tokenizer_keeps_nothing_of_are_outside(wordpiece):
 @pytest.mark.parametrize(
     ("rows", "settings", "problem"),
     [
-        ([{"text": "Anna", "tags": [[0, 4, "PER"]]}], {"text": "text", "entities": "tags"},
-         r"row 1: tags: expected an entity such as .*found \[0, 4, 'PER'\]"),
+        ([{"text": "Anna", "tags": [[0, 4]]}], {"text": "text", "entities": "tags"},
+         r"row 1: tags: expected an entity such as .*found \[0, 4\]"),
         ([{"tokens": ["Anna"], "tags": [1]}], {}, r"row 1: tags: .*found \[1\]; numbers have names where task.l"),
         ([{"text": "Anna", "entities": []}], {"text": "text"}, "no row of t.conll has an entity in its column 'ent"),
         ([{"tokens": "Anna", "tags": "B-PER"}, {"tokens": "slept", "tags": "O"}], {},

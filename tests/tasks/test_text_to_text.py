@@ -110,6 +110,24 @@ def test_templates_take_columns_of_the_row():
     assert arrays["tokens"] == ids("{q}: who? c: I am. Ann.") and arrays["labels"] == [*ids("Ann"), EOS]
 
 
+def test_columns_beside_the_source_may_be_blank():
+    task = make(template="{input}\n{more}:", head="causal_lm")
+    _, arrays = one(task, {"input": "hi", "more": "", "output": "yo"})
+    assert arrays["tokens"] == [256, *ids("hi\n:"), *ids("yo")]
+    for row in ({"input": " ", "more": "x", "output": "yo"}, {"input": "hi", "more": None, "output": "yo"}):
+        with pytest.raises(UserError, match="row 1: (input is empty|more is missing)"):
+            one(task, row)
+    both = make(template="{question} {context}", source="unused")
+    with pytest.raises(UserError, match="row 1: context is empty"):
+        one(both, {"question": "who?", "context": "", "output": "Ann"})
+
+
+def test_the_longest_column_is_cut_where_the_source_is_not_enough():
+    task = make(head="causal_lm", data={"max_length": 10, "max_target_length": 4}, template="{input} {more}=")
+    _, arrays = one(task, {"input": "ab", "more": "012345678901", "output": "c"})
+    assert arrays["tokens"] == [256, *ids("ab 01234="), *ids("c")]
+
+
 @pytest.mark.parametrize(
     ("template", "problem"),
     [

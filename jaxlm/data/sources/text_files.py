@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import logging
 import os
 import re
 import zlib
@@ -19,6 +20,8 @@ import pyarrow
 from jaxlm.errors import UserError
 from jaxlm.local_paths import check_fetched
 
+log = logging.getLogger("jaxlm")
+
 _UNDECODED = re.compile("[\udc80-\udcff]")
 """What Python's `surrogateescape` puts in the place of a byte."""
 _MARKS = {
@@ -29,6 +32,9 @@ _MARKS = {
     b"\x28\xb5\x2f\xfd": "zstd does; name it .zst",
     b"%PDF": "PDF does; save its text",
 }
+_BYTE_TO_A_LETTER = ("cp125", "cp437", "cp850", "iso8859", "koi8", "mac")
+_BEGINNING = 1 << 20
+"""Bytes that are looked at."""
 COMPRESSED = (".gz", ".zst")
 """Ends of names of files that are unpacked."""
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -52,6 +58,31 @@ def undecoded(text: str) -> BadRow | None:
     if found is None:
         return None
     return BadRow(f"not UTF-8: byte {ord(found[0]) - 0xDC00:#04x} cannot be decoded; convert the file to UTF-8")
+
+
+def reads_as_utf8(path: Path, encoding: str) -> bool:
+    """Whether a file has letters outside ASCII that are all UTF-8, where `encoding` is one of a byte to a letter, which
+    reads any file, and makes `Ã¼` of an `ü`."""
+    if not codecs.lookup(encoding).name.startswith(_BYTE_TO_A_LETTER):
+        return False
+    with open_binary(path) as (_, stream):
+        beginning = stream.read(_BEGINNING)
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(beginning, final=len(beginning) < _BEGINNING)
+    except UnicodeDecodeError:
+        return False
+    return not text.isascii()
+
+
+def encoding_like(path: Path, usual: str) -> str:
+    """Returns the encoding of a file that is read as others are, which have the `usual` one: UTF-8 where it must be."""
+    try:
+        if not reads_as_utf8(path, usual):
+            return usual
+    except LookupError:  # no such encoding, which is said when the file is opened
+        return usual
+    log.info("%s: read as UTF-8, which all its letters are, and not as %s, as the run's own files", path, usual)
+    return "utf-8"
 
 
 def setting(key: str, name: str, value: str | None = None) -> str:
@@ -97,6 +128,9 @@ def open_text(path: Path, encoding: str, key: str, *, lenient: bool = False) -> 
     except LookupError:
         raise UserError(f"{key}.encoding: unknown encoding {encoding!r}; {_ENCODING_HINTS}") from None
     _check_text(path, codec, encoding, key)
+    if reads_as_utf8(path, codec):
+        log.warning("%s: read as %s, but all its letters are UTF-8 too; they are right with %s",
+                    path, encoding, setting(key, "encoding", "utf-8"))  # fmt: skip
     errors = "surrogateescape" if lenient and codec == "utf-8" and not _begins_as_utf16(path) else "strict"
     codec = "utf-8-sig" if codec == "utf-8" else codec
     try:
