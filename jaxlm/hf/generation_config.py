@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _is_ids(value: Any) -> bool:
@@ -56,7 +57,8 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "encoder_repetition_penalty": (1.0,), "encoder_no_repeat_ngram_size": (0,), "suppress_tokens": ([],),
     "begin_suppress_tokens": ([],), "exponential_decay_length_penalty": (), "num_beam_groups": (1,),
     "diversity_penalty": (0.0,), "penalty_alpha": (0.0,), "guidance_scale": (1.0, 1), "renormalize_logits": (False,),
-    "watermarking_config": (), "constraints": (), "force_words_ids": (),
+    "watermarking_config": (), "constraints": (), "force_words_ids": (), "forced_decoder_ids": ([],), "max_time": (),
+    "token_healing": (False,), "dola_layers": (),
 }  # fmt: skip
 """Settings that change what is written and that jaxlm has not, with the values that change nothing."""
 
@@ -68,15 +70,7 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     Raises:
       UserError: the file is no JSON object, or a value does not fit.
     """
-    path = next((path for name in (FILE, "config.json") if (path := directory / name).is_file()), None)
-    if path is None:
-        return {}
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected a JSON object: {error}") from error
-    if not isinstance(said, dict):
-        raise UserError(f"{path}: expected a JSON object, found {json.dumps(said):.60}")
+    path, said = _read(directory)
     settings = {}
     for name, (fits, wanted) in (KEYS | OF_THE_MODEL).items():
         value = said.get(name)
@@ -85,10 +79,37 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
         if not fits(value):
             raise UserError(f"{path}: {name}: expected {wanted}, found {json.dumps(value):.60}")
         settings[name] = value
+    return settings
+
+
+def warn_of_unsupported(directory: Path) -> None:
+    """Names settings that change what is written and that jaxlm has not.
+
+    Raises:
+      UserError: the file is no JSON object.
+    """
+    path, said = _read(directory)
     for name, idle in UNSUPPORTED.items():
         if said.get(name) is not None and said[name] not in idle:
             log.warning("%s: %s=%s is not supported, and is left out", path, name, json.dumps(said[name]))
-    return settings
+
+
+def settings_file(directory: Path) -> Path | None:
+    """Returns the file that says how a checkpoint's model writes; None: there is none."""
+    return next((path for name in (FILE, "config.json") if (path := directory / name).is_file()), None)
+
+
+def _read(directory: Path) -> tuple[Path | None, dict[str, Any]]:
+    path = settings_file(directory)
+    if path is None:
+        return None, {}
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected a JSON object: {error}") from error
+    if not isinstance(said, dict):
+        raise UserError(f"{path}: expected a JSON object, found {json.dumps(said):.60}")
+    return path, said
 
 
 def write_generation_config(settings: Mapping[str, Any], model: Mapping[str, Any]) -> str:

@@ -88,9 +88,15 @@ class Predictor:
             return dataset
         room = room_for_prompt(model, task.generation)
         long = {e.row: len(e.prompt) for e in split.examples if e.prompt is not None and len(e.prompt) > room > 0}
+        settings = task.generation
+        reason = f"so that {settings.max_new_tokens or 1} more fit the model (generation.max_new_tokens=N writes fewer)"
+        if settings.max_new_tokens is None and (settings.max_length or 0) < model.config.max_positions:
+            reason = (
+                f"since generation.max_length={settings.max_length} counts prompt and text together "
+                "(generation.max_new_tokens=N counts what is written alone)"
+            )
         errors = {
-            row: f"{split.table.where(row)}: {length} tokens; expected at most {room}, so that "
-            f"{task.generation.max_new_tokens or 1} more fit the model (generation.max_new_tokens=N writes fewer)"
+            row: f"{split.table.where(row)}: {length} tokens; expected at most {room}, {reason}"
             for row, length in long.items()
         }
         if errors and self.trained.setup.config.data.on_bad_row == "stop":

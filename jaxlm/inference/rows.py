@@ -14,6 +14,9 @@ from jaxlm.inference.processors import Texts, process, warp
 from jaxlm.inference.stops import StopTable
 from jaxlm.tasks.records import Generation
 
+NO_TOKEN = -1
+"""Ends a text, of one beam, where the scores of the next token are no numbers."""
+
 
 class Beams(NamedTuple):
     """What beam search holds beside the running texts: the best finished ones, best first."""
@@ -115,8 +118,10 @@ def write_token(rows: Rows, logits: jax.Array, key: jax.Array, settings: Generat
         token = jax.vmap(jax.random.categorical)(keys, warp(scores, settings)).astype(jnp.int32)
     else:
         token = scores.argmax(-1).astype(jnp.int32)
+    best = jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0]
+    token = jnp.where(jnp.isnan(best), NO_TOKEN, token)  # NaN is the largest of all to argmax
     state, ended = step_stops(stops, rows.stop, token[:, None])
-    ended = ended[:, 0] | is_end(token, settings) | (rows.step + 1 >= rows.limit)
+    ended = ended[:, 0] | is_end(token, settings) | (rows.step + 1 >= rows.limit) | (token == NO_TOKEN)
     tokens = rows.tokens.at[jnp.arange(len(token)), 0, rows.prompt + rows.step].set(token, mode="drop")
     new = rows._replace(step=rows.step + 1, done=ended, tokens=tokens, last=token[:, None], stop=state)
     return keep_done(rows, new)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.inference.rows import Prompts, Rows
+from jaxlm.errors import RunFailure
+from jaxlm.inference.rows import NO_TOKEN, Prompts, Rows
 from jaxlm.inference.slot_steps import Carry, Fixed, Plan, empty_slots, fill, run, shift, widen
 from jaxlm.parallel.sharding import Rules
 from jaxlm.tasks.records import Generation
@@ -98,11 +99,20 @@ def longest_running(rows: Rows) -> int:
 
 
 def read_texts(rows: Rows, slot: int, settings: Generation) -> list[Hypothesis]:
-    """Returns what a slot holds, as arrays of the host: the texts that are asked for, best first."""
+    """Returns what a slot holds, as arrays of the host: the texts that are asked for, best first.
+
+    Raises:
+      RunFailure: the model's scores of a next token were no numbers.
+    """
     start = int(rows.prompt[slot])
-    if rows.beams is None:
-        return [Hypothesis(rows.tokens[slot, 0, start : start + int(rows.step[slot])].tolist())]
     beams = rows.beams
+    if NO_TOKEN in rows.tokens[slot, 0] or beams is not None and np.isnan(beams.finished_scores[slot]).any():
+        raise RunFailure(
+            "the model's scores of the next token are not finite: its parameters have diverged or are damaged, or its "
+            "numbers are too large for model.dtype"
+        )
+    if beams is None:
+        return [Hypothesis(rows.tokens[slot, 0, start : start + int(rows.step[slot])].tolist())]
     return [
         Hypothesis(
             beams.tokens[slot, i, start : start + int(beams.lengths[slot, i])].tolist(),

@@ -97,5 +97,7 @@ def converse(predictor: Predictor, say: Callable[..., Any] = print) -> None:
             for piece in write_texts(predictor, line, number):
                 say(printable(piece), end="", flush=True)
         except UserError as error:
-            print(printable(f"error: {error}"), end="", file=sys.stderr)
+            print(printable(f"error: {error}"), file=sys.stderr)
+            if sys.stdout.isatty():
+                continue
         say(flush=True)

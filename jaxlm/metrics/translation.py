@@ -91,8 +91,14 @@ def tokenization_of(language: str, references: Sequence[str]) -> Tokenization:
       language: a code such as `zh`, `zh_CN` or `zho_Hans`; of another word the letters of the references tell.
     """
     found = _LANGUAGES.get(language.replace("-", "_").split("_")[0].lower()) or _by_letters(references)
-    module = _MECAB.get(found)
-    return "char" if module is not None and importlib.util.find_spec(module) is None else found
+    return found if missing_splitter(found) is None else "char"
+
+
+def missing_splitter(tokenization: Tokenization) -> str | None:
+    """Returns the extra of sacreBLEU that a split needs and that is not installed, such as `sacrebleu[ja]`."""
+    module = _MECAB.get(tokenization)
+    absent = module is not None and importlib.util.find_spec(module) is None
+    return f"sacrebleu[{tokenization[:2]}]" if absent else None
 
 
 def _by_letters(references: Sequence[str]) -> Tokenization:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
-from jaxlm.hf.generation_config import FILE, KEYS, OF_THE_MODEL, read_generation_config, write_generation_config
+from jaxlm.hf.generation_config import (
+    FILE,
+    KEYS,
+    OF_THE_MODEL,
+    read_generation_config,
+    settings_file,
+    warn_of_unsupported,
+    write_generation_config,
+)
 from jaxlm.setup.model import eos_ids
 from jaxlm.tasks.records import Generation
 from jaxlm.tokenizer.tokenizer import Tokenizer
@@ -32,6 +42,8 @@ def make_generation(config: Config, tokenizer: Tokenizer, checkpoint: HFCheckpoi
     given = {name: value for name in KEYS if (value := getattr(section, name)) is not None}
     writes = checkpoint is not None and checkpoint.family.init_cache is not None
     said = read_generation_config(checkpoint.directory) if checkpoint is not None and writes else {}
+    if checkpoint is not None and writes:
+        warn_of_unsupported(checkpoint.directory)
     if checkpoint is not None and not (checkpoint.directory / FILE).is_file():
         said.setdefault("forced_eos_token_id", getattr(checkpoint.model_config, "forced_eos_id", None))  # BART's
     for name in ("eos_token_id", *OF_THE_MODEL):  # the model's config has them
@@ -54,6 +66,25 @@ def make_generation(config: Config, tokenizer: Tokenizer, checkpoint: HFCheckpoi
         "forced_eos_id": next(iter(_several(values.get("forced_eos_id", ()))), None),
     }
     return Generation(**{"top_k": TOP_K, **values})
+
+
+@contextmanager
+def file_named(config: Config, checkpoint: HFCheckpoint | None) -> Iterator[None]:
+    """Names the checkpoint's file in errors about a setting that it says and the section `generation` does not."""
+    try:
+        yield
+    except UserError as error:
+        found = re.match(r"generation\.(\w+)", str(error))
+        if found is None or checkpoint is None:
+            raise
+        name = {"bad_words": "bad_words_ids"}.get(found[1], found[1])
+        if getattr(config.generation, name, None) is not None or name not in read_generation_config(
+            checkpoint.directory
+        ):
+            raise
+        raise UserError(
+            f"{settings_file(checkpoint.directory)}: {error}; generation.{name}=... replaces what the file says"
+        ) from error
 
 
 def generation_json(settings: Generation, model: Mapping[str, Any]) -> str:

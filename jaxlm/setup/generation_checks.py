@@ -37,6 +37,7 @@ def check_settings(model: Model, settings: Generation) -> None:
             raise UserError(f"generation.{name}: {outside[0]} is outside the model's vocabulary of {vocab_size}")
     for name, fits, wanted in (
         ("max_new_tokens", s.max_new_tokens is None or s.max_new_tokens >= 1, "at least 1"),
+        ("max_length", s.max_new_tokens is not None or s.max_length is None or s.max_length >= 2, "at least 2"),
         ("min_new_tokens", s.min_new_tokens >= 0, "0 or more"),
         ("num_beams", s.num_beams >= 1, "at least 1"),
         ("num_return_sequences", s.num_return_sequences >= 1, "at least 1"),

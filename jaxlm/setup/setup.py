@@ -27,7 +27,7 @@ from jaxlm.parallel.sharding import Rules
 from jaxlm.setup.compile_cache import use_compile_cache
 from jaxlm.setup.early_checks import check_batches, check_mesh
 from jaxlm.setup.few_parameters import make_adapters, make_split
-from jaxlm.setup.generation import make_generation
+from jaxlm.setup.generation import file_named, make_generation
 from jaxlm.setup.generation_checks import check_generation
 from jaxlm.setup.layout import make_layout
 from jaxlm.setup.model import build_model, decoder_start_id, for_training
@@ -160,7 +160,8 @@ def make_setup(
     model = build_model(config, task, tokenizer, checkpoint, devices=devices)
     check_batches(config, model.compute.rules, splits)
     datasets = {} if sources is None else task.datasets(sources)
-    check_generation(task.generation, model, datasets)
+    with file_named(config, checkpoint):
+        check_generation(task.generation, model, datasets)
     cleaned = sources.cleaned if isinstance(sources, TableSources) else {}
     return Setup(config, task, tokenizer, datasets, cleaned, model, checkpoint)
 

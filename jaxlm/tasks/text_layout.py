@@ -62,9 +62,10 @@ class TextLayout:
         """Returns what an export keeps of it, so that the model can be applied by itself; {} where the template has
         other columns than the source."""
         template = self.template.spelled(self.source)
-        return {} if template is None else {"template": template, "source_affixes": [
-            part.tolist() for part in self.source_affixes
-        ]}  # fmt: skip
+        if template is None:
+            return {}
+        affixes = [part.tolist() for part in self.source_affixes]
+        return {"template": template, "source_affixes": affixes, "max_length": self.max_length}
 
     def as_trained(self, known: Any) -> TextLayout:
         """Returns the layout with what `known` returned.
@@ -75,11 +76,12 @@ class TextLayout:
         try:
             before, after = (np.asarray(part, np.int32) for part in known["source_affixes"])
             template = Template.parse(known["template"], self.source)
+            length = int(known.get("max_length", self.max_length))  # absent from older exports
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"config.json: text_to_text: expected what an export writes, found {known!r:.80}"
             ) from error
-        return replace(self, template=template, source_affixes=(before, after))
+        return replace(self, template=template, source_affixes=(before, after), max_length=length)
 
 
 def make_layout(config: WritingConfig, context: Context) -> TextLayout:

@@ -10,7 +10,14 @@ import numpy as np
 
 from jaxlm.data.examples.tables import TableSources
 from jaxlm.errors import UserError
-from jaxlm.metrics.translation import Tokenization, sentence_chrf, signatures, tokenization_of, translation_scores
+from jaxlm.metrics.translation import (
+    Tokenization,
+    missing_splitter,
+    sentence_chrf,
+    signatures,
+    tokenization_of,
+    translation_scores,
+)
 from jaxlm.tasks.language_codes import affixes, find_code
 from jaxlm.tasks.records import Context, Metric
 from jaxlm.tasks.text_cells import sample_references
@@ -54,7 +61,8 @@ class Translation(TextToText):
 
     @classmethod
     def create(cls, config: TranslationConfig, context: Context, sources: TableSources | None) -> Translation:
-        """Raises UserError as `TextToText.create`, and for language codes that the tokenizer does not have."""
+        """Raises UserError as `TextToText.create`, for language codes that the tokenizer lacks, and for a split of BLEU
+        that is not installed."""
         layout = make_layout(config, context)
         tokenizer = context.tokenizer
         if layout.start_id is None and (config.source_language or config.target_language):
@@ -95,6 +103,11 @@ def _with_code(context: Context, code: int, around: tuple[np.ndarray, np.ndarray
 
 def _tokenization(config: TranslationConfig, sources: TableSources | None) -> Tokenization:
     if config.tokenization != "auto":
+        if sources is not None and (extra := missing_splitter(config.tokenization)) is not None:
+            raise UserError(
+                f"task.tokenization={config.tokenization}: MeCab is not installed: pip install '{extra}', or set char, "
+                "which splits by characters"
+            )
         return config.tokenization
     texts = sample_references({} if sources is None else sources.tables, config.target)
     return tokenization_of(config.target_language or config.target, texts)

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
+from jaxlm.inference.predict import open_predictor
 from jaxlm.inference.trained import checkpoint_config, open_trained
 from jaxlm.models import FAMILIES
 from jaxlm.setup.setup import make_setup
@@ -68,3 +69,20 @@ def test_a_model_whose_last_matrix_is_absent_does_not_write(writer):
     save_file(tensors, writer / "model.safetensors")
     with pytest.raises(UserError, match=r"no trained head \(head/unembed are missing\)"):
         open_trained(str(writer), checkpoint_config(str(writer), None))
+
+
+@pytest.mark.parametrize(
+    ("said", "length"), [({"model_max_length": 20}, 20), ({"model_max_length": 10**30}, 24), ({}, 24)]
+)
+def test_an_encoder_reads_as_many_tokens_as_its_tokenizer_says(said, length, tmp_path):
+    config = {"model_type": "bart", **FAMILIES["bart"].to_hf(tiny("bart").config)}  # of 24 positions
+    write_checkpoint(tmp_path, {"architectures": ["BartForConditionalGeneration"], **config}, "seq2seq_lm")
+    say(tmp_path, "tokenizer_config.json", **said)
+    assert checkpoint_config(str(tmp_path), None).data.max_length == length
+
+
+def test_a_prompt_too_long_for_the_files_max_length_is_told_so(writer):
+    say(writer, "generation_config.json", max_length=4)
+    predictor = open_predictor(str(writer))
+    [row] = predictor.predict([{"text": "a fox a fox"}], "t")
+    assert "expected at most 3, since generation.max_length=4 counts prompt and text together" in row["error"]

@@ -13,7 +13,7 @@ from helpers.tiny_models import FAST, tiny, token_logits, weights
 
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.sources.table import Table
-from jaxlm.errors import UserError
+from jaxlm.errors import RunFailure, UserError
 from jaxlm.inference import evaluator, slots
 from jaxlm.inference import generate as generation
 from jaxlm.inference.processors import warp
@@ -336,3 +336,11 @@ def test_a_text_ends_with_the_token_that_completes_a_stop_string():
     expected = [cut(prompt, text) for prompt, text in zip(PROMPTS, texts, strict=True)]
     assert len(expected[0]) == 1 and len(expected[1]) <= 5
     assert generate(model, params, PROMPTS, stop=stop, tokenizer=tokenizer, **settings) == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_sample": True}, {"num_beams": 2}])
+def test_scores_that_are_no_numbers_are_said(settings):
+    model = causal("gpt2")
+    damaged = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), weights(model))
+    with pytest.raises(RunFailure, match="scores of the next token are not finite"):
+        generation.generate(model, damaged, [[5], [7, 9]], Generation(4, eos_ids=(2,), **settings))

@@ -108,4 +108,5 @@ def test_a_line_of_prompts_that_is_not_utf8_is_said_and_the_next_is_read(monkeyp
     monkeypatch.setattr(terminal, "write_texts", lambda _, line, number: iter([f"{number}:{line}"]))
     terminal.converse(Mock(spec=Predictor, trained=Mock()))
     said = capsys.readouterr()
-    assert said.out == "1:one\n\n3:three\n" and "standard input, row 2: not UTF-8: byte 0xff" in said.err
+    assert said.out == "1:one\n\n3:three\n"
+    assert "standard input, row 2: not UTF-8: byte 0xff" in said.err and said.err.endswith("\n")

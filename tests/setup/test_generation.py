@@ -17,7 +17,7 @@ from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.hf.checkpoint import HFCheckpoint
 from jaxlm.models import FAMILIES, Model
-from jaxlm.setup.generation import generation_json, make_generation
+from jaxlm.setup.generation import file_named, generation_json, make_generation
 from jaxlm.setup.generation_checks import check_generation
 from jaxlm.tasks.records import Generation
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
@@ -102,6 +102,7 @@ def test_an_export_is_read_back(tokenizer, checkpoint):
         ("{", r"generation_config\.json: expected a JSON object"),
         ('{"num_beams": "4"}', r"num_beams: expected a whole number of 0 or more, found \"4\""),
         ('{"length_penalty": [1]}', r"length_penalty: expected a number"),
+        ('{"length_penalty": NaN}', r"length_penalty: expected a number, found NaN"),
         ('{"early_stopping": 1}', r"early_stopping: expected true, false or never"),
         ('{"bad_words_ids": [5]}', r"bad_words_ids: expected a list of lists of token ids"),
     ],
@@ -166,3 +167,34 @@ def test_bart_ends_texts_as_its_config_says_and_mbart_begins_them_with_a_languag
     assert (sizes.decoder_start_id, settings.forced_bos_id, settings.forced_eos_id) == (5, 7, None)
     written = json.loads(generation_json(settings, FAMILIES["mbart"].to_hf(sizes)))
     assert (written["decoder_start_token_id"], written["forced_bos_token_id"]) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        (
+            '{"num_beams": 0}',
+            {},
+            r"generation_config\.json: generation\.num_beams=0: expected at least 1; generation\.num_b",
+        ),
+        ('{"bad_words_ids": [[99]]}', {}, r"generation_config\.json: generation\.bad_words: 99 is outside"),
+        ('{"num_return_sequences": 3}', {}, r"generation_config\.json: generation\.num_return_sequences=3: "),
+        ('{"max_length": 1}', {}, r"generation_config\.json: generation\.max_length=1: expected at least 2"),
+        ('{"num_beams": 4}', {"eos_token_id": 99}, r"^generation\.eos_token_id: 99 is outside"),
+    ],
+)
+def test_an_error_names_the_file_that_says_the_setting(text, settings, message, tokenizer, checkpoint):
+    classifier = tiny("llama")
+    model = Model(classifier.family, classifier.config, "causal_lm", 0, classifier.compute)
+    said, given = say(checkpoint, text), config(**settings)
+    with pytest.raises(UserError, match=message), file_named(given, said):
+        check_generation(make_generation(given, tokenizer, said), model, {})
+
+
+def test_settings_that_are_not_supported_are_named_once(tokenizer, checkpoint, caplog):
+    said = say(checkpoint, '{"token_healing": true, "typical_p": 1.0, "eos_token_id": 2}')
+    assert said.model_config.eos_id == 2
+    make_generation(config(), tokenizer, said)
+    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
+        "token_healing=true is not supported, and is left out"
+    ]

@@ -296,12 +296,13 @@ def test_unknown_language_codes(code, problem):
 
 
 def test_an_export_knows_what_stands_around_its_texts():
-    trained = make("translation", prefix="say {}: ", source="en")
+    trained = make("translation", prefix="say {}: ", source="en", data={"max_length": 40})
     written = trained.hf_config()
     context = Context(DataConfig(max_length=64), byte_tokenizer(bos=False), head="seq2seq_lm", hf_config=written)
     cls = TASKS["text_to_text"]
     applied = cls.create(cls.Config.of_checkpoint(), context, None)
     assert one(applied, {"text": "hi"}, labelled=False)[1]["tokens"] == ids("say {}: hi")
+    assert applied.layout.max_length == 40  # long texts are cut where the run cuts them
     fresh = cls.create(cls.Config.of_checkpoint(), context, TableSources({}, {}, ()))
     assert one(fresh, {"text": "hi"}, labelled=False)[1]["tokens"] == ids("hi")
     assert make(template="{a}{b}").hf_config() == {"decoder_start_token_id": 0}
@@ -387,3 +388,15 @@ def test_contract_of_the_config():
         cls.Config.model_validate({"target": "zh"}), Context(DataConfig(), byte_tokenizer(), head="seq2seq_lm"), sources
     )
     assert getattr(task, "tokenization", None) == "zh"
+
+
+def test_a_split_of_bleu_that_is_not_installed_is_said_before_training(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    cls = TASKS["translation"]
+    config = cls.Config.model_validate({"kind": "translation", "tokenization": "ja-mecab"})
+    context = Context(DataConfig(), byte_tokenizer(bos=False), head="seq2seq_lm")
+    with pytest.raises(
+        UserError, match=r"task.tokenization=ja-mecab: MeCab is not installed: pip install 'sacrebleu\[ja\]'"
+    ):
+        cls.create(config, context, TableSources({}, {}, ()))
+    cls.create(config, context, None)  # what is only applied scores nothing
