@@ -20,6 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jaxlm.nn import adapters, quantized
+from jaxlm.nn.bias import add_bias
 from jaxlm.nn.dropout import Key
 from jaxlm.nn.products import product
 from jaxlm.nn.remat import GATHERED, Remat
@@ -161,7 +162,7 @@ def _affine(compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Seque
         hidden = multiply(hidden, adapter["lora_a"], (*axes[:contract], "rank"), contract)
         update = multiply(hidden, adapter["lora_b"], ("rank", *axes[contract:]), 1)
         y = adapters.add_update(y, update, kernel, adapter, compute.adapter_scale)
-    y = y if weights.bias is None else y + add_leading_axes(weights.bias.astype(compute.dtype), y.ndim)
+    y = y if weights.bias is None else add_bias(y, weights.bias, axes[contract:], compute.rules)
     return adapters.scale_outputs(y, adapter)
 
 
