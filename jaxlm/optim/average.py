@@ -40,6 +40,7 @@ def averaged(optimizer: optax.GradientTransformation, decay: float) -> optax.Gra
         updates, inner = optimizer.update(updates, state.inner, params)
         count = jnp.asarray(optax.safe_increment(state.count))
         weight = (1.0 - decay) / -jnp.expm1(count.astype(jnp.float32) * math.log(decay))
+        weight = jnp.where(count == 1, 1.0, weight)  # unrounded, so that what is held still is its own average
         new = optax.apply_updates(params, updates)
         mean = jax.tree.map(lambda m, p: m + weight.astype(m.dtype) * (p - m), state.mean, new)
         return updates, AverageState(count, mean, inner)

@@ -15,6 +15,7 @@ from jaxlm.models.places import heights
 from jaxlm.optim import make_optimizer
 from jaxlm.optim.average import average_of, averaged
 from jaxlm.optim.config import OptimizerConfig
+from jaxlm.optim.gates import hold
 from jaxlm.training.optimizer import describe_rates
 
 STEPS = 4
@@ -84,6 +85,17 @@ def test_the_average_is_that_of_the_formula():
         wanted = sum((1 - decay) * decay ** (t - 1 - i) * value for i, value in enumerate(seen)) / (1 - decay**t)
         np.testing.assert_allclose(average_of(state)["w"], wanted, atol=1e-6)
     assert average_of(optax.sgd(0.1).init(params)) is None
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.99])
+def test_what_is_held_still_is_its_own_average(decay):
+    """Frozen layers of a stack, and layers whose turn has not come, are exported as they were, bit by bit."""
+    params = {"w": jnp.asarray(np.random.default_rng(2).normal(size=500), jnp.float32)}
+    rule = averaged(hold(optax.sgd(0.3), {"w": np.asarray(False)}), decay)
+    state, update = rule.init(params), jax.jit(rule.update)
+    for _ in range(3):
+        _, state = update({"w": jnp.ones(500)}, state, params)
+        np.testing.assert_array_equal(average_of(state)["w"], params["w"])
 
 
 @pytest.mark.slow
