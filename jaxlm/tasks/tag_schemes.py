@@ -167,3 +167,8 @@ def check_tag(tag: object, names: Sequence[str]) -> str:
         raise UserError(f"tag {tag!r} is not one of the {len(names)} tags ({', '.join(names[:12])}"
                         f"{', ...' if len(names) > 12 else ''})")  # fmt: skip
     return tag
+
+
+def bare_entities(tags: np.ndarray, names: Sequence[str]) -> list[Entity]:
+    """Each token as an entity of its own, so that scores by type are those of the tags."""
+    return [Entity(names[int(tag)], i, i + 1) for i, tag in enumerate(tags)]

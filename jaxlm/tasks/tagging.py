@@ -34,6 +34,7 @@ from jaxlm.tasks.records import Answer, Context, Metric, Outputs, Request
 from jaxlm.tasks.skew import accuracy_remarks, described_weights, make_skew
 from jaxlm.tasks.tag_schemes import (
     Scheme,
+    bare_entities,
     check_mark,
     check_tag,
     convert_tags,
@@ -329,8 +330,8 @@ class Tagging(RowTask):
         words = sum(len(answer.label) for answer in labelled)
         whole = {"accuracy": right / max(1, words), **super().scores(sums, answers, dataset)}
         if self.scheme == "bare":
-            gold = [_bare_entities(answer.label, self.label_names) for answer in labelled]
-            predicted = [_bare_entities(answer.kept.tags, self.label_names) for answer in labelled]
+            gold = [bare_entities(answer.label, self.label_names) for answer in labelled]
+            predicted = [bare_entities(answer.kept.tags, self.label_names) for answer in labelled]
             return {**whole, "f1_macro": entity_scores(gold, predicted)["f1_macro"]}
         gold = [self._entities(answer.label) for answer in labelled]
         return {**entity_scores(gold, [self._entities(answer.kept.tags) for answer in labelled]), **whole}
@@ -394,8 +395,3 @@ class Tagging(RowTask):
             "id2label": {str(i): name for i, name in enumerate(self.label_names)},
             "label2id": {name: i for i, name in enumerate(self.label_names)},
         }
-
-
-def _bare_entities(tags: np.ndarray, names: Sequence[str]) -> list[Entity]:
-    """Each token as an entity of its own, so that scores by type are those of the tags."""
-    return [Entity(names[int(tag)], i, i + 1) for i, tag in enumerate(tags)]
