@@ -12,8 +12,6 @@ import tokenizers
 from helpers.corpora import byte_tokenizer
 from tokenizers import models, pre_tokenizers, processors
 
-from jaxlm.config.loading import override_config
-from jaxlm.config.schema import Config
 from jaxlm.data.config import DataConfig
 from jaxlm.data.dataset import BatchLayout
 from jaxlm.data.examples.dataset import RowDataset
@@ -372,31 +370,3 @@ def test_the_first_row_is_shown():
     shown = task.show(batch)
     assert shown[0] == "first packed row:" and "2 tokens: 'hi'" in "".join(shown)
     assert any("asked, 4 tokens: 'bcd</s>'" in line for line in shown) and "padding" in shown[-1]
-
-
-def test_contract_of_the_config():
-    config = Config(name="x")
-    made = override_config(
-        config, ["task={kind: translation, source: en, target: de}", "data.train.path={en: a, de: b}"]
-    )
-    assert made.data.train is not None and made.data.train.path == {"en": "a", "de": "b"}
-    made = override_config(made, ["data.train.path.en=c", "task.eval.limit=null", "data.max_target_length=12"])
-    assert made.data.train is not None and made.data.train.path == {"en": "c", "de": "b"}
-    sources = TableSources({"train": table({"en": "a", "zh": "今天天气很好"})}, {}, ("en", "zh"))
-    cls = TASKS["translation"]
-    task = cls.create(
-        cls.Config.model_validate({"target": "zh"}), Context(DataConfig(), byte_tokenizer(), head="seq2seq_lm"), sources
-    )
-    assert getattr(task, "tokenization", None) == "zh"
-
-
-def test_a_split_of_bleu_that_is_not_installed_is_said_before_training(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    cls = TASKS["translation"]
-    config = cls.Config.model_validate({"kind": "translation", "tokenization": "ja-mecab"})
-    context = Context(DataConfig(), byte_tokenizer(bos=False), head="seq2seq_lm")
-    with pytest.raises(
-        UserError, match=r"task.tokenization=ja-mecab: MeCab is not installed: pip install 'sacrebleu\[ja\]'"
-    ):
-        cls.create(config, context, TableSources({}, {}, ()))
-    cls.create(config, context, None)  # what is only applied scores nothing
