@@ -119,6 +119,7 @@ def test_figures_are_kept(job, tmp_path, monkeypatch, capsys):
     assert rows[0] == rows[2] and rows[1].endswith(line)
 
 
+@pytest.mark.slow
 def test_a_start_with_and_without_compiled_programs(job):
     model, train = job[2], job[4]
     table = bench_startup({"init": str(model)}, str(train), rounds=1)

@@ -43,7 +43,7 @@ def test_what_a_sweep_cannot_do_is_said(tmp_path, capsys, monkeypatch):
     assert run("sweep", "--config", path, "--space", space) == 2
     assert "unknown key optimizer.learning_rat" in capsys.readouterr().err
     assert run("sweep", "--config", path, "--space", tmp_path / "none.yaml") == 2
-    assert "none.yaml: cannot be read" in capsys.readouterr().err
+    assert "none.yaml: no such file; did you mean" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert run("sweep", "--config", path, "--space", space) == 2
     assert "pip install 'jaxlm[sweep]'" in capsys.readouterr().err
