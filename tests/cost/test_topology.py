@@ -224,9 +224,11 @@ def check_llama(shown: str, number: int, ways: int) -> None:
     assert figure(shown, "optimizer state") == pytest.approx(2 * share, rel=0.05)
     assert "fits             yes" in shown
     assert kinds(shown) <= {"all-gather", "all-reduce", "reduce-scatter"} and "all-gather" in kinds(shown)
-    # Each weight once forward and once backward in two bytes; the head's table, too, is read in the backward pass.
+    # In each micro-batch each weight once forward and once backward in two bytes; the head's table, too, is read in the
+    # backward pass.
     gathered = float(re.search(r"all-gather: [\d,]+ a step, ([\d.]+) GiB", shown).group(1))
-    assert gathered < 1.05 * 2 * 2 * number / 2**30
+    micro_batches = int(re.search(r"(\d+) micro-batch", shown).group(1))
+    assert gathered < 1.05 * 2 * 2 * number * micro_batches / 2**30
 
 
 @pytest.mark.tpu_aot
