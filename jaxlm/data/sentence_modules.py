@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from jaxlm.errors import UserError
+from jaxlm.tokenizer.saving import NO_LIMIT, saved_limit
 
 MODULES = "modules.json"
 POOLING = "1_Pooling"
@@ -21,8 +22,6 @@ FILES = (MODULES, "*_Pooling/config.json", "sentence_bert_config.json", "config_
 KEY = "sentence_transformers"
 """Entry of a checkpoint's config under which tasks find a `SentenceModules`."""
 
-_LONGEST = 1_000_000
-"""A greater limit is none."""
 Pooling = Literal["mean", "cls", "last_token"]
 
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}
@@ -123,8 +122,9 @@ def read_sentence_modules(directory: Path) -> SentenceModules:
             f"{directory / 'config_sentence_transformers.json'}: default_prompt_name {default!r} is none of its prompts"
         )
     # From release 6 on, the tokenizer's own limit is the only one.
-    limits = (texts.get("max_seq_length"), _read(directory / "tokenizer_config.json", dict, {}).get("model_max_length"))
-    length = next((limit for limit in limits if type(limit) is int and 0 < limit <= _LONGEST), None)
+    length = texts.get("max_seq_length")
+    if type(length) is not int or not 0 < length < NO_LIMIT:
+        length = saved_limit(directory)
     return SentenceModules(
         pooling=_pooling(
             directory / str(modules[1].get("path", POOLING)) / "config.json", prompted=any(named.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from jaxlm.run.run_dir import SUMMARY, RunDir
 from jaxlm.setup.setup import Setup, make_setup
 from jaxlm.tasks import TASKS
 from jaxlm.tasks.base import Task
-from jaxlm.tokenizer.saving import NO_LIMIT
+from jaxlm.tokenizer.saving import saved_limit
 
 log = logging.getLogger("jaxlm")
 
@@ -142,7 +141,7 @@ def checkpoint_config(name: str, text: str | Sequence[str] | None) -> Config:
     columns = None if text is None else [text] if isinstance(text, str) else list(text)
     limits = [512, checkpoint.model_config.max_positions]
     if checkpoint.head == "seq2seq_lm":
-        limits[0] = _longest_text(checkpoint.directory) or limits[0]
+        limits[0] = saved_limit(checkpoint.directory) or limits[0]
     elif checkpoint.head == EMBEDDING:
         limits[0] = checkpoint.head_config[SENTENCE].max_length or limits[1]
     return Config(
@@ -151,17 +150,6 @@ def checkpoint_config(name: str, text: str | Sequence[str] | None) -> Config:
         task=task.Config.of_checkpoint() if columns is None else task.Config.of_texts(columns),
         data=DataConfig(max_length=min(limits)),
     )
-
-
-def _longest_text(directory: Path) -> int | None:
-    """The most tokens of a text by tokenizer_config.json, as Transformers cuts; None: it names no limit."""
-    path = directory / "tokenizer_config.json"
-    try:
-        said = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path}: expected a JSON object: {error}") from error
-    limit = said.get("model_max_length") if isinstance(said, dict) else None
-    return limit if type(limit) is int and 0 < limit < NO_LIMIT else None
 
 
 def task_of(checkpoint: HFCheckpoint) -> type[Task]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,28 +13,24 @@ _SUBLANES = 8
 """Rows of a TPU's tile; of a product with fewer, its compiler makes a sum again. All but one are zeros."""
 
 
-def add_bias(y: jax.Array, bias: jax.Array, axes: Sequence[str], rules: Rules) -> jax.Array:
-    """Returns y [..., outputs] plus a float32 bias [outputs], in the dtype of y.
+def add_bias(y: jax.Array, bias: jax.Array, axes: tuple[str, ...], rules: Rules) -> jax.Array:
+    """Returns y [..., outputs] plus a float32 bias [1, ..., outputs], in the dtype of y.
 
     Args:
-      axes: logical names of the outputs' axes.
+      axes: logical names of the outputs' axes, as they are gathered.
     """
     if rules.platform == "tpu" and y.dtype == jnp.bfloat16:
-        return _add(y, bias, tuple(axes), rules)
-    return _plain(y, bias)
-
-
-def _plain(y: jax.Array, bias: jax.Array) -> jax.Array:
-    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+        return _add(y, bias, axes, rules)
+    return y + bias.astype(y.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _add(y: jax.Array, bias: jax.Array, axes: tuple[str, ...], rules: Rules) -> jax.Array:
-    return _plain(y, bias)
+    return y + bias.astype(y.dtype)
 
 
 def _forward(y: jax.Array, bias: jax.Array, axes: tuple[str, ...], rules: Rules) -> tuple[jax.Array, None]:
-    return _plain(y, bias), None
+    return y + bias.astype(y.dtype), None
 
 
 def _backward(axes: tuple[str, ...], rules: Rules, _: None, d_y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -45,9 +40,9 @@ def _backward(axes: tuple[str, ...], rules: Rules, _: None, d_y: jax.Array) -> t
     rows = jax.lax.optimization_barrier(rows)  # else the compiler knows what they are
     dims = tuple(1 + axis for axis in summed), summed
     sums = jax.lax.dot_general(rows, d_y, (dims, ((), ())), preferred_element_type=jnp.float32)
-    gathered = ["act_embed" if axis == "embed" else axis for axis in axes]  # as the map's weights are
     # Added up, since the compiler of v5p fails on a row that is taken from an all-reduce and split.
-    return d_y, constrain(sums, (None, *gathered), rules).sum(0)
+    d_bias = constrain(sums, (None, *axes), rules).sum(0)
+    return d_y, d_bias.reshape((1,) * len(summed) + d_bias.shape)
 
 
 _add.defvjp(_forward, _backward)

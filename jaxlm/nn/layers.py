@@ -143,11 +143,10 @@ def _affine(compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Seque
     def multiply(x: jax.Array, kernel: jax.Array, axes: Sequence[str], contract: int) -> jax.Array:
         # Gathered whole, in its half precision: else the TPU compiler multiplies by the parts of other devices in turn
         # (docs/design.md), where each adds into all of the product once more.
-        gathered = ["act_embed" if axis == "embed" else axis for axis in axes]
         if kernel.dtype == jnp.int8:
-            kernel = constrain(kernel, gathered, compute.rules).astype(compute.dtype)  # exact, in bfloat16 too
+            kernel = constrain(kernel, _gathered(axes), compute.rules).astype(compute.dtype)  # exact, in bfloat16 too
         else:
-            kernel = constrain(kernel.astype(compute.dtype), gathered, compute.rules)
+            kernel = constrain(kernel.astype(compute.dtype), _gathered(axes), compute.rules)
         kernel = checkpoint_name(kernel, GATHERED)
         return product(x, kernel, contract, flatten=compute.flatten_products, half=compute.half_products)
 
@@ -162,8 +161,14 @@ def _affine(compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Seque
         hidden = multiply(hidden, adapter["lora_a"], (*axes[:contract], "rank"), contract)
         update = multiply(hidden, adapter["lora_b"], ("rank", *axes[contract:]), 1)
         y = adapters.add_update(y, update, kernel, adapter, compute.adapter_scale)
-    y = y if weights.bias is None else add_bias(y, weights.bias, axes[contract:], compute.rules)
+    if weights.bias is not None:
+        y = add_bias(y, add_leading_axes(weights.bias, y.ndim), _gathered(axes[contract:]), compute.rules)
     return adapters.scale_outputs(y, adapter)
+
+
+def _gathered(axes: Sequence[str]) -> tuple[str, ...]:
+    """The axes of weights that fsdp splits along `embed`, where they have been gathered."""
+    return tuple("act_embed" if axis == "embed" else axis for axis in axes)
 
 
 def _init_of(module: nn.Module, init: Callable[..., jax.Array] | None) -> Callable[..., jax.Array]:

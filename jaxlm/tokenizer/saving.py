@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from jaxlm.errors import UserError
 from jaxlm.tokenizer.added_tokens import ROLES
 
 NO_LIMIT = 1_000_000
@@ -60,3 +63,18 @@ def saved_config(
     else:
         longest = model.positions if model.positions < NO_LIMIT else model.trained_length
     return {**written, "model_max_length": longest, "padding_side": config.get("padding_side") or model.padding_side}
+
+
+def saved_limit(directory: Path) -> int | None:
+    """Returns the most tokens of a text by a directory's tokenizer_config.json, as Transformers cuts; None: no limit.
+
+    Raises:
+      UserError: the file cannot be read as JSON.
+    """
+    path = directory / "tokenizer_config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
+    limit = said.get("model_max_length") if isinstance(said, dict) else None
+    return limit if type(limit) is int and 0 < limit < NO_LIMIT else None

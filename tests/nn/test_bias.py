@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxlm.nn.bias import add_bias
+from jaxlm.nn.layers import add_leading_axes
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
 
-SHAPES = {("embed",): (8,), ("heads", "head_dim"): (2, 4)}
+SHAPES = {("act_embed",): (8,), ("heads", "head_dim"): (2, 4)}
 
 
 @pytest.mark.parametrize("axes", SHAPES)
@@ -24,7 +25,7 @@ def test_the_gradient_by_a_product_is_the_sum(monkeypatch, axes, meshed):
     bias = jnp.asarray(rng.normal(size=SHAPES[axes]), jnp.float32)
 
     def loss(y, bias):
-        return (add_bias(y, bias, axes, rules) * mix).astype(jnp.float32).sum()
+        return (add_bias(y, add_leading_axes(bias, y.ndim), axes, rules) * mix).astype(jnp.float32).sum()
 
     run = jax.jit(jax.grad(loss, (0, 1)))
     assert run.lower(y, bias).as_text().count("dot_general") == 1
@@ -39,6 +40,10 @@ def test_elsewhere_and_of_float32_it_is_a_sum(monkeypatch, platform, dtype):
     """A TPU's products of float32 round their operands."""
     monkeypatch.setattr(Rules, "platform", platform)
     y, bias = jnp.ones((2, 3, 8), dtype), jnp.ones(8)
-    gradient = jax.jit(jax.grad(lambda bias: add_bias(y, bias, ("embed",), Rules()).astype(jnp.float32).sum()))
+    gradient = jax.jit(
+        jax.grad(
+            lambda bias: add_bias(y, add_leading_axes(bias, y.ndim), ("act_embed",), Rules()).astype(jnp.float32).sum()
+        )
+    )
     assert "dot_general" not in gradient.lower(bias).as_text()
     np.testing.assert_array_equal(gradient(bias), np.full(8, 6.0))
