@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple, cast
 
 import jax
@@ -277,9 +277,9 @@ class Model:
             if isinstance(leaf, Kernel)
         }
 
-    @cached_property
+    @property
     def _declared(self) -> Any:
-        return jax.eval_shape(self._boxed, jax.random.key(0))
+        return _declared(dataclasses.replace(self, compute=ComputeConfig()))
 
     @cached_property
     def shapes(self) -> Any:
@@ -288,7 +288,8 @@ class Model:
         Raises:
           UserError: a dimension does not divide by the mesh axis it is split over.
         """
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        boxed = lambda leaf: isinstance(leaf, nn.Partitioned)  # noqa: E731
+        shapes = jax.tree.map(lambda leaf: leaf.value if boxed(leaf) else leaf, self._declared, is_leaf=boxed)
         if self.compute.rules.mesh is None:
             return shapes
         shardings = param_shardings(self.axes, shapes, self.compute.rules)
@@ -302,6 +303,12 @@ class Model:
     @property
     def num_parameters(self) -> int:
         return sum(math.prod(s.shape) for s in jax.tree.leaves(self.shapes))
+
+
+@lru_cache(maxsize=16)
+def _declared(model: Model) -> Any:
+    """The parameters' shapes, boxed with their axes: those of a model do not depend on how it is computed."""
+    return jax.eval_shape(model._boxed, jax.random.key(0))
 
 
 def flatten(tree: Any) -> dict[str, Any]:
