@@ -41,9 +41,11 @@ class Setting(NamedTuple):
     seeds: int = 5
 
 
-# Few training rows have few validation rows beside them; rows of one length let all seeds share compiled steps.
-_FEW = ("data.validation.limit=200", "train.batch_size=16", "train.metric=accuracy", "data.row_length=72",
-        "data.batch_order=balanced")  # fmt: skip
+# Batches of nearly the same number of tokens, in rows of one length, let all seeds share one or two compiled steps.
+_EVEN = ("data.batch_order=balanced", "data.row_length=128")
+# Few training rows have few validation rows beside them.
+_FEW = ("data.validation.limit=200", "train.batch_size=20", "train.metric=accuracy",
+        "data.batch_order=balanced", "data.row_length=72")  # fmt: skip
 SETTINGS = {
     "sst2-100": Setting(
         "sst2", ("data.train.limit=100", "train.epochs=10", "optimizer.learning_rate=2e-4", *_FEW), "accuracy"
@@ -52,9 +54,15 @@ SETTINGS = {
         "sst2", ("data.train.limit=500", "train.epochs=5", "optimizer.learning_rate=1e-4", *_FEW), "accuracy"
     ),
     "spam-skewed": Setting(
-        "sms_spam", ("data.train.limit=1500", "data.keep_labels={spam: 0.1}", "task.baselines=false"), "f1_macro"
+        "sms_spam",
+        ("data.train.limit=1500", "data.keep_labels={spam: 0.1}", "task.baselines=false", *_EVEN),
+        "f1_macro",
     ),
-    "wnut17-500": Setting("wnut17", ("data.train.limit=500", "data.validation.limit=300"), "f1"),
+    "wnut17-500": Setting(
+        "wnut17",
+        ("data.train.limit=500", "data.validation.limit=300", "train.batch_size=20", *_EVEN),
+        "f1",
+    ),
     "sst2-2000": Setting("sst2", ("data.train.limit=2000", "train.epochs=2"), "accuracy", 3),
     "sst2-all": Setting("sst2", (), "accuracy", 3),
     "tnews-skewed": Setting(
@@ -75,7 +83,7 @@ _DROPOUT = {
 }
 _FREEZING = {
     "embeddings and layers 0-2 frozen": ('model.freeze=[embeddings, "layers.0-2"]',),
-    "gradual unfreezing": ("train.unfreeze_every=8",),
+    "gradual unfreezing": ("train.unfreeze_every=6",),
     "mixout 0.3": ("model.mixout=0.3",),
     "top layer new": ("model.reinit_layers=1",),
     "rates by layer 0.9": ("optimizer.layer_decay=0.9",),
