@@ -240,7 +240,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(
         "bench",
         commands.bench,
-        "Speed of fine-tuning, generation, a corpus, a start, fake devices; memory of an evaluation.",
+        "Speed of fine-tuning, generation, reading, a start, fake devices; memory of an evaluation.",
     )
     sub.add_argument("--suite", choices=tuple(SUITES), default="finetune")
     sub.add_argument("--config", metavar="YAML", help="config: the run whose training steps are timed")
@@ -248,14 +248,14 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--texts", type=_positive, default=500, help="generation: the first so many of them")
     sub.add_argument("--num-beams", type=_positive, default=1, help="generation: 1 takes the likeliest token")
     sub.add_argument("--max-new-tokens", type=_positive, default=64, help="generation: most tokens of a text")
-    sub.add_argument("--rows", type=_positive, default=200_000, help="evaluation: rows of the split")
+    sub.add_argument("--rows", type=_positive, default=200_000, help="rows, evaluation: rows of the split")
     sub.add_argument("--gigabytes", type=float, default=1.0, help="corpus: size of the text that is tokenized and read")
     sub.add_argument("--peer", action="store_true", help="the Transformers Trainer beside it (extra: parity)")
     text = "config: network and tokenizer of the peer, where the config begins with random parameters"
     sub.add_argument("--peer-model", metavar="HF_DIR", help=text)
     sub.add_argument("--model", default="models/minilm", metavar="HF_DIR")
     sub.add_argument("--train", default="data/classification/sst2/train.tsv", metavar="TSV")
-    sub.add_argument("--max-length", type=_positive, default=128, help="finetune: tokens at which texts are cut")
+    sub.add_argument("--max-length", type=_positive, default=128, help="finetune, rows: tokens at which texts are cut")
     sub.add_argument("--steps", type=int, default=50)
     sub.add_argument("--warmup", type=int, default=10)
     sub.add_argument("--rounds", type=int, default=3)

@@ -65,6 +65,14 @@ def evaluation(options: argparse.Namespace) -> None:
     print(bench_evaluation(rows=options.rows))
 
 
+def rows(options: argparse.Namespace) -> None:
+    from jaxlm.bench.rows import bench_rows
+
+    _check_model_and_rows(options)
+    shared = {"rows": options.rows, "max_length": options.max_length, **_steps(options)}
+    print(bench_rows(options.model, options.train, **shared))
+
+
 def startup(options: argparse.Namespace) -> None:
     from jaxlm.bench.startup import bench_startup
 
@@ -83,7 +91,7 @@ def scaling(options: argparse.Namespace) -> None:
 
 
 SUITES: dict[str, Callable[[argparse.Namespace], None]] = {
-    suite.__name__: suite for suite in (finetune, config, generation, corpus, evaluation, startup, scaling)
+    suite.__name__: suite for suite in (finetune, config, generation, corpus, rows, evaluation, startup, scaling)
 }
 
 

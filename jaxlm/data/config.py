@@ -153,7 +153,8 @@ class DataConfig(Section):
     """Pretraining: cut rows from the documents laid end to end, attention crossing from one into the next; false:
     documents stay whole where they fit a row, several to a row, kept apart by segment masks."""
     token_cache: LocalPath | None = None
-    """Folder of the tokenized corpora; absent: `.tokens` in `logging.directory`."""
+    """Folder of the tokenized corpora, and of the tokens of 50,000 labelled rows and more; absent: `.tokens` in
+    `logging.directory`."""
     split_special_tokens: bool | None = None
     """Whether a special token that a text spells (`[MASK]`, `</s>`) is split like other characters; false: it is that
     token, as in Transformers; absent: as tokenizer_config.json says, else false."""

@@ -13,6 +13,7 @@ import jax
 from jaxlm.config.schema import Config
 from jaxlm.data.dataset import BatchLayout, Dataset
 from jaxlm.data.examples.tables import SPLITS, TableSources
+from jaxlm.data.examples.token_store import TokenStore
 from jaxlm.errors import Stop
 from jaxlm.hf.checkpoint import HFCheckpoint, load_params
 from jaxlm.models import Family, Model, get_family
@@ -155,7 +156,9 @@ def make_setup(
     tokenizer = processes.first_then_others(lambda: make_tokenizer(config, checkpoint, tokenizer_cache, sources))
     if config.data.split_special_tokens is not None:
         tokenizer = tokenizer.splitting(config.data.split_special_tokens)
-    context = replace(make_context(config, tokenizer, checkpoint), trained=trained)
+    # Edited copies differ from seed to seed, and rows to be answered are seldom answered twice.
+    tokens = None if trained or config.data.augment is not None else TokenStore(token_cache)
+    context = replace(make_context(config, tokenizer, checkpoint), trained=trained, tokens=tokens)
     task = task_type.create(config.task, context, sources)
     model = build_model(config, task, tokenizer, checkpoint, devices=devices)
     check_batches(config, model.compute.rules, splits)

@@ -20,7 +20,6 @@ from jaxlm.setup.setup import TOKENS
 from jaxlm.sweep.results import METRIC, describe, sweep_sections
 from jaxlm.sweep.space import Space, overrides, plain_space
 from jaxlm.sweep.study import Chosen, Study
-from jaxlm.tasks import TASKS
 from jaxlm.training.run import Evaluated
 from jaxlm.training.settings import FREE, flatten
 from jaxlm.training.stages import run_chain, run_pretraining
@@ -96,8 +95,7 @@ def trial_config(config: Config, sweep: str, number: int, values: dict[str, Any]
     made = override_config(config, overrides(values))
     root = Path(config.logging.directory)
     logging_ = config.logging.model_copy(update={"directory": str(root / sweep)})
-    cache = {"token_cache": made.data.token_cache or str(root / TOKENS)}
-    data = made.data.model_copy(update=cache if TASKS[made.task.kind].reads == "corpus" else {})
+    data = made.data.model_copy(update={"token_cache": made.data.token_cache or str(root / TOKENS)})
     changed = {"name": f"trial-{number}", "logging": logging_, "data": data}
     return made.model_copy(update=changed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from jaxlm.data.examples.bad_rows import BadRows
 from jaxlm.data.examples.example import Example, Examples
 from jaxlm.data.examples.texts import TextCells
+from jaxlm.data.examples.token_store import Pieces
 from jaxlm.data.sources.table import Table
 from jaxlm.errors import UserError
 from jaxlm.tasks.answer_cells import IMPOSSIBLE, impossible, place_answer, read_answers, unplaced
@@ -54,7 +55,6 @@ class QuestionRows:
 
     def __init__(self, table: Table, columns: QuestionColumns, context: Context, *, no_answer: bool) -> None:
         self._table, self._columns, self._context, self._no_answer = table, columns, context, no_answer
-        self._encode = lru_cache(maxsize=64)(context.tokenizer.encode_with_offsets)  # questions share contexts
         self._ids: dict[str, int] = {}
         self._counts: Counter[str] = Counter()
 
@@ -65,12 +65,18 @@ class QuestionRows:
         cells = TextCells(table, (columns.question, columns.context), allow_empty=not labelled)
         labels: list[tuple[str, ...] | None] = [None] * len(table.rows)
         made: list[Example] = []
+        read: dict[int, tuple[str, str, _Gold | None]] = {}
         bad = BadRows(table, self._context.data, labelled=labelled, key=key)
         for i in range(len(table.rows)):
             try:
                 question, text = cells.read(i)
-                gold = self._gold(i, text) if labelled else None
-                made += self._windows(i, question, text, gold)
+                read[i] = question.strip(), text, self._gold(i, text) if labelled else None
+            except UserError as error:
+                bad.add(i, error)
+        encode = self._encoder([text for row in read.values() for text in row[:2]])
+        for i, (question, text, gold) in read.items():
+            try:
+                made += self._windows(i, encode(question), encode(text), gold)
                 labels[i] = None if gold is None else gold.texts
             except UserError as error:
                 bad.add(i, error)
@@ -81,17 +87,24 @@ class QuestionRows:
         counts = {"windows": len(made), **{name: self._counts[name] for name in _SAID}, "skipped": len(bad.errors)}
         return Examples(table, made, labels, counts, bad.errors)
 
-    def _windows(self, i: int, question: str, text: str, gold: _Gold | None) -> list[Example]:
+    def _encoder(self, texts: list[str]) -> Callable[[str], Pieces]:
+        """Returns `Tokenizer.encode_with_offsets` of these texts; questions share contexts."""
+        tokenizer, store = self._context.tokenizer, self._context.tokens
+        if store is None:
+            return lru_cache(maxsize=64)(tokenizer.encode_with_offsets)
+        distinct = list(dict.fromkeys(texts))
+        kept = store.read(tokenizer, distinct, "offsets", lambda: map(tokenizer.encode_with_offsets, distinct))
+        return dict(zip(distinct, kept, strict=True)).__getitem__
+
+    def _windows(self, i: int, question: Pieces, context: Pieces, gold: _Gold | None) -> list[Example]:
         tokenizer, data = self._context.tokenizer, self._context.data
-        ids, _ = tokenizer.encode_with_offsets(question.strip())
-        context = self._encode(text)
         span = None
         if gold is not None and gold.place is not None:
             span = answer_tokens(context[1], *gold.place)
             if span is None:
                 raise self._error(i, f"{self._columns.answers}: the tokenizer keeps nothing of {gold.texts[0]!r}")
         try:
-            windows = make_windows(tokenizer.pair_layout, ids, context, data.max_length, data.stride)
+            windows = make_windows(tokenizer.pair_layout, question[0], context, data.max_length, data.stride)
         except UserError as error:
             raise self._error(i, str(error)) from None
         made = [_example(window, i, span) for window in windows]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlm.data.examples.token_store import Pieces
 from jaxlm.errors import UserError
 from jaxlm.tokenizer.layout import TokenLayout
 
@@ -45,7 +46,7 @@ class Window(NamedTuple):
 def make_windows(
     layout: TokenLayout,
     question: np.ndarray,
-    context: tuple[np.ndarray, np.ndarray],
+    context: Pieces,
     max_length: int,
     stride: int,
 ) -> list[Window]:

@@ -277,7 +277,7 @@ class RowTask(Task):
     context: Context
     """Settings and tokenizer."""
     reads = "rows"
-    unused_data_keys = ("concat_documents", "token_cache", "corpus", "max_target_length", "sampling")
+    unused_data_keys = ("concat_documents", "corpus", "max_target_length", "sampling")
     labels_inside: ClassVar[bool] = False
     """Words or characters of the texts carry the labels."""
 

@@ -212,6 +212,7 @@ class Classification(RowTask):
             second[0] if second else None,
             max_length=data.max_length,
             stride=data.stride if data.long_text == "window" else None,
+            ids=self.context.token_ids,
         )
         examples = []
         for i, parts in zip(kept, windows, strict=True):

@@ -56,7 +56,7 @@ class Embedding(RowTask):
     head = "embedding"
     vectors = True
     unused_data_keys = (
-        "concat_documents", "token_cache", "long_text", "stride", "max_target_length", "sampling",
+        "concat_documents", "long_text", "stride", "max_target_length", "sampling",
         "augment",  # a copy of a row is a false negative of it
     )  # fmt: skip
 

@@ -140,7 +140,8 @@ def make_examples(
             numbers.setdefault(text.text, len(numbers))
     framed = [_prompted(config, modules, text) for texts in read.values() for text in texts]
     distinct = list(dict.fromkeys(framed))
-    encoded = dict(zip(distinct, context.tokenizer.encode(distinct, max_length=context.data.max_length), strict=True))
+    inputs = context.tokenizer.encode(distinct, max_length=context.data.max_length, ids=context.token_ids)
+    encoded = dict(zip(distinct, inputs, strict=True))
     ready = iter(framed)
     made: list[Example] = []
     truncated = 0

@@ -127,7 +127,8 @@ class MultipleChoice(RowTask):
         bad.say()
         firsts = [question for question, choices in read.values() for _ in choices]
         seconds = [choice for _, choices in read.values() for choice in choices]
-        encoded = iter(self.context.tokenizer.encode(firsts, seconds, max_length=data.max_length))
+        encode, kept = self.context.tokenizer.encode, self.context.token_ids
+        encoded = iter(encode(firsts, seconds, max_length=data.max_length, ids=kept))
         made: list[Example] = []
         truncated = 0
         for i, (_, choices) in read.items():

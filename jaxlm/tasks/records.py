@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+
 from jaxlm.data.config import DataConfig
+from jaxlm.data.examples.token_store import TokenStore
 from jaxlm.errors import Stop
 from jaxlm.section import Section
 from jaxlm.tokenizer.tokenizer import Tokenizer
@@ -134,7 +137,7 @@ class Request:
     Attributes:
       data: the section `data`.
       splits: those to open of train, validation, test.
-      token_cache: folder of tokenized corpora.
+      token_cache: folder of what is tokenized once.
       seed: of the run.
       stop: names the signal that asks for an end, if any.
     """
@@ -164,6 +167,7 @@ class Context:
       generation: how the model writes, if it does.
       head: kind of the model's head, of those that the family has.
       trained: the model is applied as it is, and not trained: what was tuned for it holds.
+      tokens: keeps the tokens of many rows for the next run; None: they are tokenized each time.
     """
 
     data: DataConfig
@@ -179,3 +183,13 @@ class Context:
     generation: Generation = Generation()
     head: str = ""
     trained: bool = False
+    tokens: TokenStore | None = None
+
+    def token_ids(self, texts: Sequence[str], tokenizer: Tokenizer | None = None) -> Iterable[np.ndarray]:
+        """Returns int32 [T] of each text, without special tokens: those that are kept, else what the tokenizer makes.
+
+        Args:
+          tokenizer: absent: that of the run.
+        """
+        tokenizer = tokenizer or self.tokenizer
+        return tokenizer.token_ids(texts) if self.tokens is None else self.tokens.ids(tokenizer, texts)

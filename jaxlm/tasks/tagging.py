@@ -59,7 +59,7 @@ from jaxlm.tasks.tagging_baseline import most_frequent_tags
 from jaxlm.tasks.tagging_config import TaggingConfig
 from jaxlm.tasks.tagging_report import TaggedSentence, tagging_sections
 from jaxlm.tasks.text_words import words_of_text
-from jaxlm.tasks.word_windows import tagged_example, word_windows
+from jaxlm.tasks.word_windows import tagged_example, tokens_of_words, word_windows
 
 log = logging.getLogger("jaxlm")
 
@@ -184,7 +184,8 @@ class Tagging(RowTask):
         gold_column = self.config.tags if self.config.text is None else self.config.entities
         table.require(column, *((gold_column,) if labelled else ()), key=key)
         made: list[Example] = []
-        labels: list[np.ndarray | None] = []
+        labels: list[np.ndarray | None] = [None] * len(table.rows)
+        read: dict[int, Words] = {}
         bad = BadRows(table, data, labelled=labelled, key=key)
         counts = Counter(truncated=0, widened_entities=0, entities_sharing_a_token=0, words_without_tokens=0)
         given = column == self.config.tokens
@@ -192,21 +193,22 @@ class Tagging(RowTask):
         if labelled and self.config.text is None:
             written = detect_scheme(sentences_of(table, gold_column, self.config.labels))
         for i, row in enumerate(table.rows):
-            gold, place = None, column
+            place = column
             try:
                 words = words_of_tokens(row[column]) if given else words_of_text(row[column], tokenizer)
                 if labelled:
                     place = gold_column
-                    gold = self._gold(row[gold_column], words, written, counts)
+                    labels[i] = self._gold(row[gold_column], words, written, counts)
             except UserError as error:
                 bad.add(i, UserError(f"{table.where(i)}: {place}: {error}"))
-                labels.append(None)
                 continue
-            labels.append(gold)
-            windows = word_windows(words, tokenizer, max_length=data.max_length, stride=data.stride)
+            read[i] = words
+        tokens = tokens_of_words(list(read.values()), tokenizer, self.context.tokens)
+        for (i, words), pieces in zip(read.items(), tokens, strict=True):
+            windows = word_windows(words, pieces, tokenizer, max_length=data.max_length, stride=data.stride)
             counts["truncated"] += len(windows) > 1
             counts["words_without_tokens"] += len(words) - sum(int((window.words >= 0).sum()) for window in windows)
-            made += [tagged_example(window, i, gold) for window in windows]
+            made += [tagged_example(window, i, labels[i]) for window in windows]
         bad.say()
         for name, count in counts.items():
             if count and name != "truncated":

@@ -152,7 +152,7 @@ class TextRows:
 
     def _ids(self, texts: Sequence[str], tokenizer: Tokenizer | None = None) -> list[np.ndarray]:
         tokenizer = tokenizer or self.context.tokenizer
-        return [encoded.ids for [encoded] in tokenizer.encode(texts, special_tokens=False)]
+        return list(self.context.token_ids(texts, tokenizer))
 
     def _example(self, source: np.ndarray, target: np.ndarray | None, row: int) -> Example:
         """An example without a target, to be answered, has one label of weight 0."""

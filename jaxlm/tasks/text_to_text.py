@@ -67,7 +67,7 @@ class TextToText(RowTask):
 
     Config: ClassVar[type[TaskConfig]] = TextToTextConfig
     head = "seq2seq_lm"
-    unused_data_keys = ("concat_documents", "token_cache", "corpus", "long_text", "stride", "sampling")
+    unused_data_keys = ("concat_documents", "corpus", "long_text", "stride", "sampling")
     scored: ClassVar[tuple[Metric, ...]] = (Metric("exact_match"), Metric("f1"))
     """Scores of what is written, the first of which chooses the best checkpoint."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxlm.data.examples.example import Example
+from jaxlm.data.examples.token_store import Pieces, TokenStore
 from jaxlm.tasks.tagged_rows import Words
 from jaxlm.tokenizer.tokenizer import Tokenizer
 
@@ -26,9 +28,27 @@ class WordWindow(NamedTuple):
     spans: np.ndarray
 
 
-def word_windows(words: Words, tokenizer: Tokenizer, *, max_length: int, stride: int) -> list[WordWindow]:
-    """Returns the windows of a row, in order. A word of which the tokenizer keeps nothing is in none."""
-    ids, index = tokenizer.encode_parts(words.text, [start for start, _ in words.spans])
+def tokens_of_words(rows: Sequence[Words], tokenizer: Tokenizer, store: TokenStore | None) -> Iterable[Pieces]:
+    """Returns of each row the ids of its tokens, int32 [T], and the word of each, as `Tokenizer.encode_parts` does."""
+
+    def make() -> Iterator[Pieces]:
+        return (tokenizer.encode_parts(row.text, [start for start, _ in row.spans]) for row in rows)
+
+    if store is None:
+        return make()
+    keys = [json.dumps([row.text, row.spans]) for row in rows]
+    return store.read(tokenizer, keys, "words", make)
+
+
+def word_windows(
+    words: Words, pieces: Pieces, tokenizer: Tokenizer, *, max_length: int, stride: int
+) -> list[WordWindow]:
+    """Returns the windows of a row, in order. A word of which the tokenizer keeps nothing is in none.
+
+    Args:
+      pieces: the row's, of `tokens_of_words`.
+    """
+    ids, index = pieces
     first = index >= 0
     first[1:] &= index[1:] != index[:-1]
     room = max_length - sum(map(len, tokenizer.special_token_affixes))

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,6 +95,7 @@ class Tokenizer:
         max_length: int | None = None,
         stride: int | None = None,
         special_tokens: bool = True,
+        ids: Callable[[Sequence[str]], Iterable[np.ndarray]] | None = None,
     ) -> list[list[Encoding]]:
         """Returns one list per text: a single `Encoding` or, with `stride`, its overlapping windows.
 
@@ -106,6 +107,7 @@ class Tokenizer:
           stride: tokens that neighboring windows share. Of a pair the second text is windowed and the first stays
             whole, unless it leaves the second no more than `stride` tokens: then its end is cut.
           special_tokens: put the model's special tokens around the texts.
+          ids: gives what `token_ids` does, and is called in its place, for texts that were tokenized before.
         Raises:
           UserError: `max_length` leaves no room for text, or `stride` none for a window to move on.
         """
@@ -117,7 +119,7 @@ class Tokenizer:
         layout = TokenLayout.from_backend(self._backend, len(columns), special_tokens)
         length = sys.maxsize if max_length is None else layout.text_length(max_length, stride)
         result = []
-        for sequences in zip(*map(self._ids, columns), strict=True):
+        for sequences in zip(*map(ids or self.token_ids, columns), strict=True):
             truncated = sum(map(len, sequences)) > length
             if not truncated:
                 pieces = [sequences]
@@ -127,6 +129,15 @@ class Tokenizer:
                 pieces = windows(sequences, length, stride)
             result.append([Encoding(*layout.fill(piece), truncated) for piece in pieces])
         return result
+
+    def token_ids(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        """Yields int32 [T] of each text, without special tokens or truncation."""
+        for start in range(0, len(texts), _CHUNK):
+            chunk = list(texts[start : start + _CHUNK])
+            with refused_if_damaged("the tokenizer"):
+                encoded = self._backend.encode_batch_fast(chunk, add_special_tokens=False)
+            for encoding in encoded:
+                yield np.asarray(encoding.ids, np.int32)
 
     def encode_words(self, words: Sequence[str], max_length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Encodes a text that is split into words, which are joined by a space, for labels that words carry.
@@ -348,15 +359,6 @@ class Tokenizer:
     @property
     def _cuts_left(self) -> bool:
         return self._files.config.get("truncation_side") == "left"
-
-    def _ids(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
-        """Yields int32 [T] of each text, without special tokens or truncation."""
-        for start in range(0, len(texts), _CHUNK):
-            chunk = list(texts[start : start + _CHUNK])
-            with refused_if_damaged("the tokenizer"):
-                encoded = self._backend.encode_batch_fast(chunk, add_special_tokens=False)
-            for encoding in encoded:
-                yield np.asarray(encoding.ids, np.int32)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

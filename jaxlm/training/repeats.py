@@ -50,7 +50,7 @@ def repeats(config: Config) -> list[Config]:
     common = {
         "train": train.model_copy(update=once),
         "logging": config.logging.model_copy(update={"directory": directory}),
-        "data": config.data.model_copy(update={"token_cache": cache} if _reads_corpus(config) else {}),
+        "data": config.data.model_copy(update={"token_cache": cache}),
     }
     if train.seeds is not None:
         if config.seed + train.seeds > 2**31:
@@ -62,7 +62,7 @@ def repeats(config: Config) -> list[Config]:
     folds = [FoldConfig(number=n, folds=train.folds, seed=config.seed) for n in range(train.folds)]
     return [
         config.model_copy(
-            update={**common, "name": f"fold-{fold.number}", "data": config.data.model_copy(update={"fold": fold})}
+            update={**common, "name": f"fold-{fold.number}", "data": common["data"].model_copy(update={"fold": fold})}
         )
         for fold in folds
     ]

@@ -11,7 +11,15 @@ from jaxlm.errors import UserError
 from jaxlm.run.run_dir import RunDir
 from jaxlm.training.step_folders import committed_steps, step_numbers
 
-FREE = ("train.restart", "train.hang_factor", "logging.", "checkpoint.", "mesh.", "optimizer.offload")
+FREE = (
+    "train.restart",
+    "train.hang_factor",
+    "logging.",
+    "checkpoint.",
+    "mesh.",
+    "optimizer.offload",
+    "data.token_cache",
+)
 """Beginnings of the keys that may change."""
 LENGTH = ("train.epochs", "train.steps")
 """Keys that say how long a run is."""

@@ -54,6 +54,14 @@ def test_an_evaluation_holds_little_beyond_its_answers(capsys):
     assert int(found.group(1)) < 200
 
 
+def test_rows_become_batches(job, capsys):
+    assert run(*job, "--suite", "rows", "--rows", 500, "--max-length", 64) == 0
+    said = capsys.readouterr().out
+    tokens = sum(len(rows(EXAMPLES)[i % EXAMPLES]["text"].split()) + 2 for i in range(500))
+    assert f"500 texts, {tokens:,} tokens; a batch is made in " in said
+    assert len(re.findall(r"\| [\d,]+ \|\n", said)) == 4
+
+
 def test_the_training_of_a_config(job, tmp_path, capsys):
     folder = job[job.index("--model") + 1].parent
     train = {"path": str(folder / "train.tsv"), "columns": ["text", "label"]}

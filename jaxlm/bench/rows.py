@@ -1,0 +1,80 @@
+"""`jaxlm bench --suite rows`: tokens a second from labelled texts to batches, and the loader's share of a step."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from jaxlm.bench.training_step import time_steps
+from jaxlm.config.schema import Config
+from jaxlm.data.dataset import BatchLayout
+from jaxlm.data.examples.token_store import TokenStore
+from jaxlm.setup.setup import make_context
+from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
+from jaxlm.tasks import TASKS
+from jaxlm.tasks.records import Request
+
+_T = TypeVar("_T")
+BATCH_SIZE = 32
+
+
+def bench_rows(model: str, train: str, *, rows: int, max_length: int, steps: int, warmup: int) -> str:
+    """Times a text classification from its texts to its batches, and its training step.
+
+    Args:
+      model: an HF folder.
+      train: a TSV without a header (text, label), repeated until there are `rows` rows.
+      steps, warmup: of the training step, timed on the rows as they are.
+    Returns:
+      A Markdown table.
+    """
+    section = {
+        "name": "bench",
+        "model": {"init": model},
+        "task": {"text": "text", "label": "label"},
+        "data": {"train": {"path": train, "columns": ["text", "label"]}, "max_length": max_length},
+        "train": {"batch_size": BATCH_SIZE, "steps": steps + warmup},
+    }
+    config = Config.model_validate(section)
+    lines = ["| | tokens/s |", "|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        repeated = Path(folder) / "train.tsv"
+        found = Path(train).read_bytes().splitlines(keepends=True)
+        repeated.write_bytes(b"".join(itertools.islice(itertools.cycle(found), rows)))
+        source = config.data.model_copy(
+            update={"train": config.data.train and config.data.train.model_copy(update={"path": str(repeated)})}
+        )
+        checkpoint = open_checkpoint(config)
+        tokenizer = make_tokenizer(config, checkpoint, None, None)
+        kind = TASKS[config.task.kind]
+        sources = kind.open(config.task, Request(source, ("train",), Path(folder)))
+        store = TokenStore(Path(folder) / "tokens", least=1)
+        context = replace(make_context(config, tokenizer, checkpoint), tokens=store)
+        task = kind.create(config.task, context, sources)
+        first, datasets = _timed(lambda: task.datasets(sources))
+        again, datasets = _timed(lambda: task.datasets(sources))
+        layout = BatchLayout(batch_size=BATCH_SIZE, max_length=max_length)
+        loader = datasets["train"].loader(layout)
+        drawn = loader.steps_per_epoch or 1
+        packing, batches = _timed(lambda: [next(loader) for _ in range(drawn)])
+        loader.close()
+    tokens = sum(int((batch["segment_ids"] > 0).sum()) for batch in batches)
+    lines.append(f"| tokenized, and kept | {tokens / first:,.0f} |")
+    lines.append(f"| read from what was kept | {tokens / again:,.0f} |")
+    lines.append(f"| packed into batches | {tokens / packing:,.0f} |")
+    step = time_steps(config, steps=steps, warmup=warmup)["tokens_per_second"]
+    lines.append(f"| training step | {step:,.0f} |")
+    share = step / (tokens / packing)
+    return "\n".join([f"{rows:,} texts, {tokens:,} tokens; a batch is made in {share:.1%} of a step.", "", *lines])
+
+
+def _timed(work: Callable[[], _T]) -> tuple[float, _T]:
+    """Seconds, and what was made."""
+    start = time.perf_counter()
+    made = work()
+    return time.perf_counter() - start, made
