@@ -1,4 +1,5 @@
-"""`jaxlm bench --suite config`: examples per second of a config's training, the Transformers Trainer beside it."""
+"""`jaxlm bench --suite config`: the speed of a config's training, and beside it the Transformers Trainer's, or in
+pretraining that of a plain torch loop."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def bench_config(
     path: Path, *, rounds: int, steps: int, warmup: int, peer: bool, peer_model: str | None = None
 ) -> Comparison:
     """Runs the contenders in turn, `rounds` times; returns what they measured: examples, of which windows of
-    long rows are one each; of encoder-decoders, tokens of targets.
+    long rows are one each; of encoder-decoders, tokens of targets; of pretraining, tokens.
 
     Args:
       peer_model: HF-format directory with the network and tokenizer of a config that begins with random parameters.
@@ -44,17 +45,46 @@ def bench_config(
     """
     own = [sys.executable, "-m", "jaxlm", "bench", "--suite", "config", "--config", str(path), "--worker"]
     contenders = {"jaxlm": (own, steps)}
-    if peer:
-        contenders["Trainer"] = (_peer(load_config(path), peer_model), steps + warmup)  # it counts its warm-up in
+    if peer:  # which counts its warm-up in
+        config = load_config(path)
+        if config.task.kind == "causal_lm":
+            command = _torch_loop(config)
+            contenders["torch"] = command, steps + warmup
+            contenders["torch, compiled"] = [*command, "--compile"], steps + warmup
+        else:
+            contenders["Trainer"] = _trainer(config, peer_model), steps + warmup
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name, (command, total) in contenders.items():
             counts = ["--steps", str(total), "--warmup", str(warmup), "--seed", str(number)]
             results[name].append(run_measurement([*command, *counts], plain_environ()))
-    return Comparison(results, "target_tokens" if "target_tokens_per_second" in results["jaxlm"][0] else "examples")
+    counted = ("target_tokens", "examples", "tokens")
+    return Comparison(results, next(unit for unit in counted if f"{unit}_per_second" in results["jaxlm"][0]))
 
 
-def _peer(config: Config, peer_model: str | None) -> list[str]:
+def _torch_loop(config: Config) -> list[str]:
+    """The command of the torch loop on the settings of a config, whose dropout has one rate."""
+    model, train, optimizer = config.model, config.data.train, config.optimizer
+    path = None if train is None else train.path
+    tokenizer = model.train_tokenizer
+    if model.family != "gpt2" or tokenizer is None or tokenizer.type != "char" or not isinstance(path, str):
+        raise UserError("--peer: pretraining has a peer for model.family=gpt2 on the characters of one file "
+                        "(model.train_tokenizer={type: char})")  # fmt: skip
+    sizes = {name: model.config[name] for name in ("num_layers", "num_heads", "embed_dim", "mlp_dim", "dropout")}
+    options = {
+        **sizes,
+        "train": path,
+        "max_length": config.data.max_length,
+        "batch_size": config.train.batch_size,
+        "learning_rate": optimizer.learning_rate,
+        "weight_decay": optimizer.weight_decay,
+        "b2": optimizer.b2,
+    }
+    given = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    return [sys.executable, str(peer_script("torch_causal_lm.py")), "--json", *given]
+
+
+def _trainer(config: Config, peer_model: str | None) -> list[str]:
     """The command of the Trainer on the settings of a config."""
     kind = config.task.kind
     if kind not in _PEERS:

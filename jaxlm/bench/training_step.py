@@ -16,10 +16,10 @@ def time_steps(config: Config, *, steps: int, warmup: int) -> dict[str, Any]:
     """Times training steps; every batch shape is compiled before the clock starts.
 
     Args:
-      config: of a run on labelled rows, of at least `steps + warmup` steps.
+      config: of a run of at least `steps + warmup` steps.
     Returns:
-      examples_per_second (windows of long rows count each), tokens_per_second, of an encoder-decoder
-      target_tokens_per_second, padding_share, and what was run.
+      examples_per_second of labelled rows (windows of long ones count each), tokens_per_second, of an
+      encoder-decoder target_tokens_per_second, padding_share, and what was run.
     """
     plan = make_plan(make_setup(config))
     state, _ = plan.init_state()
@@ -37,11 +37,13 @@ def time_steps(config: Config, *, steps: int, warmup: int) -> dict[str, Any]:
     timed = batches[warmup:]
     tokens = sum(int((batch["segment_ids"] > 0).sum()) for batch in timed)
     targets = sum(int((batch["decoder_segment_ids"] > 0).sum()) for batch in timed if "decoder_segment_ids" in batch)
-    of_targets = {"target_tokens_per_second": targets / seconds} if targets else {}
+    rates = {"tokens_per_second": tokens / seconds}
+    if "examples" in timed[0]:
+        rates["examples_per_second"] = sum(int((batch["examples"] >= 0).sum()) for batch in timed) / seconds
+    if targets:
+        rates["target_tokens_per_second"] = targets / seconds
     return {
-        "examples_per_second": sum(int((batch["examples"] >= 0).sum()) for batch in timed) / seconds,
-        "tokens_per_second": tokens / seconds,
-        **of_targets,
+        **rates,
         "padding_share": 1 - tokens / sum(batch["tokens"].size for batch in timed),
         "shapes": len(first_of_shape),
         "device": jax.devices()[0].device_kind,

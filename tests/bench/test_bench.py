@@ -10,7 +10,7 @@ from helpers.finetuning_runs import FILLER, WORDS, rows, run
 from helpers.hf_folders import write_checkpoint
 from helpers.tiny_models import tiny
 
-from jaxlm.bench import finetune
+from jaxlm.bench import config_speed, finetune
 from jaxlm.bench.startup import bench_startup
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.training import train_tokenizer
@@ -78,6 +78,42 @@ def test_the_training_of_a_config(job, tmp_path, capsys):
     assert "task.kind=classification has no peer; expected one of tagging" in capsys.readouterr().err
     assert run("bench", "--suite", "config") == 2
     assert "--suite config: needs --config FILE" in capsys.readouterr().err
+
+
+def test_pretraining_of_a_config_and_its_peer(tmp_path, capsys, monkeypatch):
+    (tmp_path / "train.txt").write_text("a fox in the box and a box in the fox\n" * 50)
+    sizes = {"num_layers": 1, "num_heads": 2, "embed_dim": 16, "mlp_dim": 32, "max_positions": 8, "dropout": 0.0}
+    model = {"family": "gpt2", "config": sizes, "train_tokenizer": {"type": "char"}}
+    settings = {
+        "name": "gpt", "model": model, "task": {"kind": "causal_lm"},
+        "data": {"train": {"path": str(tmp_path / "train.txt")}, "max_length": 8, "concat_documents": True},
+        "train": {"batch_size": 8, "steps": 9}, "optimizer": {"warmup": 2},
+        "logging": {"directory": str(tmp_path / "runs")},
+    }  # fmt: skip
+    path = tmp_path / "gpt.yaml"
+
+    def bench(*options):
+        path.write_text(json.dumps(settings), encoding="utf-8")
+        return run("bench", "--suite", "config", "--config", path, "--steps", 2, "--warmup", 1, *options)
+
+    assert bench("--worker") == 0
+    figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert figures["tokens_per_second"] > 0 and "examples_per_second" not in figures
+    asked = []
+
+    def measured(command, environ):
+        asked.append(command)
+        return {"tokens_per_second": 30.0 / len(asked), "padding_share": 0.0}
+
+    monkeypatch.setattr(config_speed, "run_measurement", measured)
+    assert bench("--peer", "--rounds", 1) == 0
+    said = capsys.readouterr().out
+    assert "tokens/s" in said and "| torch | 15.0 | 0.0% | 2.00 |" in said and "| torch, compiled | 10.0 |" in said
+    given = asked[1][2:]
+    assert given[given.index("--embed-dim") + 1] == "16" and given[given.index("--steps") + 1] == "3"
+    settings["model"] = {"family": "lstm", "train_tokenizer": {"type": "char"}}
+    assert bench("--peer") == 2
+    assert "pretraining has a peer for model.family=gpt2" in capsys.readouterr().err
 
 
 def test_texts_that_a_model_writes(tmp_path, capsys):
