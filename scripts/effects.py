@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -189,13 +190,16 @@ def rows() -> list[Row]:
 
 def table() -> str:
     """The table of the finished rows, in Markdown."""
-    lines = ["| setting | knob | mean ± sd | against plain | overrides |", "|---|---|---|---|---|"]
+    lines = ["| setting | knob | mean ± sd | against plain ± its error | overrides |", "|---|---|---|---|---|"]
     plain = {row.setting: row.score() for row in rows() if row.knob == PLAIN}
     for row in rows():
         if (found := row.score()) is None:
             continue
         base = plain[row.setting]
-        gain = "" if row.knob == PLAIN or base is None else f"{found[0] - base[0]:+.4f}"
+        gain = ""
+        if row.knob != PLAIN and base is not None:
+            error = math.hypot(found[1], base[1]) / math.sqrt(SETTINGS[row.setting].seeds)
+            gain = f"{found[0] - base[0]:+.4f} ± {error:.4f}"
         overrides = " ".join(SETTINGS[row.setting].overrides if row.knob == PLAIN else row.overrides)
         lines.append(f"| {row.setting} | {row.knob} | {found[0]:.4f} ± {found[1]:.4f} | {gain} | `{overrides}` |")
     return "\n".join(lines)
