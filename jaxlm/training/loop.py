@@ -126,6 +126,7 @@ def loop(run: Run, state: TrainState, progress: Progress) -> TrainState:
                     meter.wait()
             watch.end()
             if compiles:
+                log.info("compiled, and the first step of this shape done, in %.1f s", meter.last_compile_seconds)
                 programs.begin(batch)
             if any(due) or stop:
                 meter.sum_counts(plan.setup.rules)

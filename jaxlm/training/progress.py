@@ -73,19 +73,24 @@ class StepMeter:
     examples: int = 0
     seconds: float = 0.0
     """Spent in steps that compiled nothing, without evaluation and saving."""
+    compile_seconds: float = 0.0
+    """Spent in the first step of each batch shape, which compiles, or finds the program in the cache."""
     timed_tokens: int = 0
     """Tokens of the steps that `seconds` covers."""
     timed_examples: int = 0
     total: dict[str, float] = field(default_factory=dict)
     """Sums of the above until the last log line."""
 
-    _TOTALS: ClassVar[tuple[str, ...]] = ("tokens", "cells", "examples", "seconds", "timed_tokens", "timed_examples")
+    _TOTALS: ClassVar[tuple[str, ...]] = (
+        "tokens", "cells", "examples", "seconds", "timed_tokens", "timed_examples", "compile_seconds",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         self.clock: Callable[[], float] = time.perf_counter
         self._in_flight: deque[dict[str, jax.Array]] = deque()
         self._counts: Counter[str] = Counter()  # of this process, since the last `sum_counts`
         self._compiled: set[tuple[int, ...]] = set()  # shapes of batches
+        self.last_compile_seconds = 0.0
         self._max_in_flight = 0
         self._nonfinite = 0.0  # parameters, after the steps that were fetched
         self._examples: list[np.ndarray | None] = []  # of each batch since the last flush, or resumption
@@ -98,8 +103,12 @@ class StepMeter:
         self._max_in_flight = IN_FLIGHT if compiled else 0
         start = self.clock()
         yield
+        seconds = self.clock() - start
         if compiled:
-            self.seconds += self.clock() - start
+            self.seconds += seconds
+        else:
+            self.last_compile_seconds = seconds
+            self.compile_seconds += seconds
         self._compiled.add(shape)
         self._examples.append(batch.get(EXAMPLES))
         self._counts.update(_count(batch, timed=compiled))
@@ -178,6 +187,7 @@ class StepMeter:
             "padding_share": 1.0 - sums["tokens"] / max(sums["cells"], 1),
             "examples": sums["examples"],
             "train_seconds": seconds,
+            "compile_seconds": sums["compile_seconds"],
         }
 
 

@@ -64,6 +64,7 @@ def test_meter_counts_and_times_and_goes_on_after_a_restart():
     meter.sum_counts(Rules())
     assert (meter.tokens, meter.examples, meter.cells) == (55, 22, 88)
     assert (meter.timed_tokens, meter.timed_examples) == (30, 12) and meter.seconds > 0
+    assert 0 < meter.last_compile_seconds < meter.compile_seconds  # of the second shape, and of both
     stored = json.loads(json.dumps(Progress(BestCheckpoint(True), meter, 5).to_json()))
     again = Progress.from_json(stored, 5)
     assert again == Progress(BestCheckpoint(True), meter, 5)
@@ -74,6 +75,7 @@ def test_meter_counts_and_times_and_goes_on_after_a_restart():
     again.meter.sum_counts(Rules())
     assert again.meter.flush(1e-3)["loss"] == 7
     figures = again.meter.throughput()
+    assert figures["compile_seconds"] > meter.compile_seconds  # a restart compiles anew
     assert figures["examples"] == 26 and figures["padding_share"] == 1 - 65 / 104
 
 
