@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,21 +30,23 @@ def kernel_flops(name: str, operands: Sequence[tuple[str, tuple[int, ...]]]) -> 
 
     Args:
       name: of the kernel's forward or of a backward pass, as `hlo.kernels` finds it: splash attention's two, or the one
-        of `nn.dropout_kernel`.
-      operands: (dtype, shape) of each; queries [B, N, T, H] and keys [B, K, S, H] are the first of floating point, of
-        which the compiler leaves out B where it is 1.
+        of `nn.flash`.
+      operands: (dtype, shape) of each. Queries [B, N, T, H] and keys [B, K, S, H], or [B, T, N H] and [B, S, K H]
+        where `nn.flash` says so by its name, are the first of floating point; the compiler leaves out B where it is 1.
     Raises:
       ValueError: another kernel.
     """
     products = next((n for part, n in _PRODUCTS.items() if part in name), None)
     if products is None:
-        raise ValueError(f"kernel {name!r}: expected one of splash attention's or of nn.dropout_kernel's")
+        raise ValueError(f"kernel {name!r}: expected one of splash attention's or of nn.flash's")
     queries, keys = [shape for dtype, shape in operands if dtype in ("bf16", "f16", "f32")][:2]
-    if "dropout_mha" in name:
+    if "flash_mha" in name:
         causal = "_causal" in name
     else:
         causal = sum(dtype == "s32" for dtype, _ in operands) > 2  # segment ids of both, and then the columns' numbers
     width = -(-queries[-1] // LANES) * LANES
+    if side_by_side := re.search(r"_of_(\d+)", name):  # each head is multiplied in all lanes of its block
+        width = queries[-1] // int(side_by_side[1]) * LANES
     return 2 * products * math.prod(queries[:-1]) * keys[-2] * width // (2 if causal else 1)
 
 

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.errors import UserError
-from jaxlm.nn import dropout_kernel, splash
+from jaxlm.nn import flash, splash
 from jaxlm.nn.dropout import dropout
 from jaxlm.nn.layers import ComputeConfig, Key, take_columns
 from jaxlm.nn.remat import ATTENTION
@@ -153,8 +153,9 @@ def attend(
 
     `compute.attention` names a kernel; "auto" takes the first one that the mesh's devices have and that supports the
     call. XLA supports every call.
-      "splash": on a TPU (`splash.splash`; with dropout `dropout_kernel`), block by block from the segment ids, without
-        bias and prefix. XLA has queries in columns of their own (slots, cached decoding) and rows under 128 columns.
+      "splash": on a TPU, block by block from the segment ids, without bias and prefix (`splash.splash`; with dropout
+        and for narrow heads `flash.flash`). XLA has queries in columns of their own (slots, cached decoding) and rows
+        under 128 columns.
       "cudnn": on a GPU, half precision, heads of up to 128 dimensions, no dropout; with the dense mask.
       "xla": `jax.nn.dot_product_attention` with the dense mask; with dropout, the same formula written out.
 
@@ -173,8 +174,10 @@ def attend(
     if kernel == "splash":
         settings = {"rules": compute.rules, "scale": scale, "causal": mask.causal}
         run = functools.partial(splash.splash, **settings)
-        if drops:
-            run = functools.partial(dropout_kernel.attention_with_dropout, **settings, rate=dropout_rate, key=key)
+        narrow = flash.side_by_side(q_BTNH.shape[2], *k_BSKH.shape[2:], compute.rules)
+        if drops or narrow and flash.fits(q_BTNH.shape, 0.0, compute.rules):
+            dropped = {"rate": dropout_rate, "key": key} if drops else {}
+            run = functools.partial(flash.flash, **settings, **dropped)
         return _windowed(run, (q_BTNH, k_BSKH, v_BSKH, mask.query_BT, mask.key_BS), mask)
     if not drops:
         with jax.numpy_dtype_promotion("standard"):  # inside, JAX itself mixes half precision with float32
@@ -211,7 +214,7 @@ def _kernel(
             f"run on a {platform}": platform not in ("tpu", "cpu"),
             "add relative positions to the logits": biased,
             "read a prefix in both directions": whole and mask.prefix_BS is not None,
-            _DROPOUT: rate > 0 and not dropout_kernel.fits(q_BTNH.shape, rate, compute.rules),
+            _DROPOUT: rate > 0 and not flash.fits(q_BTNH.shape, rate, compute.rules),
         }
         lacking = next((feature for feature, wanted in missing.items() if wanted), None)
         if lacking and asked == "splash":

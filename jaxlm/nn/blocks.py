@@ -52,27 +52,23 @@ def on_each_device(
     """Runs a kernel on each device's rows, heads and (where `length` is split) queries, against all keys.
 
     Args:
-      kernel: (first, queries [B, N, T, H], keys [B, K, S, H], values, segment ids [B, T] and [B, S]) -> [B, N, T, H].
+      kernel: (first, queries [B, T, N, H], keys [B, S, K, H], values, segment ids [B, T] and [B, S]) -> [B, T, N, H].
       first, first_spec: what else it is given, and its `PartitionSpec`s.
       operands: filled.
     Returns:
       [B, T, N, H], filled as the queries are.
     """
-
-    def local(first: Any, q: jax.Array, k: jax.Array, v: jax.Array, *ids: jax.Array) -> jax.Array:
-        return kernel(first, *(x.swapaxes(1, 2) for x in (q, k, v)), *ids).swapaxes(1, 2)
-
     if rules.mesh is not None:
         rows, length, heads, head_dim = rules.spec(("batch", "length", "act_heads", "head_dim"))
         queries, keys = PartitionSpec(rows, length, heads, head_dim), PartitionSpec(rows, None, heads, head_dim)
-        local = jax.shard_map(
-            local,
+        kernel = jax.shard_map(
+            kernel,
             mesh=rules.mesh,
             in_specs=(first_spec, queries, keys, keys, PartitionSpec(rows, length), PartitionSpec(rows, None)),
             out_specs=queries,
             check_vma=False,  # which the kernels' outputs do not carry
         )
-    return local(first, *operands)
+    return kernel(first, *operands)
 
 
 def ways(part: _Part, rules: Rules) -> int:

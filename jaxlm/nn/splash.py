@@ -72,7 +72,8 @@ def splash(
         spec = kernel.manual_sharding_spec(NamedSharding(rules.mesh, split))
 
     def run(kernel, q, k, v, query_ids, key_ids):
-        return jax.vmap(kernel)(q, k, v, pallas.SegmentIds(query_ids, key_ids))
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        return jax.vmap(kernel)(q, k, v, pallas.SegmentIds(query_ids, key_ids)).swapaxes(1, 2)
 
     return on_each_device(run, kernel, spec, operands, rules)[:, : q_BTNH.shape[1]]
 

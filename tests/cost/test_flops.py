@@ -24,7 +24,7 @@ def test_operations_of_the_kernel():
     one = [(dtype, shape[1:]) for dtype, shape in operands]
     assert kernel_flops("splash_mha_fwd_x", one) == products // rows
     dropping = [("s32", (5,)), *operands[1:4], ("s32", (rows, 1, length)), ("s32", (rows, 1, length))]
-    found = [kernel_flops(f"dropout_mha_{part}", dropping) for part in ("fwd_whole", "bwd_whole", "fwd_causal")]
+    found = [kernel_flops(f"flash_mha_{part}", dropping) for part in ("fwd_whole", "bwd_whole", "fwd_causal")]
     assert found == [products, 2.5 * products, products / 2]
     with pytest.raises(ValueError, match="kernel 'other'"):
         kernel_flops("other", operands)

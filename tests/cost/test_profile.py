@@ -30,7 +30,7 @@ StackFrames
 %body (p: (s32[], bf16[512,1024])) -> (s32[], bf16[512,1024]) {
   %fusion.8 = bf16[512,1024]{1,0} fusion(%p), metadata={op_name="jit(f)/jvp()/while/body/dot_general" stack_frame_id=2}, backend_config={"estimated_cycles":"100"}
   %fusion.9 = f32[7]{0} fusion(%p), metadata={op_name="jit(f)/transpose(jvp())/while/body/rematted/mul" stack_frame_id=2}, backend_config={"estimated_cycles":"9"}
-  %dropout_mha_fwd_whole.2 = (bf16[1,2,256,128]{3,2,1,0}) custom-call(%a, %b), custom_call_target="tpu_custom_call", operand_layout_constraints={s32[5]{0}, bf16[1,2,256,128]{3,2,1,0}, bf16[1,2,256,128]{3,2,1,0}}, metadata={op_name="jit(f)/x" stack_frame_id=1}
+  %flash_mha_fwd_whole.2 = (bf16[1,2,256,128]{3,2,1,0}) custom-call(%a, %b), custom_call_target="tpu_custom_call", operand_layout_constraints={s32[5]{0}, bf16[1,2,256,128]{3,2,1,0}, bf16[1,2,256,128]{3,2,1,0}}, metadata={op_name="jit(f)/x" stack_frame_id=1}
 }
 
 %condition (c: (s32[], bf16[512,1024])) -> pred[] {
@@ -55,7 +55,7 @@ def test_instructions_by_their_cycles():
         ("copy", "bf16[512,1024]", "", 2, 11),
     ]
     products = 4 * 2 * 2 * (2 * 256 * 256 * 128)  # four turns, two heads, two products
-    assert kernel[:4] == ("dropout_mha_fwd_whole", "bf16[1,2,256,128]", "train.py:11", 4)
+    assert kernel[:4] == ("flash_mha_fwd_whole", "bf16[1,2,256,128]", "train.py:11", 4)
     assert kernel.cycles == pytest.approx(products / chip.flops * chip.clock)
     assert sum(found.cycles for found in (first, *others)) == cycles(TEXT)
 
@@ -67,4 +67,4 @@ def test_the_table_says_which_share_it_shows(monkeypatch):
     monkeypatch.setattr("jaxlm.cost.profile.SHOWN", 2)
     head, _, *rows = profile_lines(instructions(TEXT, chip), chip)
     assert "2 of 4 instructions, 9" in head
-    assert [row.split()[-1] for row in rows] == ["dropout_mha_fwd_whole", "dot_general"]
+    assert [row.split()[-1] for row in rows] == ["flash_mha_fwd_whole", "dot_general"]

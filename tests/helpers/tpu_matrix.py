@@ -57,7 +57,7 @@ KINDS = {
     "fsdp": SPLIT, "fsdp_tp": SPLIT, "hybrid": SPLIT | {"all-reduce across slices"}, "context": SPLIT,
 }  # fmt: skip
 KERNELS = {"train": ("_dkv_", "_dq_", "_fwd_"), "eval": ("_fwd_",), "decode": ()}
-DROPOUT_KERNELS = ("dropout_mha_bwd_", "dropout_mha_fwd_")
+DROPOUT_KERNELS = ("flash_mha_bwd_", "flash_mha_fwd_")
 """When DistilBERT trains, with dropout of attention's probabilities."""
 GIB = {"v5e": 16, "v5p": 95, "v6e": 32}
 LENGTH = 640

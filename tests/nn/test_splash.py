@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxlm.errors import UserError
-from jaxlm.nn import dropout_kernel
+from jaxlm.nn import flash
 from jaxlm.nn.attention import Mask, attend, decoder_mask, empty_cache
 from jaxlm.nn.layers import ComputeConfig
 from jaxlm.parallel.mesh import make_mesh
@@ -49,10 +49,14 @@ CASES = {
     "wide window": (256, 256, 6, 2, 130, True, 200),
     "local": (300, 300, 2, 2, 8, False, 40),
     "other keys": (260, 200, 2, 2, 16, False, None),
+    "side by side": (300, 300, 4, 4, 64, False, None),
+    "four side by side": (260, 200, 8, 8, 32, False, None),
+    "causal side by side": (384, 384, 4, 4, 64, True, 200),
 }
 
 
-MESHED = [("causal", "heads"), ("causal", "queries"), ("local", "queries"), ("other keys", "queries")]
+MESHED = [("causal", "heads"), ("causal", "queries"), ("local", "queries"), ("other keys", "queries"),
+          ("side by side", "heads"), ("causal side by side", "queries")]  # fmt: skip
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -141,10 +145,10 @@ def test_dropout_of_probabilities_has_a_kernel_of_its_own(tpu, monkeypatch):
     ids = jnp.ones((8, 256), jnp.int32)
     x = jnp.zeros((8, 256, 2, 16))
     mask = Mask(ids, ids)
-    assert kernel_names(x, x, mask, tpu, dropout_rate=0.1, key=jax.random.key(0)) == {"dropout_mha_fwd_whole"}
-    assert not any("dropout" in name for name in kernel_names(x, x, mask, tpu, dropout_rate=0.1))  # evaluation
+    assert kernel_names(x, x, mask, tpu, dropout_rate=0.1, key=jax.random.key(0)) == {"flash_mha_fwd_whole"}
+    assert not any("flash" in name for name in kernel_names(x, x, mask, tpu, dropout_rate=0.1))  # evaluation
     assert not calls(x, x, mask, tpu, dropout_rate=1 - 1e-6, key=jax.random.key(0))
-    monkeypatch.setattr(dropout_kernel, "LARGEST_GRADIENT", 255 * 128)
+    monkeypatch.setattr(flash, "LARGEST_GRADIENT", 255 * 128)
     assert not calls(x, x, mask, tpu, dropout_rate=0.1, key=jax.random.key(0))
     assert calls(x, x, mask, tpu)
 
