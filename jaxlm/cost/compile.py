@@ -11,8 +11,8 @@ from typing import Any
 import jax
 
 from jaxlm.config.schema import Config
-from jaxlm.cost.flops import kernel_flops, matmul_flops
-from jaxlm.cost.hlo import ACROSS_SLICES, Collective, collectives, cycles, kernels
+from jaxlm.cost.flops import kernel_seconds, matmul_flops
+from jaxlm.cost.hlo import ACROSS_SLICES, Collective, Kernel, collectives, cycles, kernels
 from jaxlm.cost.memory import peak_bytes, state_lines, step_lines
 from jaxlm.cost.profile import instructions, profile_lines
 from jaxlm.cost.stand_in import setup_for_shapes
@@ -48,8 +48,8 @@ class CompiledStep:
     """Of the whole step on all devices: three times the matrix products of the forward pass."""
     cycles: int | None
     """The TPU compiler's estimate, without communication and kernels."""
-    kernel_flops: int = 0
-    """Of the attention kernel, on one device."""
+    kernels: tuple[Kernel, ...] = ()
+    """Of one device."""
     text: str = ""
     """The compiled program."""
 
@@ -111,7 +111,7 @@ def compile_step(config: Config, devices: list[Any]) -> CompiledStep:
         collectives=tuple(collectives(text)),
         cycles=cycles(text),
         text=text,
-        kernel_flops=sum(call.times * kernel_flops(call.name, call.operands) for call in kernels(text)),
+        kernels=tuple(kernels(text)),
     )
 
 
@@ -139,16 +139,17 @@ def estimate(cost: CompiledStep, chip: Chip, num_devices: int) -> Step:
     """Step time: the compiler's where it has one, else a roofline; and communication, which the compiler leaves out.
 
     The TPU compiler gives each instruction its cycles: their sum, as often as each runs, at the chip's clock. It gives
-    none to the attention kernel, whose matrix products are taken at the chip's peak. For a GPU there is the time that
-    the operations take at the chip's peak, a third more where layers are computed twice, and reading and writing the
-    training state once. A collective of n devices moves (n - 1) / n of its bytes, an all-reduce twice that. What runs
-    beside computation is taken to be hidden. The network between TPU slices is left out: its speed is not known here.
+    none to kernels: see `flops.kernel_seconds`. For a GPU there is the time that the operations take at the chip's
+    peak, a third more where layers are computed twice, and reading and writing the training state once. A collective of
+    n devices moves (n - 1) / n of its bytes, an all-reduce twice that. What runs beside computation is taken to be
+    hidden. The network between TPU slices is left out: its speed is not known here.
     """
     inside = [collective for collective in cost.collectives if not collective.kind.endswith(ACROSS_SLICES)]
     sent = {flag: sum(_moved(c) for c in inside if c.overlapped == flag) for flag in (False, True)}
     waiting, hidden = (sent[flag] / chip.link_bandwidth for flag in (False, True))
     if cost.cycles is not None and chip.clock is not None:
-        compute = cost.cycles / chip.clock + cost.kernel_flops / chip.flops
+        in_kernels = sum(kernel.times * kernel_seconds(kernel, chip) for kernel in cost.kernels)
+        compute = cost.cycles / chip.clock + in_kernels
     else:
         again = 1.0 if cost.plan.setup.config.model.remat in ("none", "dots") else 4 / 3
         state = 2 * (cost.params + cost.optimizer)

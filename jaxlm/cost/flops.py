@@ -10,7 +10,9 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from jaxlm.cost.hlo import Kernel
 from jaxlm.nn.blocks import LANES
+from jaxlm.parallel.chips import Chip
 
 
 def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
@@ -36,22 +38,34 @@ def kernel_flops(name: str, operands: Sequence[tuple[str, tuple[int, ...]]]) -> 
     Raises:
       ValueError: another kernel.
     """
+    if name.startswith("rotary"):
+        return 0
     products = next((n for part, n in _PRODUCTS.items() if part in name), None)
     if products is None:
-        raise ValueError(f"kernel {name!r}: expected one of splash attention's or of nn.flash's")
+        raise ValueError(f"kernel {name!r}: expected one of splash attention's, of nn.flash's or of nn.rotary's")
     queries, keys = [shape for dtype, shape in operands if dtype in ("bf16", "f16", "f32")][:2]
     if "flash_mha" in name:
         causal = "_causal" in name
     else:
         causal = sum(dtype == "s32" for dtype, _ in operands) > 2  # segment ids of both, and then the columns' numbers
     width = -(-queries[-1] // LANES) * LANES
-    if side_by_side := re.search(r"_of_(\d+)", name):  # each head is multiplied in all lanes of its block
+    if side_by_side := re.search(r"_of_(\d+)_", name):  # each head is multiplied in all lanes of its block
         width = queries[-1] // int(side_by_side[1]) * LANES
     return 2 * products * math.prod(queries[:-1]) * keys[-2] * width // (2 if causal else 1)
 
 
 _PRODUCTS = {"_fwd_": 2, "_dq_": 3, "_dkv_": 4, "_bwd_": 5}
 """Products [T, H] x [H, S], or of such sizes, in each pass: the backward ones compute the scores again."""
+
+
+def kernel_seconds(kernel: Kernel, chip: Chip) -> float:
+    """Seconds of one call of a kernel, of which the compiler says nothing.
+
+    Its matrix products take as long as at the chip's peak, or its operands and results as at the memory's full speed,
+    whichever is longer.
+    """
+    flops = kernel_flops(kernel.name, kernel.operands)
+    return max(flops / chip.flops, kernel.bytes / chip.memory_bandwidth)
 
 
 def _count(jaxpr: Jaxpr) -> int:

@@ -121,6 +121,12 @@ class Kernel(NamedTuple):
     line: str
     """Its line of the text."""
 
+    @property
+    def bytes(self) -> int:
+        """Of its operands and results."""
+        arrays = *self.operands, *_shapes(search(r" = (.*?) custom-call\(", self.line))
+        return sum(math.prod(shape) * bits(dtype) // 8 for dtype, shape in arrays)
+
 
 def kernels(text: str) -> list[Kernel]:
     """Returns the calls of Pallas kernels in a program that the TPU compiler made."""

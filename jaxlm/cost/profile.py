@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
-from jaxlm.cost.flops import kernel_flops
+from jaxlm.cost.flops import kernel_seconds
 from jaxlm.cost.hlo import UNKNOWN_CYCLES, computations, kernels, search, turns_of
 from jaxlm.parallel.chips import Chip
 
@@ -33,7 +33,7 @@ class Instruction(NamedTuple):
 def instructions(text: str, chip: Chip) -> list[Instruction]:
     """Returns a compiled program's instructions that the compiler gives cycles, and kernels, the costliest first.
 
-    A kernel has none: its matrix products count as at the chip's peak.
+    A kernel has none: see `flops.kernel_seconds`.
 
     Args:
       text: of the whole program, `compiled.as_text()`.
@@ -55,7 +55,7 @@ def instructions(text: str, chip: Chip) -> list[Instruction]:
             if cycles < UNKNOWN_CYCLES:
                 add(line, turns[name][1], cycles, _operation(line))
     for kernel in kernels(text):
-        cycles = kernel_flops(kernel.name, kernel.operands) / chip.flops * (chip.clock or 0.0)
+        cycles = kernel_seconds(kernel, chip) * (chip.clock or 0.0)
         add(kernel.line, kernel.times, cycles, kernel.name)
     made = [Instruction(*key, int(times), cycles) for key, (times, cycles) in found.items()]
     return sorted(made, key=lambda instruction: -instruction.cycles)

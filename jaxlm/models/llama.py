@@ -19,11 +19,9 @@ from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
     activation,
-    apply_rope,
     dense,
     embedding_lookup,
     embedding_table,
-    plain_rope_frequencies,
     shard_heads,
     split_key,
     take_columns,
@@ -154,7 +152,8 @@ class Block(nn.Module):
         if c.qk_norm:
             q, k = rms_norm(self, "q_norm", q, c.norm_eps), rms_norm(self, "k_norm", k, c.norm_eps)
         frequencies = rope_frequencies(c)
-        q, k = apply_rope(q, at_slots(positions_BT), frequencies), apply_rope(k, positions_BT, frequencies)
+        q = apply_rope(q, at_slots(positions_BT), frequencies, rules)
+        k = apply_rope(k, positions_BT, frequencies, rules)
         if cache is not None and layer is not None:
             cache, k, v = cache.put(layer, k, v)
         q, k, v = shard_heads(q, k, v, rules)

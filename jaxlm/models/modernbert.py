@@ -22,13 +22,11 @@ from jaxlm.nn.layers import (
     ComputeConfig,
     Key,
     activation,
-    apply_rope,
     dense,
     embedding_lookup,
     embedding_table,
     normal,
     param,
-    plain_rope_frequencies,
     shard_heads,
     split_key,
     take_columns,
@@ -139,7 +137,7 @@ class Block(nn.Module):
         frequencies = plain_rope_frequencies(c.rope_theta, H)
         if mask.windowed is not None:
             frequencies = jnp.where(mask.windowed, plain_rope_frequencies(c.local_rope_theta, H), frequencies)
-        q, k = (apply_rope(x, positions_BT, frequencies) for x in (q, k))
+        q, k = (apply_rope(x, positions_BT, frequencies, rules) for x in (q, k))
         q, k, v = shard_heads(q, k, v, rules)
         q = take_columns(q, slots_BQ)
         y = attend(q, k, v, mask.at(slots_BQ), self.compute, dropout_rate=c.attention_dropout, key=attention_key)

@@ -477,5 +477,5 @@ def _meets(call: _Call, numbers, query_ids, key_ids, i, j) -> jax.Array:
 
 def _name(part: str, call: _Call, lies: _Lies) -> str:
     """As `cost.flops` knows the kernel by."""
-    name = f"flash_mha_{part}_{'causal' if call.causal else 'whole'}"
-    return f"{name}_of_{call.head_dim}" if lies is _SideBySide else name
+    of = f"_of_{call.head_dim}" if lies is _SideBySide else ""
+    return f"flash_mha_{part}{of}_{'causal' if call.causal else 'whole'}"

@@ -1,4 +1,4 @@
-"""Primitives that the families are written from: declared parameters, dense maps, rotary positions, activations.
+"""Primitives that the families are written from: declared parameters, dense maps, activations.
 
 Shape letters: B rows, T row length, S slots, D embed, N heads, H head_dim, F mlp, V vocab, L layers.
 """
@@ -119,7 +119,7 @@ def dense(
     if bias:
         b = param(module, f"{name}_bias", nn.initializers.zeros, sizes[contract:], axes[contract:])
     weights = _Weights(kernel, b, adapters.beside(module, name), quantized.scale_beside(module, name))
-    return checkpoint_name(_affine(cast(Any, module).compute, x, weights, axes, contract), name)
+    return _affine(cast(Any, module).compute, x, weights, axes, contract, name)
 
 
 def dense_again(module: nn.Module, name: str, x: jax.Array, axes: Sequence[str]) -> jax.Array:
@@ -127,7 +127,7 @@ def dense_again(module: nn.Module, name: str, x: jax.Array, axes: Sequence[str])
     kernel = meta.unbox(module.get_variable("params", name))
     bias = meta.unbox(module.get_variable("params", f"{name}_bias"))  # None where there is none
     weights = _Weights(kernel, bias, adapters.beside(module, name), quantized.scale_beside(module, name))
-    return checkpoint_name(_affine(cast(Any, module).compute, x, weights, axes, 1), name)
+    return _affine(cast(Any, module).compute, x, weights, axes, 1, name)
 
 
 class _Weights(NamedTuple):
@@ -139,7 +139,12 @@ class _Weights(NamedTuple):
     scale: jax.Array | None = None
 
 
-def _affine(compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Sequence[str], contract: int) -> jax.Array:
+def _affine(
+    compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Sequence[str], contract: int, name: str
+) -> jax.Array:
+    if compute.rules.platform == "tpu" and "head_dim" in axes and weights.scale is None and not weights.adapter:
+        return _affine_of_heads(compute, x, weights, axes, contract, name)
+
     def multiply(x: jax.Array, kernel: jax.Array, axes: Sequence[str], contract: int) -> jax.Array:
         # Gathered whole, in its half precision: else the TPU compiler multiplies by the parts of other devices in turn
         # (docs/design.md), where each adds into all of the product once more.
@@ -163,7 +168,30 @@ def _affine(compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Seque
         y = adapters.add_update(y, update, kernel, adapter, compute.adapter_scale)
     if weights.bias is not None:
         y = add_bias(y, add_leading_axes(weights.bias, y.ndim), _gathered(axes[contract:]), compute.rules)
-    return adapters.scale_outputs(y, adapter)
+    return checkpoint_name(adapters.scale_outputs(y, adapter), name)
+
+
+def _affine_of_heads(
+    compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Sequence[str], contract: int, name: str
+) -> jax.Array:
+    """`_affine` with the dimensions of all heads in one axis: a TPU pads an axis of fewer than 128 numbers."""
+    place = list(axes).index("head_dim")
+    merged = (*axes[: place - 1], axes[place - 1], *axes[place + 1 :])
+
+    def merge(array: jax.Array, at: int) -> jax.Array:
+        return array.reshape(*array.shape[: at - 1], -1, *array.shape[at + 1 :])
+
+    kernel = constrain(weights.kernel.astype(compute.dtype), _gathered(axes), compute.rules)
+    kernel = checkpoint_name(kernel, GATHERED)
+    outputs = kernel.shape[contract:]
+    reads = place < contract
+    x, contract = x.astype(compute.dtype), contract - reads
+    y = product(merge(x, x.ndim - 1) if reads else x, merge(kernel, place), contract, flatten=False, half=False)
+    if weights.bias is not None:
+        bias = weights.bias if reads else merge(weights.bias, weights.bias.ndim - 1)
+        y = add_bias(y, add_leading_axes(bias, y.ndim), _gathered(merged[contract:]), compute.rules)
+    y = checkpoint_name(y, name)
+    return y if reads else y.reshape(*y.shape[: y.ndim - len(outputs) + 1], *outputs)
 
 
 def _gathered(axes: Sequence[str]) -> tuple[str, ...]:
@@ -213,33 +241,6 @@ def take_columns(x: jax.Array, columns: jax.Array | None, axis: int = 1) -> jax.
     shape = [columns.shape[0], *(1,) * (x.ndim - 1)]
     shape[axis] = columns.shape[1]
     return jnp.take_along_axis(x, columns.reshape(shape), axis=axis)
-
-
-def plain_rope_frequencies(theta: float, head_dim: int) -> np.ndarray:
-    """Radians per position of each pair of a head's dimensions, theta^(-2h/H), float32 [H / 2].
-
-    Each operation rounds to float32, as where the published models were trained: at position 100,000 the last bit of a
-    frequency is 0.006 radians. The power is that of float64, rounded.
-    """
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    return np.float32(1) / np.power(float(theta), exponents.astype(np.float64)).astype(np.float32)
-
-
-def apply_rope(x_BTNH: jax.Array, positions_BT: jax.Array, frequencies: np.ndarray | jax.Array) -> jax.Array:
-    """Rotary position embedding (Su et al., 2021): turns the pair (h, h + H/2) by position x frequency h.
-
-    Args:
-      frequencies: float32 [H/2], radians per position.
-    Returns:
-      As x, in its dtype; the angles are computed in float32.
-    """
-    angles = positions_BT.astype(jnp.float32)[:, :, None, None] * add_leading_axes(
-        jnp.asarray(frequencies, jnp.float32), 4
-    )
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BTNH.dtype)
 
 
 def split_key(key: Key, num: int) -> Sequence[Key]:

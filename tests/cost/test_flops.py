@@ -26,5 +26,7 @@ def test_operations_of_the_kernel():
     dropping = [("s32", (5,)), *operands[1:4], ("s32", (rows, 1, length)), ("s32", (rows, 1, length))]
     found = [kernel_flops(f"flash_mha_{part}", dropping) for part in ("fwd_whole", "bwd_whole", "fwd_causal")]
     assert found == [products, 2.5 * products, products / 2]
+    beside = [("s32", (5,)), *[("bf16", (rows, length, heads * 64))] * 3]  # each of two heads in all lanes of a block
+    assert kernel_flops("flash_mha_fwd_of_64_whole", beside) == products
     with pytest.raises(ValueError, match="kernel 'other'"):
         kernel_flops("other", operands)

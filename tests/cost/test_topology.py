@@ -19,7 +19,7 @@ from helpers.paths import REPOSITORY
 from jaxlm.config.loading import load_config
 from jaxlm.cost.compile import CompiledStep, compile_step, estimate, report
 from jaxlm.cost.flops import matmul_flops
-from jaxlm.cost.hlo import Collective, cycles
+from jaxlm.cost.hlo import Collective, Kernel, cycles
 from jaxlm.cost.profile import SHOWN, instructions
 from jaxlm.cost.topology import CompileTarget, parse_topology, requested
 from jaxlm.errors import UserError
@@ -126,8 +126,14 @@ def test_a_step_waits_for_what_is_not_overlapped():
     assert step.utilization == pytest.approx(1 / step.total)
     slices = replace(cost, collectives=(*cost.collectives, reduce._replace(kind="all-reduce across slices")))
     assert estimate(slices, CHIPS["v5p"], 1) == step  # the network's speed is not known
-    kernel = replace(cost, kernel_flops=918 * 10**12)  # two seconds at the peak of a v5p
-    assert estimate(kernel, CHIPS["v5p"], 1).compute == pytest.approx(3.0)
+    # 2 x 2 x 2^18 x 2^17 x 128 operations; by what it reads, the first of these would take less.
+    operands = (("bf16", (2**18, 128)), ("bf16", (2**17, 128)))
+    kernel = Kernel("splash_mha_fwd_x", operands, 5, "%k = bf16[262144,128] custom-call(%a)")
+    seconds = 5 * 2 * 2 * 2**18 * 2**17 * 128 / 459e12
+    assert estimate(replace(cost, kernels=(kernel,)), CHIPS["v5p"], 1).compute == pytest.approx(1.0 + seconds)
+    turns = Kernel("rotary", operands, 3, "%k = bf16[262144,128]{1,0} custom-call(%a)")  # no products
+    moved = 3 * (2 * 2**18 + 2**17) * 128 * 2 / 2765e9
+    assert estimate(replace(cost, kernels=(turns,)), CHIPS["v5p"], 1).compute == pytest.approx(1.0 + moved)
 
 
 def write_tiny(folder: Path, **mesh) -> Path:
@@ -242,7 +248,8 @@ def test_fine_tuning_on_two_hosts(tmp_path):
     assert rows in cost.plan.loader.shapes.row_counts and rows % 8 == 0 and columns >= 8
     assert "fits             yes" in "\n".join(report(cost, topology, 8))
     found = instructions(cost.text, topology.chip)
-    assert sum(i.cycles for i in found if "mha" not in i.operation) == cost.cycles
+    kernels = ("mha", "rotary")
+    assert sum(i.cycles for i in found if not any(name in i.operation for name in kernels)) == cost.cycles
     assert any(re.search(r"layers\.py:\d+ < \w+\.py:\d+", i.source) for i in found[:SHOWN]), found[:SHOWN]
 
 

@@ -15,7 +15,8 @@ from jaxlm.hf.checkpoint import export_model
 from jaxlm.inference.generate import generate
 from jaxlm.models import FAMILIES, Model
 from jaxlm.models.llama import LlamaConfig, rope_frequencies
-from jaxlm.nn.layers import ACTIVATIONS, apply_rope
+from jaxlm.nn.layers import ACTIVATIONS
+from jaxlm.nn.rotary import apply_rope
 from jaxlm.tasks.records import Generation
 
 pytestmark = pytest.mark.parity

@@ -15,7 +15,8 @@ from jaxlm.errors import UserError
 from jaxlm.models import llama
 from jaxlm.nn.attention import Mask, attend, decoder_mask, empty_cache
 from jaxlm.nn.dropout import dropout
-from jaxlm.nn.layers import ComputeConfig, activation, apply_rope, take_columns
+from jaxlm.nn.layers import ComputeConfig, activation, take_columns
+from jaxlm.nn.rotary import apply_rope
 from jaxlm.nn.stacks import init_stack
 
 SEGMENTS = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 0, 0]], jnp.int32)
