@@ -27,6 +27,7 @@ from jaxlm.nn.layers import (
     take_columns,
 )
 from jaxlm.nn.norms import rms_norm
+from jaxlm.nn.rotary import apply_rope, plain_rope_frequencies
 from jaxlm.nn.stacks import declare_stack, init_stack, run_stack
 from jaxlm.parallel.sharding import constrain
 
