@@ -37,6 +37,8 @@ class _Call(NamedTuple):
     """What is static in a call of the kernel."""
 
     head_dim: int
+    group: int
+    """Heads that read the same keys."""
     scale: float
     rate: float
     causal: bool
@@ -57,9 +59,11 @@ def fits(shape_BTNH: tuple[int, ...], rate: float, rules: Rules) -> bool:
 
 def side_by_side(num_heads: int, num_kv: int, head_dim: int, rules: Rules) -> bool:
     """True for narrow heads of which whole blocks of lanes lie on each device: they need neither padding nor
-    transposition."""
-    here = num_heads // ways(rules.spec(("act_heads",))[0], rules)
-    return num_heads == num_kv and head_dim < LANES and LANES % head_dim == 0 and here * head_dim % LANES == 0
+    transposition. The query heads of a block read one head of keys, or each its own."""
+    over = ways(rules.spec(("act_heads",))[0], rules)
+    if head_dim >= LANES or LANES % head_dim or any(n // over * head_dim % LANES for n in (num_heads, num_kv)):
+        return False
+    return num_heads == num_kv or num_heads // num_kv % (LANES // head_dim) == 0
 
 
 def flash(
@@ -89,7 +93,8 @@ def flash(
     _, query_length, num_heads, head_dim = q_BTNH.shape
     rate = rate if key is not None else 0.0
     lengths = query_length, k_BSKH.shape[1]
-    call = _Call(head_dim, scale, rate, causal, window, num_heads, *lengths, rules.platform != "tpu")
+    group = num_heads // k_BSKH.shape[2]
+    call = _Call(head_dim, group, scale, rate, causal, window, num_heads, *lengths, rules.platform != "tpu")
     lies = _SideBySide if side_by_side(num_heads, k_BSKH.shape[2], head_dim, rules) else _Apart
 
     def run(two_words, q_BTNH, k_BSKH, v_BSKH, query_BT, key_BS):
@@ -248,7 +253,7 @@ def _forward(call: _Call, lies: _Lies, numbers, q, k, v, query_B1T, key_B1S):
 def _forward_block(call: _Call, numbers, q, k, v, query_ids, key_ids, out, log_sums, most, total, sums):
     """One block of queries against one of keys; `most`, `total` and `sums` are of the blocks of keys so far."""
     i, j = pl.program_id(2), pl.program_id(3)
-    heads = _heads(call, numbers, q.shape)
+    heads, own = _heads(call, numbers, q.shape), _own_keys(call, k.shape)
 
     @pl.when(j == 0)
     def _():
@@ -259,9 +264,9 @@ def _forward_block(call: _Call, numbers, q, k, v, query_ids, key_ids, out, log_s
     @pl.when(_meets(call, numbers, query_ids, key_ids, i, j))
     def _():
         seen = _seen(call, numbers, query_ids, key_ids, i, j)
-        added = sums[...]
+        added, keys, values = sums[...], own(k), own(v)
         for head in heads:
-            logits = jnp.where(seen, _dot(head.only(_scaled(call, q)), k[...], (1, 1)), _MASKED)
+            logits = jnp.where(seen, _dot(head.only(_scaled(call, q)), keys, (1, 1)), _MASKED)
             before = most[head.number, :, :1]
             now = jnp.maximum(before, logits.max(1, keepdims=True))
             weights = jnp.exp(logits - now)
@@ -270,7 +275,7 @@ def _forward_block(call: _Call, numbers, q, k, v, query_ids, key_ids, out, log_s
             total[head.number] = total[head.number] * shrink + weights.sum(1, keepdims=True)
             if call.rate:
                 weights = jnp.where(_kept(call, numbers, head, weights.shape, i, j), weights, 0.0)
-            added = head.put(added * shrink + _dot(weights.astype(v.dtype), v[...], (1, 0)), added)
+            added = head.put(added * shrink + _dot(weights.astype(v.dtype), values, (1, 0)), added)
         sums[...] = added
 
     @pl.when(j == pl.num_programs(3) - 1)
@@ -314,7 +319,7 @@ def _backward(call: _Call, lies: _Lies, residuals, gradient):
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary")),
         interpret=call.interpret,
     )(numbers, q, k, v, query_B1T, key_B1S, gradient, out, log_sums)
-    dk, dv = (_sum_groups(x, k) for x in (dk, dv))
+    dk, dv = (_sum_groups(call, x, k) for x in (dk, dv))
     return None, dq, dk, dv, None, None
 
 
@@ -324,7 +329,7 @@ def _backward_block(
 ):  # fmt: skip
     """One block of keys against one of queries; the sums are of the blocks of queries so far, `dq_sums` of all."""
     j, i = pl.program_id(2), pl.program_id(3)
-    heads, q_block = _heads(call, numbers, q.shape), q.shape[0]
+    heads, own, q_block = _heads(call, numbers, q.shape), _own_keys(call, k.shape), q.shape[0]
     rows = pl.ds(i * q_block, q_block)
     last_queries, last_keys = i == pl.num_programs(3) - 1, j == pl.num_programs(2) - 1
 
@@ -340,10 +345,10 @@ def _backward_block(
     @pl.when(_meets(call, numbers, query_ids, key_ids, i, j))
     def _():
         seen = _seen(call, numbers, query_ids, key_ids, i, j)
-        scaled = _scaled(call, q)
+        scaled, keys, values = _scaled(call, q), own(k), own(v)
         of_out = gradient[...].astype(jnp.float32) * out[...].astype(jnp.float32)
         for head in heads:
-            logits = jnp.where(seen, _dot(head.only(scaled), k[...], (1, 1)), _MASKED)
+            logits = jnp.where(seen, _dot(head.only(scaled), keys, (1, 1)), _MASKED)
             weights = jnp.exp(logits - _column(log_sums[head.number]))
             dropped = weights
             if call.rate:
@@ -351,11 +356,11 @@ def _backward_block(
                 dropped = jnp.where(kept, weights * _kept_scale(call), 0.0)
             own_gradient = head.only(gradient[...])
             dv_sums[...] += _dot(dropped.astype(gradient.dtype), own_gradient, (0, 0))
-            of_weights = _dot(own_gradient, v[...], (1, 1))
+            of_weights = _dot(own_gradient, values, (1, 1))
             products = head.only(of_out).sum(1, keepdims=True)
             of_logits = (dropped * of_weights - weights * products).astype(q.dtype)
             dk_sums[...] += _dot(of_logits, head.only(scaled), (0, 0))
-            dq_sums[rows, :] += head.only(_dot(of_logits, k[...], (1, 0)))
+            dq_sums[rows, :] += head.only(_dot(of_logits, keys, (1, 0)))
 
     @pl.when(last_queries)
     def _():
@@ -370,12 +375,18 @@ def _backward_block(
 _attention.defvjp(_forward, _backward)
 
 
-def _sum_groups(x: jax.Array, k: jax.Array) -> jax.Array:
-    """The gradient of keys or values, each read by several heads, of which x [B, N, S, H] has one each."""
-    if x.shape == k.shape:
+def _sum_groups(call: _Call, x: jax.Array, k: jax.Array) -> jax.Array:
+    """The gradient of keys or values, each read by several heads, of which x has one each."""
+    if call.group == 1:
         return x
-    rows, num_kv, length, head_dim = k.shape
-    return x.reshape(rows, num_kv, -1, length, head_dim).sum(2)
+    if x.ndim == 4:  # [B, N, S, H]
+        return x.reshape(*k.shape[:2], call.group, *k.shape[2:]).sum(2)
+    # [B, S, N H]: the matrix units add up, since axes of one head would be padded.
+    reads = np.arange(x.shape[2]) // (call.head_dim * call.group) * call.head_dim
+    to = reads + np.arange(x.shape[2]) % call.head_dim
+    adds = jnp.asarray(to[:, None] == np.arange(k.shape[2]), x.dtype)
+    dims, exact = (((2,), (0,)), ((), ())), jax.lax.Precision.HIGHEST
+    return jax.lax.dot_general(x, adds, dims, precision=exact, preferred_element_type=jnp.float32).astype(k.dtype)
 
 
 # In a block.
@@ -409,6 +420,25 @@ def _heads(call: _Call, numbers: Any, shape: tuple[int, ...]) -> list[_Head]:
         return [_Head(0, queries[0], None)]
     owner = jax.lax.broadcasted_iota(jnp.int32, (1, shape[1]), 1) // call.head_dim
     return [_Head(number, query, owner == number) for number, query in enumerate(queries)]
+
+
+def _own_keys(call: _Call, shape: tuple[int, ...]) -> Callable[[Any], jax.Array]:
+    """How a block [S, W] of keys or values is read: where the block of queries reads one head of it, that stands in the
+    lanes of each of its heads."""
+    together = shape[1] // call.head_dim
+    if call.group == 1 or together == 1:
+        return lambda block: block[...]
+    number = jax.lax.rem(jax.lax.div(pl.program_id(1) * together, call.group), together)
+    owner = jax.lax.broadcasted_iota(jnp.int32, (1, shape[1]), 1) // call.head_dim
+
+    def own(block: Any) -> jax.Array:
+        one = jnp.where(owner == number, block[...].astype(jnp.float32), 0.0)
+        lanes = call.head_dim
+        while lanes < shape[1]:
+            one, lanes = one + pltpu.roll(one, lanes, 1), 2 * lanes
+        return one.astype(block.dtype)
+
+    return own
 
 
 def _scaled(call: _Call, q: Any) -> jax.Array:

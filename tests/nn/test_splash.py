@@ -52,6 +52,8 @@ CASES = {
     "side by side": (300, 300, 4, 4, 64, False, None),
     "four side by side": (260, 200, 8, 8, 32, False, None),
     "causal side by side": (384, 384, 4, 4, 64, True, 200),
+    "groups side by side": (384, 384, 8, 2, 64, True, None),
+    "groups of four side by side": (260, 260, 32, 8, 32, False, None),
 }
 
 
