@@ -50,7 +50,8 @@ def kernel_flops(name: str, operands: Sequence[tuple[str, tuple[int, ...]]]) -> 
         causal = sum(dtype == "s32" for dtype, _ in operands) > 2  # segment ids of both, and then the columns' numbers
     width = -(-queries[-1] // LANES) * LANES
     if side_by_side := re.search(r"_of_(\d+)_", name):  # each head is multiplied in all lanes of its block
-        width = queries[-1] // int(side_by_side[1]) * LANES
+        head_dim = int(side_by_side[1])
+        width = queries[-1] // head_dim * max(LANES, head_dim)
     return 2 * products * math.prod(queries[:-1]) * keys[-2] * width // (2 if causal else 1)
 
 

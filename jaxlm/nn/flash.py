@@ -58,12 +58,12 @@ def fits(shape_BTNH: tuple[int, ...], rate: float, rules: Rules) -> bool:
 
 
 def side_by_side(num_heads: int, num_kv: int, head_dim: int, rules: Rules) -> bool:
-    """True for narrow heads of which whole blocks of lanes lie on each device: they need neither padding nor
-    transposition. The query heads of a block read one head of keys, or each its own."""
+    """True for heads of which whole blocks of lanes lie on each device: they need neither padding nor transposition.
+    The query heads of a block read one head of keys, or each its own."""
     over = ways(rules.spec(("act_heads",))[0], rules)
-    if head_dim >= LANES or LANES % head_dim or any(n // over * head_dim % LANES for n in (num_heads, num_kv)):
+    if LANES % head_dim and head_dim % LANES or any(n // over * head_dim % LANES for n in (num_heads, num_kv)):
         return False
-    return num_heads == num_kv or num_heads // num_kv % (LANES // head_dim) == 0
+    return num_heads == num_kv or num_heads // num_kv % max(1, LANES // head_dim) == 0
 
 
 def flash(
@@ -110,7 +110,7 @@ def flash(
 
 
 class _SideBySide:
-    """Arrays [B, T, N H], whose blocks of 128 lanes hold several heads."""
+    """Arrays [B, T, N H], whose blocks hold one head, or so many as 128 lanes have room for."""
 
     @staticmethod
     def lay(x_BTNH: jax.Array) -> jax.Array:
@@ -121,10 +121,11 @@ class _SideBySide:
         return x.reshape(*x.shape[:2], -1, head_dim)
 
     @staticmethod
-    def sizes(x: jax.Array) -> tuple[int, int, int, int]:
+    def sizes(x: jax.Array, head_dim: int) -> tuple[int, int, int, int]:
         """Rows, length, blocks of lanes, lanes of a block."""
         rows, length, lanes = x.shape
-        return rows, length, lanes // LANES, LANES
+        each = max(LANES, head_dim)
+        return rows, length, lanes // each, each
 
     @staticmethod
     def block(columns: int, lanes: int) -> tuple[int | None, ...]:
@@ -147,7 +148,7 @@ class _Apart:
         return x.swapaxes(1, 2)
 
     @staticmethod
-    def sizes(x: jax.Array) -> tuple[int, int, int, int]:
+    def sizes(x: jax.Array, head_dim: int) -> tuple[int, int, int, int]:
         """Rows, length, heads, lanes of a head."""
         rows, heads, length, lanes = x.shape
         return rows, length, heads, lanes
@@ -203,8 +204,8 @@ class _Blocks(NamedTuple):
     @classmethod
     def of(cls, call: _Call, lies: _Lies, q: jax.Array, k: jax.Array, *, keys_first: bool) -> _Blocks:
         """With `keys_first`, the grid's third axis is that of keys, and the last that of queries."""
-        rows, query_length, groups, lanes = lies.sizes(q)
-        _, key_length, kv_groups, _ = lies.sizes(k)
+        rows, query_length, groups, lanes = lies.sizes(q, call.head_dim)
+        _, key_length, kv_groups, _ = lies.sizes(k, call.head_dim)
         queries, keys, shared = block_size(query_length), block_size(key_length), groups // kv_groups
         together = lanes // call.head_dim
 
@@ -381,7 +382,10 @@ def _sum_groups(call: _Call, x: jax.Array, k: jax.Array) -> jax.Array:
         return x
     if x.ndim == 4:  # [B, N, S, H]
         return x.reshape(*k.shape[:2], call.group, *k.shape[2:]).sum(2)
-    # [B, S, N H]: the matrix units add up, since axes of one head would be padded.
+    if call.head_dim % LANES == 0:
+        rows, length, _ = x.shape
+        return x.reshape(rows, length, -1, call.group, call.head_dim).sum(3).reshape(k.shape)
+    # The matrix units add up, since axes of one narrow head would be padded.
     reads = np.arange(x.shape[2]) // (call.head_dim * call.group) * call.head_dim
     to = reads + np.arange(x.shape[2]) % call.head_dim
     adds = jnp.asarray(to[:, None] == np.arange(k.shape[2]), x.dtype)

@@ -53,6 +53,7 @@ CASES = {
     "four side by side": (260, 200, 8, 8, 32, False, None),
     "causal side by side": (384, 384, 4, 4, 64, True, 200),
     "groups side by side": (384, 384, 8, 2, 64, True, None),
+    "wide groups side by side": (256, 256, 4, 2, 128, True, None),
     "groups of four side by side": (260, 260, 32, 8, 32, False, None),
 }
 
