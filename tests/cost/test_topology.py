@@ -299,8 +299,8 @@ def test_what_does_not_fit(tmp_path):
 @pytest.mark.parametrize(
     "config, share, overrides",
     [
-        ("bert_large", 1, ("mesh.preset=ddp",)),
-        ("llama_1b", 8, ()),
+        ("bert_large", 1, ("mesh.preset=ddp", "model.unroll=1")),
+        ("llama_1b", 8, ("model.unroll=1",)),
         ("t5_xl", 8, ("mesh.data=1", "train.grad_accum_steps=8")),
     ],
 )
