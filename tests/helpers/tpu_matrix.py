@@ -56,9 +56,13 @@ KINDS = {
     "ddp": {"all-reduce"}, "tp": {"all-reduce"},
     "fsdp": SPLIT, "fsdp_tp": SPLIT, "hybrid": SPLIT | {"all-reduce across slices"}, "context": SPLIT,
 }  # fmt: skip
-KERNELS = {"train": ("_dkv_", "_dq_", "_fwd_"), "eval": ("_fwd_",), "decode": ()}
-DROPOUT_KERNELS = ("flash_mha_bwd_", "flash_mha_fwd_")
-"""When DistilBERT trains, with dropout of attention's probabilities."""
+SPLASH = {"train": ("splash_mha_dkv_", "splash_mha_dq_", "splash_mha_fwd_"), "eval": ("splash_mha_fwd_",), "decode": ()}
+FLASH = {"train": ("flash_mha_bwd_", "flash_mha_fwd_"), "eval": ("flash_mha_fwd_",), "decode": ()}
+"""Where each device has heads that fill blocks of lanes; and when DistilBERT trains, which drops out probabilities."""
+TENSOR = ("tp", "fsdp_tp")
+"""Presets that divide the 128 lanes of all heads."""
+TURNED = ("llama", "mistral", "modernbert", "qwen2", "qwen3")
+"""Families of rotary positions, which have a kernel of their own where heads fill blocks."""
 GIB = {"v5e": 16, "v5p": 95, "v6e": 32}
 LENGTH = 640
 """Columns of the compiled rows; no parameter has this dimension."""
@@ -136,21 +140,19 @@ def mistakes(found: dict) -> list[str]:
         return [found["error"]]
     family, task, preset, step = (found[key] for key in ("family", "task", "preset", "step"))
     wrong = []
+    known = SPLASH if preset in TENSOR and (family, step) != ("distilbert", "train") else FLASH
     # A prefix mask and a cached step are XLA's; of T5's attention the kernel has what reads the encoder.
-    kernels = () if family in (*RECURRENT, *RELATIVE) or task == "prefix_lm" else KERNELS[step]
-    if (family, step) == ("distilbert", "train"):
-        kernels = DROPOUT_KERNELS
+    kernels = () if family in (*RECURRENT, *RELATIVE) or task == "prefix_lm" else known[step]
     if (task, step) == ("translation", "decode") and family not in RECURRENT:
-        kernels = KERNELS["eval"]  # of the encoder
-    if len(found["kernels"]) != len(kernels) or not all(map(str.__contains__, found["kernels"], kernels)):
-        wrong.append(f"kernels {found['kernels']}, expected {kernels}")
+        kernels = known["eval"]  # of the encoder
+    attention = [name for name in found["kernels"] if not name.startswith("rotary")]
+    if len(attention) != len(kernels) or not all(map(str.startswith, attention, kernels)):
+        wrong.append(f"kernels {attention}, expected {kernels}")
+    turns = family in TURNED and preset not in TENSOR
+    if step != "decode" and turns != (len(attention) < len(found["kernels"])):
+        wrong.append(f"kernels {found['kernels']}, expected {'some' if turns else 'none'} of rotary positions")
     # T5's attention to itself is XLA's: relative positions are added to the scores of each pair of columns.
-    if (
-        kernels
-        and kernels in (KERNELS[step], DROPOUT_KERNELS)
-        and family not in ("t5", "mt5")
-        and str(LENGTH) in found["squares"]
-    ):
+    if kernels and kernels == known[step] and family not in ("t5", "mt5") and str(LENGTH) in found["squares"]:
         wrong.append(f"an array of {LENGTH} x {LENGTH} beside the attention kernel")
     if found["bytes"] > GIB[found["topology"].split(":")[0]] * 2**30:
         wrong.append(f"{found['bytes']} bytes do not fit")
