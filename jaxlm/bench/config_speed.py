@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlm.bench.harness import peer_script, plain_environ, run_measurement
+from jaxlm.bench.harness import TUNED, peer_script, plain_environ, run_measurement
 from jaxlm.bench.record import Comparison
 from jaxlm.bench.training_step import time_steps
 from jaxlm.config.loading import load_config
 from jaxlm.config.schema import Config
 from jaxlm.errors import UserError
+from jaxlm.parallel.chips import cpu_multiplies_bfloat16
 
 _WRITERS = ("translation", "summarization", "text_to_text")
 _PEERS = {
@@ -24,10 +25,15 @@ _PEERS = {
 _PEER_OPTIMIZERS = ("adamw", "adafactor")
 
 
-def measure(path: Path, *, steps: int, warmup: int, seed: int) -> dict[str, Any]:
-    """Times training steps of a config in this process; see `time_steps`."""
+def measure(path: Path, *, steps: int, warmup: int, seed: int, matmul: str = "auto") -> dict[str, Any]:
+    """Times training steps of a config in this process; see `time_steps`.
+
+    Args:
+      matmul: `model.matmul`; auto: the config's own.
+    """
     # A warm-up of the learning rate may be longer than what is timed, whose speed it does not change.
     overrides = [f"train.steps={steps + warmup}", "train.epochs=null", f"seed={seed}", "optimizer.warmup=0"]
+    overrides += [] if matmul == "auto" else [f"model.matmul={matmul}"]
     return time_steps(load_config(path, overrides), steps=steps, warmup=warmup)
 
 
@@ -49,6 +55,9 @@ def bench_config(
         config = load_config(path)
         if config.task.kind == "causal_lm":
             command = _torch_loop(config)
+            if TUNED and cpu_multiplies_bfloat16():  # where `model.matmul: auto` rounds the operands of products
+                contenders["jaxlm, products of float32"] = [*own, "--matmul", "float32"], steps
+                contenders["torch, bf16 autocast"] = [*command, "--precision", "bf16"], steps + warmup
             contenders["torch"] = command, steps + warmup
             contenders["torch, compiled"] = [*command, "--compile"], steps + warmup
         else:

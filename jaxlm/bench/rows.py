@@ -44,8 +44,8 @@ def bench_rows(model: str, train: str, *, rows: int, max_length: int, steps: int
     lines = ["| | tokens/s |", "|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         repeated = Path(folder) / "train.tsv"
-        found = Path(train).read_bytes().splitlines(keepends=True)
-        repeated.write_bytes(b"".join(itertools.islice(itertools.cycle(found), rows)))
+        found = Path(train).read_bytes().rstrip(b"\n").split(b"\n")
+        repeated.write_bytes(b"\n".join(itertools.islice(itertools.cycle(found), rows)))
         source = config.data.model_copy(
             update={"train": config.data.train and config.data.train.model_copy(update={"path": str(repeated)})}
         )

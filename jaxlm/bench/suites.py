@@ -35,7 +35,7 @@ def config(options: argparse.Namespace) -> None:
 
     path = Path(_given(options, "config", "FILE"))
     if options.worker:
-        print(json.dumps(config_speed.measure(path, seed=options.seed, **_steps(options))))
+        print(json.dumps(config_speed.measure(path, seed=options.seed, matmul=options.matmul, **_steps(options))))
     else:
         peer = {"peer": options.peer, "peer_model": options.peer_model}
         _keep(options, config_speed.bench_config(path, rounds=options.rounds, **peer, **_steps(options)), path.stem)
