@@ -174,8 +174,9 @@ def attend(
     if kernel == "splash":
         settings = {"rules": compute.rules, "scale": scale, "causal": mask.causal}
         run = functools.partial(splash.splash, **settings)
-        narrow = flash.side_by_side(q_BTNH.shape[2], *k_BSKH.shape[2:], compute.rules)
-        if drops or narrow and flash.fits(q_BTNH.shape, 0.0, compute.rules):
+        num_kv, head_dim = k_BSKH.shape[2], k_BSKH.shape[3]
+        beside = flash.side_by_side(q_BTNH.shape[2], num_kv, head_dim, compute.rules)
+        if drops or beside and flash.fits(q_BTNH.shape, 0.0, compute.rules):
             dropped = {"rate": dropout_rate, "key": key} if drops else {}
             run = functools.partial(flash.flash, **settings, **dropped)
         return _windowed(run, (q_BTNH, k_BSKH, v_BSKH, mask.query_BT, mask.key_BS), mask)

@@ -68,7 +68,8 @@ def turn_on_each_device(x_BTNH: jax.Array, angles_BTH: jax.Array, rules: Rules) 
     def turn(x_BTNH: jax.Array, angles_BTH: jax.Array) -> jax.Array:
         table_BTW = jnp.tile(angles_BTH, (1, 1, LANES // head_dim))
         x_BTD = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
-        return _turn(head_dim, interpret, x_BTD, table_BTW).reshape(x_BTNH.shape)
+        turned: jax.Array = _turn(head_dim, interpret, x_BTD, table_BTW)
+        return turned.reshape(x_BTNH.shape)
 
     if rules.mesh is not None:
         rows, length, heads = rules.spec(("batch", "length", "act_heads"))
