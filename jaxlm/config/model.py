@@ -60,8 +60,8 @@ class ModelConfig(Section):
     """How often each layer is skipped in a training step, for all rows of a micro-batch; a last layer that is computed
     at examples' slots alone never is."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    """Attention kernel; `auto`: splash on a TPU and cuDNN on a GPU, where they can do what is asked, else XLA. On a
-    CPU, `splash` is interpreted, very slowly."""
+    """Attention kernel; `auto`: `splash` (JAX's kernel, or one of ours) on a TPU and cuDNN on a GPU, where they can do
+    what is asked, else XLA. On a CPU, `splash` is interpreted, very slowly."""
     matmul: Literal["auto", "float32", "bfloat16"] = "auto"
     """On a single CPU device: dense maps of `dtype: float32` multiply what is rounded to bfloat16, and add up in
     float32, twice as fast where the CPU has instructions for it. `auto`: where it has, in training steps; evaluation,

@@ -176,7 +176,7 @@ def attend(
         run = functools.partial(splash.splash, **settings)
         num_kv, head_dim = k_BSKH.shape[2], k_BSKH.shape[3]
         beside = flash.side_by_side(q_BTNH.shape[2], num_kv, head_dim, compute.rules)
-        if drops or beside and flash.fits(q_BTNH.shape, 0.0, compute.rules):
+        if drops or beside and flash.fits(q_BTNH, 0.0, compute.rules):
             dropped = {"rate": dropout_rate, "key": key} if drops else {}
             run = functools.partial(flash.flash, **settings, **dropped)
         return _windowed(run, (q_BTNH, k_BSKH, v_BSKH, mask.query_BT, mask.key_BS), mask)
@@ -215,7 +215,7 @@ def _kernel(
             f"run on a {platform}": platform not in ("tpu", "cpu"),
             "add relative positions to the logits": biased,
             "read a prefix in both directions": whole and mask.prefix_BS is not None,
-            _DROPOUT: rate > 0 and not flash.fits(q_BTNH.shape, rate, compute.rules),
+            _DROPOUT: rate > 0 and not flash.fits(q_BTNH, rate, compute.rules),
         }
         lacking = next((feature for feature, wanted in missing.items() if wanted), None)
         if lacking and asked == "splash":

@@ -28,8 +28,9 @@ from jaxlm.nn.dropout import Key, hash_places, key_words, one_draw_decides, thre
 from jaxlm.nn.remat import ATTENTION
 from jaxlm.parallel.sharding import Rules
 
-LARGEST_GRADIENT = 2**20
-"""Numbers of float32, T x W of one block's queries on a device, that the backward pass holds in a core's memory."""
+LARGEST_GRADIENT = 8 * 2**20
+"""Bytes of a core's memory that the backward pass has for the gradient of one block's queries, T x W: the float32 sums,
+and twice what is written of them."""
 _MASKED = -0.7 * float(np.finfo(np.float32).max)  # finite: a difference of two is
 
 
@@ -50,11 +51,12 @@ class _Call(NamedTuple):
     interpret: bool
 
 
-def fits(shape_BTNH: tuple[int, ...], rate: float, rules: Rules) -> bool:
-    """True where the kernel can do what is asked for queries of this shape, beyond what `splash.fits` asks."""
-    _, length, _, head_dim = shape_BTNH
+def fits(q_BTNH: jax.Array, rate: float, rules: Rules) -> bool:
+    """True where the kernel can do what is asked for these queries, beyond what `splash.fits` asks."""
+    _, length, _, head_dim = q_BTNH.shape
     queries = length // ways(rules.spec(("length",))[0], rules)
-    return (rate == 0.0 or one_draw_decides(rate)) and queries * max(head_dim, LANES) <= LARGEST_GRADIENT
+    gradient = queries * max(head_dim, LANES) * (4 + 2 * q_BTNH.dtype.itemsize)
+    return (rate == 0.0 or one_draw_decides(rate)) and gradient <= LARGEST_GRADIENT
 
 
 def side_by_side(num_heads: int, num_kv: int, head_dim: int, rules: Rules) -> bool:
