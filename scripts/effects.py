@@ -45,8 +45,7 @@ class Setting(NamedTuple):
 # Batches of nearly the same number of tokens, in rows of one length, let all seeds share one or two compiled steps.
 _EVEN = ("data.batch_order=balanced", "data.row_length=128")
 # Few training rows have few validation rows beside them.
-_FEW = ("data.validation.limit=200", "train.batch_size=20", "train.metric=accuracy",
-        "data.batch_order=balanced", "data.row_length=72")  # fmt: skip
+_FEW = ("data.validation.limit=200", "train.batch_size=20", "train.metric=accuracy", _EVEN[0], "data.row_length=72")
 SETTINGS = {
     "sst2-100": Setting(
         "sst2", ("data.train.limit=100", "train.epochs=10", "optimizer.learning_rate=2e-4", *_FEW), "accuracy"

@@ -79,7 +79,10 @@ def _torch_loop(config: Config) -> list[str]:
     if model.family != "gpt2" or tokenizer is None or tokenizer.type != "char" or not isinstance(path, str):
         raise UserError("--peer: pretraining has a peer for model.family=gpt2 on the characters of one file "
                         "(model.train_tokenizer={type: char})")  # fmt: skip
-    sizes = {name: model.config[name] for name in ("num_layers", "num_heads", "embed_dim", "mlp_dim", "dropout")}
+    names = ("num_layers", "num_heads", "embed_dim", "mlp_dim", "dropout")
+    if missing := [name for name in names if name not in model.config]:
+        raise UserError(f"--peer: expected {', '.join(missing)} in model.config, which the peer is built from")
+    sizes = {name: model.config[name] for name in names}
     options = {
         **sizes,
         "train": path,

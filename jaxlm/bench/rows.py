@@ -33,26 +33,23 @@ def bench_rows(model: str, train: str, *, rows: int, max_length: int, steps: int
     Returns:
       A Markdown table.
     """
-    section = {
-        "name": "bench",
-        "model": {"init": model},
-        "task": {"text": "text", "label": "label"},
-        "data": {"train": {"path": train, "columns": ["text", "label"]}, "max_length": max_length},
-        "train": {"batch_size": BATCH_SIZE, "steps": steps + warmup},
-    }
-    config = Config.model_validate(section)
+
+    def config_of(path: str) -> Config:
+        data = {"train": {"path": path, "columns": ["text", "label"]}, "max_length": max_length}
+        task, training = {"text": "text", "label": "label"}, {"batch_size": BATCH_SIZE, "steps": steps + warmup}
+        section = {"name": "bench", "model": {"init": model}, "task": task, "data": data, "train": training}
+        return Config.model_validate(section)
+
     lines = ["| | tokens/s |", "|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         repeated = Path(folder) / "train.tsv"
         found = Path(train).read_bytes().rstrip(b"\n").split(b"\n")
         repeated.write_bytes(b"\n".join(itertools.islice(itertools.cycle(found), rows)))
-        source = config.data.model_copy(
-            update={"train": config.data.train and config.data.train.model_copy(update={"path": str(repeated)})}
-        )
+        config = config_of(str(repeated))
         checkpoint = open_checkpoint(config)
         tokenizer = make_tokenizer(config, checkpoint, None, None)
         kind = TASKS[config.task.kind]
-        sources = kind.open(config.task, Request(source, ("train",), Path(folder)))
+        sources = kind.open(config.task, Request(config.data, ("train",), Path(folder)))
         store = TokenStore(Path(folder) / "tokens", least=1)
         context = replace(make_context(config, tokenizer, checkpoint), tokens=store)
         task = kind.create(config.task, context, sources)
@@ -67,7 +64,7 @@ def bench_rows(model: str, train: str, *, rows: int, max_length: int, steps: int
     lines.append(f"| tokenized, and kept | {tokens / first:,.0f} |")
     lines.append(f"| read from what was kept | {tokens / again:,.0f} |")
     lines.append(f"| packed into batches | {tokens / packing:,.0f} |")
-    step = time_steps(config, steps=steps, warmup=warmup)["tokens_per_second"]
+    step = time_steps(config_of(train), steps=steps, warmup=warmup)["tokens_per_second"]
     lines.append(f"| training step | {step:,.0f} |")
     share = step / (tokens / packing)
     return "\n".join([f"{rows:,} texts, {tokens:,} tokens; a batch is made in {share:.1%} of a step.", "", *lines])

@@ -288,8 +288,7 @@ class Model:
         Raises:
           UserError: a dimension does not divide by the mesh axis it is split over.
         """
-        boxed = lambda leaf: isinstance(leaf, nn.Partitioned)  # noqa: E731
-        shapes = jax.tree.map(lambda leaf: leaf.value if boxed(leaf) else leaf, self._declared, is_leaf=boxed)
+        shapes = meta.unbox(self._declared)
         if self.compute.rules.mesh is None:
             return shapes
         shardings = param_shardings(self.axes, shapes, self.compute.rules)

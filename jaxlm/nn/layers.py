@@ -146,13 +146,7 @@ def _affine(
         return _affine_of_heads(compute, x, weights, axes, contract, name)
 
     def multiply(x: jax.Array, kernel: jax.Array, axes: Sequence[str], contract: int) -> jax.Array:
-        # Gathered whole, in its half precision: else the TPU compiler multiplies by the parts of other devices in turn
-        # (docs/design.md), where each adds into all of the product once more.
-        if kernel.dtype == jnp.int8:
-            kernel = constrain(kernel, _gathered(axes), compute.rules).astype(compute.dtype)  # exact, in bfloat16 too
-        else:
-            kernel = constrain(kernel.astype(compute.dtype), _gathered(axes), compute.rules)
-        kernel = checkpoint_name(kernel, GATHERED)
+        kernel = _gather(kernel, axes, compute)
         return product(x, kernel, contract, flatten=compute.flatten_products, half=compute.half_products)
 
     x, adapter = adapters.scale_inputs(x.astype(compute.dtype), weights.adapter), weights.adapter
@@ -181,8 +175,7 @@ def _affine_of_heads(
     def merge(array: jax.Array, at: int) -> jax.Array:
         return array.reshape(*array.shape[: at - 1], -1, *array.shape[at + 1 :])
 
-    kernel = constrain(weights.kernel.astype(compute.dtype), _gathered(axes), compute.rules)
-    kernel = checkpoint_name(kernel, GATHERED)
+    kernel = _gather(weights.kernel, axes, compute)
     outputs = kernel.shape[contract:]
     reads = place < contract
     x, contract = x.astype(compute.dtype), contract - reads
@@ -192,6 +185,17 @@ def _affine_of_heads(
         y = add_bias(y, add_leading_axes(bias, y.ndim), _gathered(merged[contract:]), compute.rules)
     y = checkpoint_name(y, name)
     return y if reads else y.reshape(*y.shape[: y.ndim - len(outputs) + 1], *outputs)
+
+
+def _gather(kernel: jax.Array, axes: Sequence[str], compute: ComputeConfig) -> jax.Array:
+    """Returns a kernel as it is multiplied by: whole where fsdp splits it, in the compute dtype."""
+    # Else the TPU compiler multiplies by the parts of other devices in turn (docs/design.md), where each adds into all
+    # of the product once more.
+    if kernel.dtype == jnp.int8:
+        kernel = constrain(kernel, _gathered(axes), compute.rules).astype(compute.dtype)  # exact, in bfloat16 too
+    else:
+        kernel = constrain(kernel.astype(compute.dtype), _gathered(axes), compute.rules)
+    return checkpoint_name(kernel, GATHERED)
 
 
 def _gathered(axes: Sequence[str]) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def tokens_of_words(rows: Sequence[Words], tokenizer: Tokenizer, store: TokenSto
     def make() -> Iterator[Pieces]:
         return (tokenizer.encode_parts(row.text, [start for start, _ in row.spans]) for row in rows)
 
-    if store is None:
+    if store is None or len(rows) < store.least:
         return make()
     keys = [json.dumps([row.text, row.spans]) for row in rows]
     return store.read(tokenizer, keys, "words", make)

@@ -112,6 +112,10 @@ def test_pretraining_of_a_config_and_its_peer(tmp_path, capsys, monkeypatch):
     assert "tokens/s" in said and "| torch | 15.0 | 0.0% | 2.00 |" in said and "| torch, compiled | 10.0 |" in said
     given = asked[1][2:]
     assert given[given.index("--embed-dim") + 1] == "16" and given[given.index("--steps") + 1] == "3"
+    settings["model"] = {**model, "config": {**sizes, "dropout": 0.0}}
+    del settings["model"]["config"]["mlp_dim"]
+    assert bench("--peer") == 2
+    assert "expected mlp_dim in model.config" in capsys.readouterr().err
     settings["model"] = {"family": "lstm", "train_tokenizer": {"type": "char"}}
     assert bench("--peer") == 2
     assert "pretraining has a peer for model.family=gpt2" in capsys.readouterr().err
