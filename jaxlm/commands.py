@@ -7,7 +7,7 @@ import json
 import logging
 from pathlib import Path
 
-from jaxlm.bench.suites import SUITES
+from jaxlm.bench.suites import run_suite
 from jaxlm.console import printable
 from jaxlm.errors import UserError
 from jaxlm.files import sha256
@@ -251,4 +251,4 @@ _OPTIONS_OF_TYPES = {
 
 
 def bench(options: argparse.Namespace) -> None:
-    SUITES[options.suite](options)
+    run_suite(options)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -91,9 +93,15 @@ def remove_folder(path: Path) -> None:
         aside.unlink()
 
 
+def remove_left_over(path: Path) -> None:
+    """Removes the parts of folders `path` that processes of this machine were killed over; no other may be at it."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(platform.node())}-*.partial"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def _writer() -> str:
-    """A word that no other process or thread of this machine has."""
-    return f"{os.getpid()}-{threading.get_ident():x}"
+    """A word that no other process or thread has."""
+    return f"{platform.node()}-{os.getpid()}-{threading.get_ident():x}"
 
 
 def _sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -49,6 +50,16 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more; found {text!r}")
     return int(text)
+
+
+def _size(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = -1.0
+    if not 0 < size < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0; found {text!r}")
+    return size
 
 
 def _share(text: str) -> float:
@@ -249,17 +260,19 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--num-beams", type=_positive, default=1, help="generation: 1 takes the likeliest token")
     sub.add_argument("--max-new-tokens", type=_positive, default=64, help="generation: most tokens of a text")
     sub.add_argument("--rows", type=_positive, default=200_000, help="rows, evaluation: rows of the split")
-    sub.add_argument("--gigabytes", type=float, default=1.0, help="corpus: size of the text that is tokenized and read")
-    sub.add_argument("--peer", action="store_true", help="the Transformers Trainer beside it (extra: parity)")
+    sub.add_argument("--gigabytes", type=_size, default=1.0, help="corpus: size of the text that is tokenized and read")
+    sub.add_argument(
+        "--peer", action="store_true", help="finetune, config, generation: Transformers beside it (extra: parity)"
+    )
     text = "config: network and tokenizer of the peer, where the config begins with random parameters"
     sub.add_argument("--peer-model", metavar="HF_DIR", help=text)
     sub.add_argument("--model", default="models/minilm", metavar="HF_DIR")
     sub.add_argument("--train", default="data/classification/sst2/train.tsv", metavar="TSV")
     sub.add_argument("--max-length", type=_positive, default=128, help="finetune, rows: tokens at which texts are cut")
-    sub.add_argument("--steps", type=int, default=50)
-    sub.add_argument("--warmup", type=int, default=10)
-    sub.add_argument("--rounds", type=int, default=3)
-    sub.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    sub.add_argument("--steps", type=_positive, default=50)
+    sub.add_argument("--warmup", type=_count, default=10)
+    sub.add_argument("--rounds", type=_positive, default=3)
+    sub.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="finetune")
     sub.add_argument("--worker", action="store_true", help="one measurement in this process, as JSON")
     sub.add_argument("--no-packing", action="store_true", help="with --worker: pad instead of packing")
     sub.add_argument("--preset", default="ddp", help="scaling, with --worker: mesh preset over this process's devices")
@@ -269,7 +282,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--matmul", choices=("auto", "float32", "bfloat16"), default="auto", help="with --worker: model.matmul"
     )
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=_count, default=0, help="with --worker")
     text = "finetune, config, generation: also write all figures, the machine and the versions into this JSON file"
     sub.add_argument("--out", metavar="FILE", help=text)
     text = "finetune, config, generation: also add a line for each ratio to this CSV file, as docs/benchmarks.csv"

@@ -4,11 +4,11 @@ pretraining that of a plain torch loop."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlm.bench.harness import TUNED, peer_script, plain_environ, run_measurement
+from jaxlm.bench.harness import TUNED, peer_script, plain_environ, run_measurement, take_turns
 from jaxlm.bench.record import Comparison
 from jaxlm.bench.training_step import time_steps
 from jaxlm.config.loading import load_config
@@ -51,8 +51,8 @@ def bench_config(
     """
     own = [sys.executable, "-m", "jaxlm", "bench", "--suite", "config", "--config", str(path), "--worker"]
     contenders = {"jaxlm": (own, steps)}
+    config = load_config(path)
     if peer:  # which counts its warm-up in
-        config = load_config(path)
         if config.task.kind == "causal_lm":
             command = _torch_loop(config)
             if TUNED and cpu_multiplies_bfloat16():  # where `model.matmul: auto` rounds the operands of products
@@ -62,11 +62,12 @@ def bench_config(
             contenders["torch, compiled"] = [*command, "--compile"], steps + warmup
         else:
             contenders["Trainer"] = _trainer(config, peer_model), steps + warmup
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
-    for number in range(rounds):
-        for name, (command, total) in contenders.items():
-            counts = ["--steps", str(total), "--warmup", str(warmup), "--seed", str(number)]
-            results[name].append(run_measurement([*command, *counts], plain_environ()))
+
+    def measuring(command: list[str], total: int) -> Callable[[int], dict[str, Any]]:
+        counts = ["--steps", str(total), "--warmup", str(warmup), "--seed"]
+        return lambda number: run_measurement([*command, *counts, str(number)], plain_environ())
+
+    results = take_turns({name: measuring(*contender) for name, contender in contenders.items()}, rounds)
     counted = ("target_tokens", "examples", "tokens")
     return Comparison(results, next(unit for unit in counted if f"{unit}_per_second" in results["jaxlm"][0]))
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxlm.bench.harness import TUNED, peer_script, plain_environ, run_measurement
+from jaxlm.bench.harness import TUNED, peer_script, plain_environ, run_measurement, take_turns
 from jaxlm.bench.record import Comparison
 from jaxlm.bench.training_step import time_steps
 from jaxlm.config.schema import Config
@@ -85,12 +85,12 @@ def bench(job: Mapping[str, str | int], *, rounds: int, steps: int, warmup: int,
             contenders["Trainer, group by length, bf16 autocast"] = [*grouped, "--precision", "bf16"]
         if TUNED:
             contenders["Trainer, group by length, with jaxlm's malloc settings"] = grouped
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
-    for number in range(rounds):
-        for name, command in contenders.items():
-            total = steps if "--worker" in command else steps + warmup  # the Trainer counts its warm-up in
-            counts = ["--steps", str(total), "--warmup", str(warmup), "--seed", str(number)]
-            # jaxlm takes the settings by itself; others run as their users run them.
-            environ = {**os.environ, **TUNED} if "malloc" in name else plain_environ()
-            results[name].append(run_measurement([*command, *counts], environ))
-    return Comparison(results)
+
+    def measuring(name: str, command: list[str]) -> Callable[[int], dict[str, Any]]:
+        total = steps if "--worker" in command else steps + warmup  # the Trainer counts its warm-up in
+        counts = ["--steps", str(total), "--warmup", str(warmup), "--seed"]
+        # jaxlm takes the settings by itself; others run as their users run them.
+        environ = {**os.environ, **TUNED} if "malloc" in name else plain_environ()
+        return lambda number: run_measurement([*command, *counts, str(number)], environ)
+
+    return Comparison(take_turns({name: measuring(name, command) for name, command in contenders.items()}, rounds))

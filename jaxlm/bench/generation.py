@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxlm.bench.harness import peer_script, plain_environ, run_measurement
+from jaxlm.bench.harness import peer_script, plain_environ, run_measurement, take_turns
 from jaxlm.bench.record import Comparison
 from jaxlm.errors import UserError
 from jaxlm.inference.predict import open_predictor
@@ -24,7 +25,10 @@ def read_texts(path: Path, limit: int) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f'--input: no file {path}; expected jsonl with {{"text": ...}}')
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:limit]]
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:limit]]
+    except ValueError:  # no JSON, or no UTF-8
+        rows = []
     if any(not isinstance(row, dict) or not isinstance(row.get("text"), str) for row in rows) or not rows:
         raise UserError(f'--input: {path}: expected rows of {{"text": ...}}')
     return rows
@@ -70,8 +74,9 @@ def bench_generation(
     if peer:
         script = str(peer_script("transformers_generate.py"))
         contenders["Transformers generate"] = [sys.executable, script, "--json", "--limit", str(texts)]
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, command in contenders.items():
-            results[name].append(run_measurement([*command, *settings], plain_environ()))
+
+    def measuring(command: list[str]) -> Callable[[int], dict[str, Any]]:
+        return lambda _: run_measurement([*command, *settings], plain_environ())
+
+    results = take_turns({name: measuring(command) for name, command in contenders.items()}, rounds)
     return Comparison(results, "texts")

@@ -6,7 +6,8 @@ import json
 import os
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from jaxlm.parallel.cpu_env import settings
 
 TUNED = settings({"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")}, keep_memory=True)
 """What `jaxlm.parallel.cpu_env` has set for this process, and would not be there otherwise."""
+
+
+PEER_PACKAGES = ("torch", "transformers", "accelerate")
 
 
 def plain_environ() -> dict[str, str]:
@@ -42,15 +46,35 @@ def run_measurement(
     return json.loads(done.stdout.strip().split("\n")[-1])
 
 
+def take_turns(
+    contenders: Mapping[str, Callable[[int], dict[str, Any]]], rounds: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Lets each contender measure once a round, by the number of the round; returns what they measured, by round.
+
+    Raises:
+      RunFailure: one failed; what was measured before that stands in the message.
+    """
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        for name, measure in contenders.items():
+            try:
+                results[name].append(measure(number))
+            except RunFailure as error:
+                raise RunFailure(f"{error}\nmeasured before it: {json.dumps(results)}") from error
+    return results
+
+
 def peer_script(name: str) -> Path:
     """The path of a script in scripts/peers.
 
     Raises:
-      UserError: jaxlm does not stand in a checkout.
+      UserError: jaxlm does not stand in a checkout, or what the peers need is not installed.
     """
     path = Path(__file__).resolve().parents[2] / "scripts" / "peers" / name
     if not path.is_file():
         raise UserError("--peer: needs a checkout of the repository, with scripts/peers/")
+    if missing := [package for package in PEER_PACKAGES if find_spec(package) is None]:
+        raise UserError(f"--peer: needs {', '.join(missing)}: pip install 'jaxlm[parity]'")
     return path
 
 

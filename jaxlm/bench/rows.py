@@ -14,6 +14,7 @@ from jaxlm.bench.training_step import time_steps
 from jaxlm.config.schema import Config
 from jaxlm.data.dataset import BatchLayout
 from jaxlm.data.examples.token_store import TokenStore
+from jaxlm.errors import UserError
 from jaxlm.setup.setup import make_context
 from jaxlm.setup.tokenizer import make_tokenizer, open_checkpoint
 from jaxlm.tasks import TASKS
@@ -32,6 +33,8 @@ def bench_rows(model: str, train: str, *, rows: int, max_length: int, steps: int
       steps, warmup: of the training step, timed on the rows as they are.
     Returns:
       A Markdown table.
+    Raises:
+      UserError: rows that no classification can be made of.
     """
 
     def config_of(path: str) -> Config:
@@ -49,7 +52,10 @@ def bench_rows(model: str, train: str, *, rows: int, max_length: int, steps: int
         checkpoint = open_checkpoint(config)
         tokenizer = make_tokenizer(config, checkpoint, None, None)
         kind = TASKS[config.task.kind]
-        sources = kind.open(config.task, Request(config.data, ("train",), Path(folder)))
+        try:
+            sources = kind.open(config.task, Request(config.data, ("train",), Path(folder)))
+        except UserError as error:
+            raise UserError(f"--train {train}: {str(error).replace(str(repeated), train)}") from error
         store = TokenStore(Path(folder) / "tokens", least=1)
         context = replace(make_context(config, tokenizer, checkpoint), tokens=store)
         task = kind.create(config.task, context, sources)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,40 @@ SUITES: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
+_OF_SOME = {
+    **dict.fromkeys(("peer", "out", "log"), ("finetune", "config", "generation")),
+    "peer_model": ("config",),
+    "dtype": ("finetune",),
+}
+"""Options that only these suites take, the others having no use for them."""
+
+
+def run_suite(options: argparse.Namespace) -> None:
+    """Runs the suite that the options name.
+
+    Raises:
+      UserError: an option that it does not take, or a file that could not be written in the end.
+      RunFailure: a measurement failed.
+    """
+    for name, suites in _OF_SOME.items():
+        if options.suite not in suites and getattr(options, name) not in (None, False, "float32"):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"--suite {options.suite}: takes no {flag}; expected --suite {' or '.join(suites)} with it")
+    for name in ("out", "log"):
+        if (file := getattr(options, name)) is not None:
+            _check_place(f"--{name}", Path(file))
+    SUITES[options.suite](options)
+
+
+def _check_place(flag: str, path: Path) -> None:
+    """Says before an hour of measuring that what it gives could not be written."""
+    if path.is_dir() or not path.parent.is_dir():
+        found = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise UserError(f"{flag} {path}: {found}; expected a file in a folder that is there")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{flag} {path}: may not be written; choose another")
+
+
 def _keep(options: argparse.Namespace, comparison: Comparison, measured: str) -> None:
     """Prints the table of a comparison, and keeps it where the options say."""
     from jaxlm.bench.harness import speed_table
@@ -104,16 +139,19 @@ def _keep(options: argparse.Namespace, comparison: Comparison, measured: str) ->
     if options.out is None and options.log is None:
         return
     record = describe(comparison, options.suite, options.command_line)
-    if options.out is not None:
-        write_json(Path(options.out), record)
-    if options.log is not None:
-        append_lines(Path(options.log), record, measured)
+    try:
+        if options.out is not None:
+            write_json(Path(options.out), record)
+    finally:
+        if options.log is not None:
+            append_lines(Path(options.log), record, measured)
 
 
 def _check_model_and_rows(options: argparse.Namespace) -> None:
-    for name in ("model", "train"):
-        if not Path(getattr(options, name)).exists():
-            raise UserError(f"--{name}: no {getattr(options, name)}; see docs/guides/data.md for where to get it")
+    for name, kind, there in (("model", "folder", Path.is_dir), ("train", "file", Path.is_file)):
+        if not there(Path(getattr(options, name))):
+            where = "see docs/guides/data.md for where to get it"
+            raise UserError(f"--{name}: no {kind} {getattr(options, name)}; {where}")
 
 
 def _steps(options: argparse.Namespace) -> dict[str, Any]:

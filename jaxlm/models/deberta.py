@@ -151,8 +151,9 @@ class DisentangledBlock(Block):
         """The queries or keys of relative positions: by maps of their own, or by those of the contents."""
         c: Any = self.config
         if not c.own_position_maps:
-            return dense_again(self, name, x_1RD, _HEADS)
-        return dense(self, f"position_{name}", x_1RD, (c.embed_dim, c.num_heads, c.embed_dim // c.num_heads), _HEADS)
+            return dense_again(self, name, x_1RD, _HEADS, heads_apart=True)
+        sizes = (c.embed_dim, c.num_heads, c.embed_dim // c.num_heads)
+        return dense(self, f"position_{name}", x_1RD, sizes, _HEADS, heads_apart=True)
 
 
 def _windows(x_BNQU: jax.Array, starts_BQ: Int[Array, "B Q"], length: int) -> Float[Array, "B N Q T"]:

@@ -126,19 +126,20 @@ class Block(nn.Module):
         """
         c, rules = self.config, self.compute.rules
         heads = (c.embed_dim, c.num_heads, c.embed_dim // c.num_heads)
-        heads_axes = ("embed", "heads", "head_dim")
+        heads_axes, apart = ("embed", "heads", "head_dim"), relative is not None
         activations = ("batch", "length", "act_embed")
         attention_key, output_key, mlp_key = split_key(key, 3)
 
-        q = dense(self, "q", x_BQD, heads, heads_axes)
-        k = dense(self, "k", context_BTD, heads, heads_axes)
-        v = dense(self, "v", context_BTD, heads, heads_axes)
+        q = dense(self, "q", x_BQD, heads, heads_axes, heads_apart=apart)
+        k = dense(self, "k", context_BTD, heads, heads_axes, heads_apart=apart)
+        v = dense(self, "v", context_BTD, heads, heads_axes, heads_apart=apart)
         q, k, v = shard_heads(q, k, v, rules)
         bias, scale = self.relative_bias(q, k, mask, relative, attention_key)
         y = attend(
             q, k, v, mask, self.compute, bias=bias, scale=scale, dropout_rate=c.attention_dropout, key=attention_key
         )
-        y = dense(self, "o", y, heads[1:] + heads[:1], heads_axes[1:] + heads_axes[:1], contract=2)
+        sizes, axes = heads[1:] + heads[:1], heads_axes[1:] + heads_axes[:1]
+        y = dense(self, "o", y, sizes, axes, contract=2, heads_apart=apart)
         x = layer_norm(self, "attention_norm", x_BQD + dropout(y, c.attention_output_dropout, output_key), c.norm_eps)
         x = constrain(x, activations, rules)
 

@@ -137,7 +137,7 @@ class Block(nn.Module):
 
     def cross_keys_values(self, context_BSD: Float[Array, "B S D"]) -> tuple[jax.Array, jax.Array]:
         """Returns what cross-attention reads of the encoder's states, [B, S, N, H] each."""
-        k, v = (dense_again(self, f"cross_{name}", context_BSD, _HEADS_AXES) for name in "kv")
+        k, v = (dense_again(self, f"cross_{name}", context_BSD, _HEADS_AXES, heads_apart=True) for name in "kv")
         return k, v
 
     def _read(self, x_BTD: Any, context: States | Encoded, segments_BT: Any, layer: Any, key: Key) -> Any:
@@ -159,14 +159,15 @@ class Block(nn.Module):
         # The logits are not scaled: the query's initialization is, instead.
         fan = c.embed_dim * c.head_dim if name.endswith("q") else c.embed_dim
         init = normal(c.init_factor * fan**-0.5)
-        return dense(self, name, x, (c.embed_dim, c.num_heads, c.head_dim), _HEADS_AXES, init=init, bias=False)
+        sizes = (c.embed_dim, c.num_heads, c.head_dim)
+        return dense(self, name, x, sizes, _HEADS_AXES, init=init, bias=False, heads_apart=True)
 
     def _add(self, x_BTD: jax.Array, name: str, y_BTNH: jax.Array, key: Key) -> jax.Array:
         """x + the output map `name` of the heads."""
         c = self.config
         sizes, init = (c.num_heads, c.head_dim, c.embed_dim), normal(c.init_factor * (c.num_heads * c.head_dim) ** -0.5)
         axes = _HEADS_AXES[1:] + _HEADS_AXES[:1]
-        y = dense(self, name, y_BTNH, sizes, axes, contract=2, init=init, bias=False)
+        y = dense(self, name, y_BTNH, sizes, axes, contract=2, init=init, bias=False, heads_apart=True)
         x = x_BTD + dropout(y, c.dropout, key).astype(x_BTD.dtype)
         return constrain(x, ("batch", "length", "act_embed"), self.compute.rules)
 

@@ -101,6 +101,7 @@ def dense(
     contract: int = 1,
     init: Callable[..., jax.Array] | None = None,
     bias: bool = True,
+    heads_apart: bool = False,
 ) -> jax.Array:
     """Affine map of the last `contract` axes of x: parameter `name` of shape `sizes`, `name_bias` of its output axes.
 
@@ -111,6 +112,8 @@ def dense(
       x: [..., sizes[:contract]].
       sizes, axes: kernel shape, inputs then outputs, and its logical axes.
       init: absent: normal, of the module's `config.init_std`.
+      heads_apart: of attention with relative positions: its products, by XLA, want heads in an axis of their own, where
+        kernels on a TPU read them side by side.
     Returns:
       [..., sizes[contract:]] in the compute dtype.
     """
@@ -118,31 +121,36 @@ def dense(
     b = None
     if bias:
         b = param(module, f"{name}_bias", nn.initializers.zeros, sizes[contract:], axes[contract:])
-    weights = _Weights(kernel, b, adapters.beside(module, name), quantized.scale_beside(module, name))
+    weights = _Weights(kernel, b, adapters.beside(module, name), quantized.scale_beside(module, name), heads_apart)
     return _affine(cast(Any, module).compute, x, weights, axes, contract, name)
 
 
-def dense_again(module: nn.Module, name: str, x: jax.Array, axes: Sequence[str]) -> jax.Array:
+def dense_again(
+    module: nn.Module, name: str, x: jax.Array, axes: Sequence[str], *, heads_apart: bool = False
+) -> jax.Array:
     """Maps another x [..., inputs] by the parameters of a `dense` that this module has declared before."""
     kernel = meta.unbox(module.get_variable("params", name))
     bias = meta.unbox(module.get_variable("params", f"{name}_bias"))  # None where there is none
-    weights = _Weights(kernel, bias, adapters.beside(module, name), quantized.scale_beside(module, name))
+    weights = _Weights(kernel, bias, adapters.beside(module, name), quantized.scale_beside(module, name), heads_apart)
     return _affine(cast(Any, module).compute, x, weights, axes, 1, name)
 
 
 class _Weights(NamedTuple):
-    """Of a dense map: its kernel, its bias or None, the adapter beside it, mostly empty, and an int8 kernel's scale."""
+    """Of a dense map: its kernel, its bias or None, the adapter beside it, mostly empty, an int8 kernel's scale, and
+    whether heads keep an axis of their own."""
 
     kernel: jax.Array
     bias: jax.Array | None
     adapter: adapters.Adapter
     scale: jax.Array | None = None
+    heads_apart: bool = False
 
 
 def _affine(
     compute: ComputeConfig, x: jax.Array, weights: _Weights, axes: Sequence[str], contract: int, name: str
 ) -> jax.Array:
-    if compute.rules.platform == "tpu" and "head_dim" in axes and weights.scale is None and not weights.adapter:
+    side_by_side = compute.rules.platform == "tpu" and "head_dim" in axes and not weights.heads_apart
+    if side_by_side and weights.scale is None and not weights.adapter:
         return _affine_of_heads(compute, x, weights, axes, contract, name)
 
     def multiply(x: jax.Array, kernel: jax.Array, axes: Sequence[str], contract: int) -> jax.Array:

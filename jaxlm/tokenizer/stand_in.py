@@ -19,8 +19,9 @@ def stand_in_tokenizer(model_family: str, size: int) -> Tokenizer:
       model_family: without special tokens of its own it gets GPT-2's.
     """
     family = next((family for family in FAMILIES.values() if model_family in family.names), FAMILIES["gpt2"])
-    num_words = size - len(family.tokens) - family.extra_ids
-    vocabulary = {entry: i for i, entry in enumerate([*family.tokens, *(f"w{i}" for i in range(num_words))])}
+    special = dict.fromkeys([*family.tokens, *(family.roles.values() if family.adds_missing else ())])
+    num_words = size - len(special) - family.extra_ids
+    vocabulary = {entry: i for i, entry in enumerate([*special, *(f"w{i}" for i in range(num_words))])}
     unk = next((token for token in ("[UNK]", "<unk>") if token in vocabulary), family.tokens[0])
     return Tokenizer.from_backend(tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=unk)), family)
 

@@ -293,6 +293,8 @@ class Tokenizer:
         else:
             rules = {name: hashlib.sha256(content).hexdigest() for name, content in self._files.copies.items()}
         parts = [rules, self._files.roles, self._cuts_left, *(["split"] if self._backend.encode_special_tokens else [])]
+        if self._files.target is self._backend:  # of the same files, another way to split
+            parts.append("target")
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def splitting(self, special_tokens: bool) -> Tokenizer:

@@ -10,8 +10,9 @@ from helpers.finetuning_runs import FILLER, WORDS, rows, run
 from helpers.hf_folders import write_checkpoint
 from helpers.tiny_models import tiny
 
-from jaxlm.bench import config_speed, finetune
+from jaxlm.bench import config_speed, finetune, harness
 from jaxlm.bench.startup import bench_startup
+from jaxlm.errors import RunFailure
 from jaxlm.tokenizer.config import TokenizerTrainingConfig
 from jaxlm.tokenizer.training import train_tokenizer
 
@@ -100,6 +101,7 @@ def test_pretraining_of_a_config_and_its_peer(tmp_path, capsys, monkeypatch):
     figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert figures["tokens_per_second"] > 0 and "examples_per_second" not in figures
     asked = []
+    monkeypatch.setattr(harness, "find_spec", lambda _: True)
 
     def measured(command, environ):
         asked.append(command)
@@ -121,6 +123,58 @@ def test_pretraining_of_a_config_and_its_peer(tmp_path, capsys, monkeypatch):
     assert "pretraining has a peer for model.family=gpt2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--steps", "0"], "--steps: expected a whole number above 0"),
+        (["--warmup", "-1"], "--warmup: expected a whole number, 0 or more"),
+        (["--suite", "startup", "--rounds", "0"], "--rounds: expected a whole number above 0"),
+        (["--suite", "corpus", "--gigabytes", "0"], "--gigabytes: expected a number above 0"),
+        (["--suite", "rows", "--train", "."], "--train: no file ."),
+        (["--suite", "rows", "--out", "x.json"], "--suite rows: takes no --out"),
+        (["--suite", "scaling", "--peer"], "takes no --peer; expected --suite finetune or config or generation"),
+        (["--suite", "startup", "--dtype", "bfloat16"], "--suite startup: takes no --dtype"),
+        (["--out", "nowhere/x.json"], "--out nowhere/x.json: there is no folder nowhere"),
+        (["--log", "."], "--log .: is a folder"),
+        (["--suite", "config", "--config", "nope.yaml"], "nope.yaml"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_measured(job, options, message, capsys):
+    try:
+        status = run(*job, *options)
+    except SystemExit as end:  # argparse
+        status = end.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
+def test_rows_that_cannot_be_read_are_named(job, tmp_path, capsys):
+    empty = tmp_path / "empty.tsv"
+    empty.write_text("")
+    assert run(*job, "--suite", "rows", "--train", empty) == 2
+    said = capsys.readouterr().err
+    assert f"--train {empty}: {empty}" in said and "/tmp" not in said.replace(str(tmp_path), "")
+
+
+def test_a_peer_that_is_not_installed(job, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "find_spec", lambda _: None)
+    monkeypatch.setattr(finetune, "run_measurement", lambda *_: pytest.fail("measured before"))
+    assert run(*job, "--peer", "--steps", 50) == 2
+    assert "--peer: needs torch, transformers, accelerate: pip install 'jaxlm[parity]'" in capsys.readouterr().err
+
+
+def test_a_failure_says_what_was_measured_before(job, monkeypatch, capsys):
+    def measured(command, environ):
+        if "--no-packing" in command:
+            raise RunFailure("out of memory")
+        return {"examples_per_second": 12.5, "padding_share": 0.1}
+
+    monkeypatch.setattr(finetune, "run_measurement", measured)
+    assert run(*job, "--rounds", 1) == 1
+    said = capsys.readouterr().err
+    assert "out of memory" in said and '"jaxlm packed, balanced order": [{"examples_per_second": 12.5' in said
+
+
 def test_texts_that_a_model_writes(tmp_path, capsys):
     folder, texts = tmp_path / "writer", tmp_path / "texts.jsonl"
     model = tiny("gpt2")
@@ -133,6 +187,9 @@ def test_texts_that_a_model_writes(tmp_path, capsys):
     figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert figures["texts_per_second"] == pytest.approx(2 / figures["seconds"])
     texts.write_text('{"words": "a"}\n')
+    assert run(*command, texts) == 2
+    assert 'texts.jsonl: expected rows of {"text": ...}' in capsys.readouterr().err
+    texts.write_text("text,label\na fox,1\n")
     assert run(*command, texts) == 2
     assert 'texts.jsonl: expected rows of {"text": ...}' in capsys.readouterr().err
     assert run(*command, tmp_path / "absent") == 2
@@ -161,6 +218,7 @@ def test_figures_are_kept(job, tmp_path, monkeypatch, capsys):
         and record["machine"]["device"]
     )
     speeds = iter([10.0, 5.0, 8.0, 30.0, 10.0, 6.0])
+    lines.write_text(lines.read_text().rstrip("\n"))  # by an editor, for instance
     assert run(*command) == 0
     header, *rows = lines.read_text().splitlines()
     assert header == "date,commit,machine,suite,measured,contender,ratio" and len(rows) == 4

@@ -71,11 +71,14 @@ def test_what_a_command_asks_for():
             requested(*arguments[:2], dry_run=arguments[2])
 
 
-@pytest.mark.parametrize("family, size", [("bert", 30522), ("t5", 32128), ("llama", 32000), ("qwen3", 500)])
+SIZES = [("bert", 30522), ("deberta-v2", 128100), ("t5", 32128), ("llama", 32000), ("qwen3", 500)]
+
+
+@pytest.mark.parametrize("family, size", SIZES)
 def test_a_vocabulary_that_stands_in(family, size):
     tokenizer = stand_in_tokenizer(family, size)
     assert tokenizer.vocab_size == size
-    assert (tokenizer.mask_id is not None) == (family == "bert")
+    assert (tokenizer.mask_id is not None) == (family in ("bert", "deberta-v2"))
     assert (tokenizer.id("<extra_id_99>") is not None) == (family == "t5")
 
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from helpers.tiny_models import tiny
 
+from jaxlm.nn import layers
 from jaxlm.nn.layers import ComputeConfig, dense
 from jaxlm.parallel.mesh import make_mesh
 from jaxlm.parallel.sharding import Rules
@@ -67,3 +69,19 @@ def test_heads_in_one_axis_change_nothing(name, dtype, monkeypatch):
     for ours, theirs in zip(jax.tree.leaves(merged_gradients), jax.tree.leaves(gradients), strict=True):
         scale = float(jnp.abs(theirs).max())
         np.testing.assert_allclose(ours, theirs, atol=tolerance * scale, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "mpnet", "t5"])
+def test_heads_stay_apart_where_attention_adds_relative_positions(family, monkeypatch):
+    merged = []
+
+    def of_heads(compute, x, weights, axes, contract, name):
+        merged.append(name)
+        return affine(compute, x, weights._replace(heads_apart=True), axes, contract, name)
+
+    affine = layers._affine
+    monkeypatch.setattr(layers, "_affine_of_heads", of_heads)
+    monkeypatch.setattr(Rules, "platform", "tpu")
+    compute = ComputeConfig(rules=Rules(make_mesh(data=8)), attention="xla")
+    jax.eval_shape(tiny(family, compute).init, jax.random.key(0))
+    assert bool(merged) == (family == "bert")

@@ -61,13 +61,15 @@ def test_marian_splits_what_is_read_and_what_is_written_by_models_of_their_own(t
         for side, model in ((t, models[0]), (t.target, models[1])):
             assert ids(side, text) == [*(vocab.get(piece, 1) for piece in model.encode(text, out_type=str)), 0]
     assert ids(t, "das Haus") != ids(t.target, "das Haus") and t.target.target is t.target
+    assert t.fingerprint != t.target.fingerprint  # by which tokens are kept
     assert t.decode(ids(t.target, "das Haus")) == "das Haus" and ids(t, ">>fra<< dog")[0] == t.id(">>fra<<")
     found, offsets = t.encode_with_offsets(" the  dog")
     assert [" the  dog"[a:b] for a, b in offsets][-1] == "g" and len(found) == len(offsets)
     t.save(tmp_path / "saved")
     assert not (tmp_path / "saved/tokenizer.json").exists()
     saved = load_tokenizer(tmp_path / "saved")
-    assert saved.fingerprint == t.fingerprint and ids(saved.target, GERMAN) == ids(t.target, GERMAN)
+    assert saved.fingerprint == t.fingerprint and saved.target.fingerprint == t.target.fingerprint
+    assert ids(saved.target, GERMAN) == ids(t.target, GERMAN)
     plain = load_tokenizer(tmp_path / "in").splitting(special_tokens=True)
     assert t.id(">>fra<<") not in ids(plain, ">>fra<<") and ids(plain.target, "</s>")[0] != 0
 

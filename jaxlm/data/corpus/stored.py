@@ -16,7 +16,15 @@ from typing import Any
 
 from jaxlm.data.corpus.file_digests import Contents
 from jaxlm.errors import RunFailure
-from jaxlm.files import explain_write_errors, lock_file, read_sealed, remove_folder, sha256, write_sealed
+from jaxlm.files import (
+    explain_write_errors,
+    lock_file,
+    read_sealed,
+    remove_folder,
+    remove_left_over,
+    sha256,
+    write_sealed,
+)
 
 log = logging.getLogger("jaxlm")
 
@@ -93,6 +101,7 @@ def open_or_make(
                     if problem is not None:
                         log.warning("%s: damaged: %s; it is made anew (%s)", index.parent, problem, what)
                         remove_folder(index.parent)
+                    remove_left_over(index.parent)
                     make()
                 facts, problem = sound()
     contents.save()

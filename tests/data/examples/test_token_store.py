@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -95,6 +99,24 @@ def test_what_cannot_be_written_costs_a_warning(store, tmp_path, caplog):
         kept = [ids.tolist() for ids in store.ids(tokenizer, TEXTS)]
     assert kept == [list(text.encode()) for text in TEXTS]
     assert "data.token_cache" in caplog.text and "tokenizes again" in caplog.text
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one(store):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from helpers.corpora import byte_tokenizer
+from jaxlm.data.examples.token_store import TokenStore
+texts = sys.argv[2:]
+store = TokenStore(Path(sys.argv[1]), least=1)
+store.read(byte_tokenizer(), texts, "ids", lambda: iter(lambda: os.kill(os.getpid(), signal.SIGKILL), None))
+"""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(store.folder), *TEXTS]
+    assert subprocess.run(command, env=environ).returncode == -signal.SIGKILL
+    assert len(list(store.folder.glob(".*.partial"))) == 1
+    list(store.ids(byte_tokenizer(), TEXTS))
+    assert not list(store.folder.glob(".*.partial")) and len(list(store.folder.glob("*/index.json"))) == 1
 
 
 def test_a_failed_build_leaves_no_part(store):
