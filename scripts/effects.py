@@ -129,7 +129,10 @@ _SIX = {
     "average of the weights": _SMOOTHING["average of the weights"],
     "R-Drop": _SMOOTHING["R-Drop"],
     "LoRA 8": ("model.lora={rank: 8}", "optimizer.learning_rate=1e-3"),
-    "LoRA 8, every kernel": ("model.lora={rank: 8, targets: [all]}", "optimizer.learning_rate=1e-3"),
+}
+_EVERY_KERNEL = {
+    f"LoRA {rank}, every kernel": (f"model.lora={{rank: {rank}, targets: [all]}}", "optimizer.learning_rate=1e-3")
+    for rank in (4, 8)
 }
 KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
     "sst2-100": {**_FREEZING, **_FEW_PARAMETERS, **_AUGMENTATION},
@@ -137,7 +140,7 @@ KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
     "spam-skewed": {**_IMBALANCE, **_SAMPLING, **_THRESHOLD},
     "wnut17-500": {**_IMBALANCE, **_AUGMENTATION},
     "sst2-2000": _SIX,
-    "sst2-all": _SIX,
+    "sst2-all": {**_SIX, **_EVERY_KERNEL},
     "tnews-skewed": {
         **_IMBALANCE,
         "sampling, balanced": _SAMPLING["sampling, balanced"],
