@@ -62,8 +62,8 @@ def _check_no_header(first: Sequence[str], columns: tuple[str, ...], name: str, 
     same = sum(ours.casefold() == theirs for ours, theirs in zip(columns, found, strict=False))
     if len(first) == len(columns) and (same > 1 or same and same == sum(map(bool, found))):
         raise UserError(
-            f"{name}: the first line holds the names of columns ({', '.join(first)}), as {setting(key, 'columns')} does: "
-            f"it is a header; leave {setting(key, 'columns')} out"
+            f"{name}: the first line holds the names of columns ({', '.join(first)}), as {setting(key, 'columns')} "
+            f"does: it is a header; leave {setting(key, 'columns')} out"
         )
 
 
