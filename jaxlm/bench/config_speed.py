@@ -51,7 +51,7 @@ def bench_config(
     """
     own = [sys.executable, "-m", "jaxlm", "bench", "--suite", "config", "--config", str(path), "--worker"]
     contenders = {"jaxlm": (own, steps)}
-    config = load_config(path)
+    config = load_config(path)  # a mistake in it is the user's, not a worker's failure
     if peer:  # which counts its warm-up in
         if config.task.kind == "causal_lm":
             command = _torch_loop(config)

@@ -17,9 +17,8 @@ from jaxlm.parallel.cpu_env import settings
 
 TUNED = settings({"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")}, keep_memory=True)
 """What `jaxlm.parallel.cpu_env` has set for this process, and would not be there otherwise."""
-
-
 PEER_PACKAGES = ("torch", "transformers", "accelerate")
+"""What the extra `parity` installs for scripts/peers."""
 
 
 def plain_environ() -> dict[str, str]:

@@ -84,15 +84,11 @@ def append_lines(path: Path, record: Mapping[str, Any], measured: str) -> None:
         common = record["date"], record["commit"], record["machine"]["device"], record["suite"], measured
         writer.writerow([*common, name, f"{record['ratios'][name]:.3f}"])
     with explain_write_errors(path), path.open("a+b") as file:
-        if file.tell() and not _ends_a_line(path):
-            file.write(b"\n")
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":  # an editor left the last line open
+                file.write(b"\n")
         file.write(lines.getvalue().encode())
-
-
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
 
 
 def machine() -> dict[str, Any]:

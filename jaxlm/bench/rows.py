@@ -55,7 +55,7 @@ def bench_rows(model: str, train: str, *, rows: int, max_length: int, steps: int
         try:
             sources = kind.open(config.task, Request(config.data, ("train",), Path(folder)))
         except UserError as error:
-            raise UserError(f"--train {train}: {str(error).replace(str(repeated), train)}") from error
+            raise UserError(str(error).replace(str(repeated), train)) from error  # the file that was given
         store = TokenStore(Path(folder) / "tokens", least=1)
         context = replace(make_context(config, tokenizer, checkpoint), tokens=store)
         task = kind.create(config.task, context, sources)

@@ -94,14 +94,12 @@ def scaling(options: argparse.Namespace) -> None:
 SUITES: dict[str, Callable[[argparse.Namespace], None]] = {
     suite.__name__: suite for suite in (finetune, config, generation, corpus, rows, evaluation, startup, scaling)
 }
-
-
 _OF_SOME = {
     **dict.fromkeys(("peer", "out", "log"), ("finetune", "config", "generation")),
     "peer_model": ("config",),
     "dtype": ("finetune",),
 }
-"""Options that only these suites take, the others having no use for them."""
+"""Option -> the suites that take it."""
 
 
 def run_suite(options: argparse.Namespace) -> None:
@@ -122,7 +120,7 @@ def run_suite(options: argparse.Namespace) -> None:
 
 
 def _check_place(flag: str, path: Path) -> None:
-    """Says before an hour of measuring that what it gives could not be written."""
+    """Refuses a file that could not be written, before anything is measured."""
     if path.is_dir() or not path.parent.is_dir():
         found = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
         raise UserError(f"{flag} {path}: {found}; expected a file in a folder that is there")

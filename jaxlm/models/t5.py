@@ -160,6 +160,7 @@ class Block(nn.Module):
         fan = c.embed_dim * c.head_dim if name.endswith("q") else c.embed_dim
         init = normal(c.init_factor * fan**-0.5)
         sizes = (c.embed_dim, c.num_heads, c.head_dim)
+        # Of cross-attention, too, which knows no relative positions: a step is no faster with these side by side.
         return dense(self, name, x, sizes, _HEADS_AXES, init=init, bias=False, heads_apart=True)
 
     def _add(self, x_BTD: jax.Array, name: str, y_BTNH: jax.Array, key: Key) -> jax.Array:

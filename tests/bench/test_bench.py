@@ -153,7 +153,7 @@ def test_rows_that_cannot_be_read_are_named(job, tmp_path, capsys):
     empty.write_text("")
     assert run(*job, "--suite", "rows", "--train", empty) == 2
     said = capsys.readouterr().err
-    assert f"--train {empty}: {empty}" in said and "/tmp" not in said.replace(str(tmp_path), "")
+    assert str(empty) in said and "/train.tsv" not in said
 
 
 def test_a_peer_that_is_not_installed(job, monkeypatch, capsys):
