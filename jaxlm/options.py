@@ -283,7 +283,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--matmul", choices=("auto", "float32", "bfloat16"), default="auto", help="with --worker: model.matmul"
     )
     sub.add_argument("--seed", type=_count, default=0, help="with --worker")
-    text = "finetune, config, generation: also write all figures, the machine and the versions into this JSON file"
+    text = "also write all figures, the machine and the versions into this JSON file"
     sub.add_argument("--out", metavar="FILE", help=text)
     text = "finetune, config, generation: also add a line for each ratio to this CSV file, as docs/benchmarks.csv"
     sub.add_argument("--log", metavar="FILE", help=text)

@@ -41,7 +41,8 @@ def measured(record: Mapping[str, Any]) -> str:
     day = date.fromisoformat(record["date"])
     where = f"{machine['device']}, {machine['cores']} cores, Python {record['python']}, {versions}"
     head = f"`{record['command']}`, {day.day} {day:%B %Y}, commit {record['commit']}, {where}:"
-    return f"{head}\n\n{speed_table(Comparison(record['results'], record['unit']))}\n"
+    table = record["table"] if "table" in record else speed_table(Comparison(record["results"], record["unit"]))
+    return f"{head}\n\n{table}\n"
 
 
 def fill(page: str, folder: Path) -> str:

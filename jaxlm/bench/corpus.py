@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.bench.harness import run_measurement
+from jaxlm.bench.record import Measurement
 from jaxlm.data.config import DataConfig
 from jaxlm.data.corpus.build import Tokenizing
 from jaxlm.data.corpus.cache import open_corpora
@@ -39,8 +40,8 @@ def bench_corpus(
     length: int = 1024,
     concat_documents: bool = True,
     directory: Path | None = None,
-) -> str:
-    """Measures a corpus; returns a Markdown table.
+) -> Measurement:
+    """Measures a corpus.
 
     Args:
       gigabytes: size of the text, one file with a document to a line.
@@ -59,7 +60,8 @@ def bench_corpus(
             "rows": rows, "length": length, "concat_documents": concat_documents,
         }  # fmt: skip
         command = [sys.executable, "-m", "jaxlm.bench.corpus", json.dumps(job)]
-        return _table(size, job, run_measurement(command, show_stderr=True))
+        found = {"text_bytes": size, **run_measurement(command, show_stderr=True)}
+        return Measurement(found, _table(size, job, found))
 
 
 def write_corpus(path: Path, size: int) -> int:

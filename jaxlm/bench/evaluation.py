@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxlm.bench.record import Measurement
 from jaxlm.config.model import ModelConfig
 from jaxlm.config.schema import Config
 from jaxlm.data.config import DataConfig
@@ -25,8 +26,8 @@ _SIZES = {"num_layers": 1, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "max_
 _WORDS = 512
 
 
-def bench_evaluation(*, rows: int) -> str:
-    """Evaluates a tiny classifier on rows of four to twelve words; returns a line of Markdown.
+def bench_evaluation(*, rows: int) -> Measurement:
+    """Evaluates a tiny classifier on rows of four to twelve words.
 
     Args:
       rows: rows of the split.
@@ -50,11 +51,10 @@ def bench_evaluation(*, rows: int) -> str:
     answers = evaluator.evaluate(*parts, split).answers
     seconds, peak = time.perf_counter() - start, _resident("VmHWM")
     held = sum(sys.getsizeof(answer) + sys.getsizeof(answer.kept) for answer in answers)
-    beyond = (peak - before - held) / 2**20
-    return (
-        f"| {rows:,} rows | growth {(peak - before) / 2**20:.0f} MiB, of which answers {held / 2**20:.0f} MiB, "
-        f"other {beyond:.0f} MiB | {seconds:.0f} s |"
-    )
+    grown = {"growth": peak - before, "answers": held, "other": peak - before - held}
+    said = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in grown.items())
+    table = f"| | resident memory | |\n|---|---|---|\n| {rows:,} rows | {said} | {seconds:.0f} s |"
+    return Measurement({"rows": rows, "bytes": grown, "seconds": seconds}, table)
 
 
 def _table(rows: int) -> Table:

@@ -43,23 +43,40 @@ class Comparison(NamedTuple):
         return statistics.median(ours / other for ours, other in zip(base, self.speeds(name), strict=True))
 
 
-def describe(comparison: Comparison, suite: str, command: str) -> dict[str, Any]:
+class Measurement(NamedTuple):
+    """What a suite without contenders found.
+
+    Attributes:
+      figures: by name, for the JSON file.
+      table: the same for a reader, in Markdown.
+    """
+
+    figures: Mapping[str, Any]
+    table: str
+
+
+def describe(found: Comparison | Measurement, suite: str, command: str) -> dict[str, Any]:
     """Returns the contents of the JSON file: the figures, and what they were measured with.
 
     Args:
       command: as typed.
     """
-    return {
+    circumstances = {
         "suite": suite,
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _commit(),
         "machine": machine(),
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
-        "unit": comparison.unit,
-        "results": {name: list(runs) for name, runs in comparison.results.items()},
-        "ratios": {name: comparison.ratio(name) for name in comparison.results},
+        "packages": {name: installed for name in PACKAGES if (installed := _version(name)) is not None},
+    }
+    if isinstance(found, Measurement):
+        return {**circumstances, "figures": found.figures, "table": found.table}
+    return {
+        **circumstances,
+        "unit": found.unit,
+        "results": {name: list(runs) for name, runs in found.results.items()},
+        "ratios": {name: found.ratio(name) for name in found.results},
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from jaxlm.bench.record import Measurement
 from jaxlm.bench.training_step import time_steps
 from jaxlm.config.schema import Config
 from jaxlm.data.dataset import BatchLayout
@@ -24,15 +25,13 @@ _T = TypeVar("_T")
 BATCH_SIZE = 32
 
 
-def bench_rows(model: str, train: str, *, rows: int, max_length: int, steps: int, warmup: int) -> str:
+def bench_rows(model: str, train: str, *, rows: int, max_length: int, steps: int, warmup: int) -> Measurement:
     """Times a text classification from its texts to its batches, and its training step.
 
     Args:
       model: an HF folder.
       train: a TSV without a header (text, label), repeated until there are `rows` rows.
       steps, warmup: of the training step, timed on the rows as they are.
-    Returns:
-      A Markdown table.
     Raises:
       UserError: rows that no classification can be made of.
     """
@@ -43,7 +42,6 @@ def bench_rows(model: str, train: str, *, rows: int, max_length: int, steps: int
         section = {"name": "bench", "model": {"init": model}, "task": task, "data": data, "train": training}
         return Config.model_validate(section)
 
-    lines = ["| | tokens/s |", "|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         repeated = Path(folder) / "train.tsv"
         found = Path(train).read_bytes().rstrip(b"\n").split(b"\n")
@@ -67,13 +65,17 @@ def bench_rows(model: str, train: str, *, rows: int, max_length: int, steps: int
         packing, batches = _timed(lambda: [next(loader) for _ in range(drawn)])
         loader.close()
     tokens = sum(int((batch["segment_ids"] > 0).sum()) for batch in batches)
-    lines.append(f"| tokenized, and kept | {tokens / first:,.0f} |")
-    lines.append(f"| read from what was kept | {tokens / again:,.0f} |")
-    lines.append(f"| packed into batches | {tokens / packing:,.0f} |")
-    step = time_steps(config_of(train), steps=steps, warmup=warmup)["tokens_per_second"]
-    lines.append(f"| training step | {step:,.0f} |")
-    share = step / (tokens / packing)
-    return "\n".join([f"{rows:,} texts, {tokens:,} tokens; a batch is made in {share:.1%} of a step.", "", *lines])
+    speeds = {
+        "tokenized, and kept": tokens / first,
+        "read from what was kept": tokens / again,
+        "packed into batches": tokens / packing,
+        "training step": time_steps(config_of(train), steps=steps, warmup=warmup)["tokens_per_second"],
+    }
+    share = speeds["training step"] / speeds["packed into batches"]
+    lines = [f"{rows:,} texts, {tokens:,} tokens; a batch is made in {share:.1%} of a step.", ""]
+    lines += ["| | tokens/s |", "|---|---|", *(f"| {name} | {speed:,.0f} |" for name, speed in speeds.items())]
+    figures = {"texts": rows, "tokens": tokens, "tokens_per_second": speeds, "batch_share_of_step": share}
+    return Measurement(figures, "\n".join(lines))
 
 
 def _timed(work: Callable[[], _T]) -> tuple[float, _T]:

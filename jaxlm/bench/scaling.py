@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from jaxlm.bench.harness import run_measurement
+from jaxlm.bench.record import Measurement
 from jaxlm.errors import RunFailure
 
 PRESETS = ("ddp", "fsdp", "fsdp_tp")
@@ -52,8 +53,8 @@ def measure(preset: str, *, steps: int, warmup: int) -> dict[str, Any]:
     return {"seconds": statistics.median(seconds), "devices": jax.device_count()}
 
 
-def bench_scaling(*, rounds: int, steps: int, warmup: int) -> str:
-    """Runs every preset on 1, 2, 4 and 8 fake devices in turn, `rounds` times; returns a Markdown table of ratios.
+def bench_scaling(*, rounds: int, steps: int, warmup: int) -> Measurement:
+    """Runs every preset on 1, 2, 4 and 8 fake devices in turn, `rounds` times.
 
     Raises:
       RunFailure: a measurement failed.
@@ -76,7 +77,8 @@ def bench_scaling(*, rounds: int, steps: int, warmup: int) -> str:
             ratios = [split / whole for split, whole in zip(times[preset, number], alone, strict=True)]
             cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
         lines.append(f"| {preset} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    seconds = {f"{preset}, {number}": found for (preset, number), found in times.items()}
+    return Measurement({"seconds_per_step": seconds}, "\n".join(lines))
 
 
 def _run(preset: str, number: int, steps: int, warmup: int) -> float:

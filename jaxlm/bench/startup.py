@@ -12,19 +12,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from jaxlm.bench.record import Measurement
 from jaxlm.errors import RunFailure
 
 EMPTY, FILLED = "empty, the step is compiled", "filled, the step is found"
 
 
-def bench_startup(model: Mapping[str, str], train: str, *, rounds: int) -> str:
+def bench_startup(model: Mapping[str, str], train: str, *, rounds: int) -> Measurement:
     """Starts `jaxlm finetune` with an empty compile cache and again with what that left; batches of 32 texts.
 
     Args:
       model: the config's section.
       train: a TSV without a header (text, label), cut at 128 tokens.
-    Returns:
-      A Markdown table.
     Raises:
       RunFailure: the command ended before its first step.
     """
@@ -46,7 +45,7 @@ def bench_startup(model: Mapping[str, str], train: str, *, rounds: int) -> str:
     lines = ["| compile cache | seconds to the end of the first step: min, median, max |", "|---|---|"]
     for cache, found in seconds.items():
         lines.append(f"| {cache} | {min(found):.1f}, {statistics.median(found):.1f}, {max(found):.1f} |")
-    return "\n".join(lines)
+    return Measurement({"seconds": seconds}, "\n".join(lines))
 
 
 def _first_step(config: Path) -> float:

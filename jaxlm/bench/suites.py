@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jaxlm.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxlm.bench.record import Comparison
+    from jaxlm.bench.record import Comparison, Measurement
 
 
 def finetune(options: argparse.Namespace) -> None:
@@ -57,13 +57,13 @@ def generation(options: argparse.Namespace) -> None:
 def corpus(options: argparse.Namespace) -> None:
     from jaxlm.bench.corpus import bench_corpus
 
-    print(bench_corpus(gigabytes=options.gigabytes))
+    _keep(options, bench_corpus(gigabytes=options.gigabytes))
 
 
 def evaluation(options: argparse.Namespace) -> None:
     from jaxlm.bench.evaluation import bench_evaluation
 
-    print(bench_evaluation(rows=options.rows))
+    _keep(options, bench_evaluation(rows=options.rows))
 
 
 def rows(options: argparse.Namespace) -> None:
@@ -71,7 +71,7 @@ def rows(options: argparse.Namespace) -> None:
 
     _check_model_and_rows(options)
     shared = {"rows": options.rows, "max_length": options.max_length, **_steps(options)}
-    print(bench_rows(options.model, options.train, **shared))
+    _keep(options, bench_rows(options.model, options.train, **shared))
 
 
 def startup(options: argparse.Namespace) -> None:
@@ -79,7 +79,7 @@ def startup(options: argparse.Namespace) -> None:
 
     _check_model_and_rows(options)
     model = {"family": "bert", "preset": "base", "tokenizer": options.model}
-    print(bench_startup(model, options.train, rounds=options.rounds))
+    _keep(options, bench_startup(model, options.train, rounds=options.rounds))
 
 
 def scaling(options: argparse.Namespace) -> None:
@@ -88,14 +88,14 @@ def scaling(options: argparse.Namespace) -> None:
     if options.worker:
         print(json.dumps(scaling.measure(options.preset, **_steps(options))))
     else:
-        print(scaling.bench_scaling(rounds=options.rounds, **_steps(options)))
+        _keep(options, scaling.bench_scaling(rounds=options.rounds, **_steps(options)))
 
 
 SUITES: dict[str, Callable[[argparse.Namespace], None]] = {
     suite.__name__: suite for suite in (finetune, config, generation, corpus, rows, evaluation, startup, scaling)
 }
 _OF_SOME = {
-    **dict.fromkeys(("peer", "out", "log"), ("finetune", "config", "generation")),
+    **dict.fromkeys(("peer", "log"), ("finetune", "config", "generation")),
     "peer_model": ("config",),
     "dtype": ("finetune",),
 }
@@ -128,15 +128,15 @@ def _check_place(flag: str, path: Path) -> None:
         raise UserError(f"{flag} {path}: may not be written; choose another")
 
 
-def _keep(options: argparse.Namespace, comparison: Comparison, measured: str) -> None:
-    """Prints the table of a comparison, and keeps it where the options say."""
+def _keep(options: argparse.Namespace, found: Comparison | Measurement, measured: str = "") -> None:
+    """Prints the table of what was found, and keeps the figures where the options say."""
     from jaxlm.bench.harness import speed_table
-    from jaxlm.bench.record import append_lines, describe, write_json
+    from jaxlm.bench.record import Measurement, append_lines, describe, write_json
 
-    print(speed_table(comparison))
+    print(found.table if isinstance(found, Measurement) else speed_table(found))
     if options.out is None and options.log is None:
         return
-    record = describe(comparison, options.suite, options.command_line)
+    record = describe(found, options.suite, options.command_line)
     try:
         if options.out is not None:
             write_json(Path(options.out), record)

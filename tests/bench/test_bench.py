@@ -51,15 +51,19 @@ def test_the_peer_is_measured_on_whole_mega_batches(job, steps, capsys):
 def test_an_evaluation_holds_little_beyond_its_answers(capsys):
     """The figure itself, of 200,000 rows, is in docs/benchmarks.md."""
     assert run("bench", "--suite", "evaluation", "--rows", 3000) == 0
-    found = re.search(r"3,000 rows \| growth (-?\d+) MiB, of which answers (\d+) MiB", capsys.readouterr().out)
+    found = re.search(r"3,000 rows \| growth (-?\d+) MiB, answers (\d+) MiB", capsys.readouterr().out)
     assert int(found.group(1)) < 200
 
 
-def test_rows_become_batches(job, capsys):
-    assert run(*job, "--suite", "rows", "--rows", 500, "--max-length", 64) == 0
+def test_rows_become_batches(job, tmp_path, capsys):
+    kept = tmp_path / "rows.json"
+    assert run(*job, "--suite", "rows", "--rows", 500, "--max-length", 64, "--out", kept) == 0
     said = capsys.readouterr().out
+    record = json.loads(kept.read_text())
+    assert record["suite"] == "rows" and record["machine"]["device"] and record["table"] in said
     tokens = sum(len(rows(EXAMPLES)[i % EXAMPLES]["text"].split()) + 2 for i in range(500))
     assert f"500 texts, {tokens:,} tokens; a batch is made in " in said
+    assert record["figures"]["tokens"] == tokens and record["figures"]["tokens_per_second"]["training step"] > 0
     assert len(re.findall(r"\| [\d,]+ \|\n", said)) == 4
 
 
@@ -131,7 +135,7 @@ def test_pretraining_of_a_config_and_its_peer(tmp_path, capsys, monkeypatch):
         (["--suite", "startup", "--rounds", "0"], "--rounds: expected a whole number above 0"),
         (["--suite", "corpus", "--gigabytes", "0"], "--gigabytes: expected a number above 0"),
         (["--suite", "rows", "--train", "."], "--train: no file ."),
-        (["--suite", "rows", "--out", "x.json"], "--suite rows: takes no --out"),
+        (["--suite", "rows", "--log", "x.csv"], "--suite rows: takes no --log"),
         (["--suite", "scaling", "--peer"], "takes no --peer; expected --suite finetune or config or generation"),
         (["--suite", "startup", "--dtype", "bfloat16"], "--suite startup: takes no --dtype"),
         (["--out", "nowhere/x.json"], "--out nowhere/x.json: there is no folder nowhere"),
@@ -229,6 +233,7 @@ def test_figures_are_kept(job, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_start_with_and_without_compiled_programs(job):
     model, train = job[2], job[4]
-    table = bench_startup({"init": str(model)}, str(train), rounds=1)
-    empty, filled = re.findall(r"the step is (?:compiled|found) \| ([\d.]+), ", table)
+    found = bench_startup({"init": str(model)}, str(train), rounds=1)
+    empty, filled = re.findall(r"the step is (?:compiled|found) \| ([\d.]+), ", found.table)
     assert float(empty) > 0 and float(filled) > 0
+    assert [len(seconds) for seconds in found.figures["seconds"].values()] == [1, 1]
