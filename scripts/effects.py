@@ -134,17 +134,23 @@ _EVERY_KERNEL = {
     f"LoRA {rank}, every kernel": (f"model.lora={{rank: {rank}, targets: [all]}}", "optimizer.learning_rate=1e-3")
     for rank in (4, 8)
 }
+def _twice(epochs: int) -> dict[str, tuple[str, ...]]:
+    """What to hold against copies: as many steps as they take, without them."""
+    return {"no copies, twice the epochs": (f"train.epochs={2 * epochs}",)}
+
+
 KNOBS: dict[str, dict[str, tuple[str, ...]]] = {
-    "sst2-100": {**_FREEZING, **_FEW_PARAMETERS, **_AUGMENTATION},
+    "sst2-100": {**_FREEZING, **_FEW_PARAMETERS, **_AUGMENTATION, **_twice(10)},
     "sst2-500": {**_DECAY, **_DROPOUT, **_SMOOTHING, **_CALIBRATION},
     "spam-skewed": {**_IMBALANCE, **_SAMPLING, **_THRESHOLD},
-    "wnut17-500": {**_IMBALANCE, **_AUGMENTATION},
+    "wnut17-500": {**_IMBALANCE, **_AUGMENTATION, **_twice(5)},
     "sst2-2000": _SIX,
     "sst2-all": {**_SIX, **_EVERY_KERNEL},
     "tnews-skewed": {
         **_IMBALANCE,
         "sampling, balanced": _SAMPLING["sampling, balanced"],
         "copies, characters left out and moved": ("data.augment={delete: 0.1, swap: 0.1}",),
+        **_twice(3),
     },
 }
 """Of each setting the knobs for its symptom: name -> overrides."""
