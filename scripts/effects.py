@@ -134,6 +134,8 @@ _EVERY_KERNEL = {
     f"LoRA {rank}, every kernel": (f"model.lora={{rank: {rank}, targets: [all]}}", "optimizer.learning_rate=1e-3")
     for rank in (4, 8)
 }
+
+
 def _twice(epochs: int) -> dict[str, tuple[str, ...]]:
     """What to hold against copies: as many steps as they take, without them."""
     return {"no copies, twice the epochs": (f"train.epochs={2 * epochs}",)}
