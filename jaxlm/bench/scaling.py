@@ -29,10 +29,12 @@ def measure(preset: str, *, steps: int, warmup: int) -> dict[str, Any]:
     from jaxlm.training.plan import make_plan
 
     sizes = {"vocab_size": 4096, "num_layers": 4, "embed_dim": 256, "num_heads": 8, "mlp_dim": 1024}
+    # One CPU device alone may round products to bfloat16: all compute in float32 here.
+    model = {"family": "llama", "config": sizes, "tokenizer": "none/needed/here", "matmul": "float32"}
     config = Config.model_validate(
         {
             "name": "bench",
-            "model": {"family": "llama", "config": sizes, "tokenizer": "none/needed/here"},
+            "model": model,
             "task": {"kind": "causal_lm"},
             "data": {"max_length": 128},
             "train": {"batch_size": 16, "steps": steps + warmup},
